@@ -1,0 +1,29 @@
+"""Flags that mean the same in every verb."""
+import argparse
+
+
+def add_config(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """`--config FILE` and `--config.a.b=c` (the latter are gathered by main into `args.overrides`)."""
+    parser.add_argument("--config", metavar="FILE", required=required, default=None,
+                        help="a config file of configs/; --config.a.b=c overrides one leaf")
+
+
+def add_out(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--out PATH`."""
+    parser.add_argument("--out", metavar="PATH", required=True, help=what)
+
+
+def add_model(parser: argparse.ArgumentParser, what: str, required: bool = True) -> None:
+    """`--model X`."""
+    parser.add_argument("--model", metavar="X", required=required, help=what)
+
+
+def add_address(parser: argparse.ArgumentParser, port: int) -> None:
+    """`--host H --port P`; loopback unless said otherwise."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
+    parser.add_argument("--port", type=int, default=port, help=f"TCP port (default {port}; 0 takes a free one)")
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """`--seed N`."""
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")

@@ -1,0 +1,74 @@
+"""The console command: finds the verb, reads its flags, prints its result, turns a UserError into one line and exit code 2.
+
+A verb is a module `cli/VERB.py` with `HELP` (one line), `EXAMPLE` (a command that works), `add_arguments(parser)` and
+`run(args) -> dict`: the JSON-able result. Heavy imports belong inside `run`, so that `--help` answers at once.
+"""
+import argparse
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+
+from easylm_imitation import console
+from easylm_imitation.config import PREFIX
+from easylm_imitation.records import code_version
+from easylm_imitation.schema import UserError, nearest
+
+VERBS = ("collect", "build", "train", "serve", "evaluate", "convert", "report", "reproduce")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code: 0 done, 1 a fault of ours, 2 something the user can mend, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        print(code_version())
+        return 0
+    if argv[0] not in VERBS:
+        console.error(f"unknown verb '{argv[0]}'{nearest(argv[0], VERBS)}")
+        return 2
+    return _run(argv[0], argv[1:])
+
+
+def _run(verb: str, argv: list[str]) -> int:
+    module = importlib.import_module(f"easylm_imitation.cli.{verb}")
+    parser = argparse.ArgumentParser(
+        prog=f"easylm-imitation {verb}", description=module.HELP, epilog=f"example:\n  {module.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    module.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line of stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no tables; errors only")
+    args, extra = parser.parse_known_args(argv)
+    args.overrides = [a for a in extra if a.startswith(PREFIX)]
+    unknown = [a for a in extra if not a.startswith(PREFIX)]
+    if unknown or (args.overrides and not hasattr(args, "config")):
+        flags = [s for action in parser._actions for s in action.option_strings]
+        bad = (unknown or args.overrides)[0]
+        console.error(f"{verb}: unknown argument '{bad}'{nearest(bad.partition('=')[0], flags)}")
+        return 2
+    console.set_quiet(args.quiet)
+    try:
+        result = module.run(args)
+    except UserError as error:
+        console.error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        console.error("interrupted; what was finished is kept, the same command continues")
+        return 130
+    except Exception:
+        traceback.print_exc()
+        console.error(f"{verb} failed; the lines above say where. This is a fault of easylm_imitation, not of yours.")
+        return 1
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+    return 0
+
+
+def _overview() -> str:
+    lines = ["usage: easylm-imitation VERB [flags]      (easylm-imitation VERB --help says more)", ""]
+    for verb in VERBS:
+        lines.append(f"  {verb:10} {importlib.import_module(f'easylm_imitation.cli.{verb}').HELP}")
+    return "\n".join(lines)

@@ -1,0 +1,98 @@
+"""Config files: `ml_collections` Python files under `configs/`, read into a frozen dataclass, with overrides.
+
+    config = load(TrainConfig, "configs/train/quick.py", ["--config.optimizer.learning_rate=1e-5"])
+
+A file defines `get_config()` and returns a `ConfigDict` with any subset of the dataclass's keys. An override names one
+leaf; its text is read as the leaf's own type. Unknown keys and wrong types raise UserError naming the nearest key.
+"""
+import ast
+import dataclasses
+import importlib.util
+import pathlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import ml_collections
+
+from easylm_imitation.schema import UserError, build, nearest
+
+T = TypeVar("T")
+PREFIX = "--config."
+
+
+def load(cls: type[T], path: str | None, overrides: Sequence[str] = ()) -> T:
+    """Reads `path` (None: all defaults), applies overrides such as `--config.a.b=c`, checks all of it against `cls`."""
+    mapping = _read(path) if path else {}
+    where = str(path or "config")
+    for override in overrides:
+        _apply(cls, mapping, override)
+    return build(cls, mapping, where)
+
+
+def _read(path: str) -> dict[str, Any]:
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(f"--config {path}: no such file; config files live in configs/")
+    spec = importlib.util.spec_from_file_location(f"easylm_imitation_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = module.get_config()
+    except AttributeError as error:
+        raise UserError(f"--config {path}: {error}; a config file defines get_config()") from error
+    except Exception as error:
+        raise UserError(f"--config {path}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, (ml_collections.ConfigDict, Mapping)):
+        raise UserError(f"--config {path}: get_config() must return an ml_collections.ConfigDict, got {type(made).__name__}")
+    return made.to_dict() if isinstance(made, ml_collections.ConfigDict) else dict(made)
+
+
+def _apply(cls: type, mapping: dict[str, Any], override: str) -> None:
+    """Sets one leaf of `mapping` in place from `--config.a.b=text`."""
+    name, equals, text = override.removeprefix(PREFIX).partition("=")
+    if not override.startswith(PREFIX) or not equals:
+        raise UserError(f"'{override}': an override looks like --config.optimizer.learning_rate=1e-5")
+    *parents, leaf = name.split(".")
+    hint: Any = cls
+    for depth, part in enumerate(parents):
+        hint = _child(hint, part, override)
+        if not isinstance(mapping.get(part), dict):
+            mapping[part] = {}
+        mapping = mapping[part]
+    mapping[leaf] = _parse(_child(hint, leaf, override), text, override)
+
+
+def _child(hint: Any, name: str, override: str) -> Any:
+    """The annotation of `name` inside annotation `hint`; free-form mappings accept any name."""
+    for option in _options(hint):
+        if dataclasses.is_dataclass(option):
+            hints = typing.get_type_hints(option)
+            if name not in hints:
+                raise UserError(f"{override}: unknown key '{name}'{nearest(name, hints)}")
+            return hints[name]
+        if option is dict or typing.get_origin(option) is dict:
+            return (typing.get_args(option) or (str, Any))[1]
+    raise UserError(f"{override}: '{name}' is below a leaf, which has no keys")
+
+
+def _parse(hint: Any, text: str, override: str) -> Any:
+    options = _options(hint)
+    if text in ("None", "null") and type(None) in options:
+        return None
+    if str in options or any(typing.get_origin(o) is typing.Literal and text in typing.get_args(o) for o in options):
+        return text
+    if bool in options and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text  # build() refuses it where the type is wrong, and says so
+
+
+def _options(hint: Any) -> tuple:
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)

@@ -1,0 +1,77 @@
+"""What people see: progress bars, tables and one-line errors, through rich; plain lines on a dumb terminal.
+
+Everything here goes to stderr, so that stdout stays for results (`--json` puts one JSON object on its last line).
+"""
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import rich.console
+import rich.progress
+import rich.table
+
+_console = rich.console.Console(stderr=True, highlight=False)
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silences `say`, `table` and progress for the rest of the process; errors are still shown."""
+    _console.quiet = quiet
+
+
+def say(message: str) -> None:
+    """One line of plain text; square brackets are not markup."""
+    _console.print(message, markup=False, soft_wrap=True)
+
+
+def error(message: str) -> None:
+    """One line that is shown even when quiet."""
+    rich.console.Console(stderr=True, highlight=False).print(f"error: {message}", markup=False, soft_wrap=True)
+
+
+def table(title: str, columns: list[str], rows: list[list[object]]) -> None:
+    """Prints a small table; numbers are right-aligned by rich when given as strings of digits."""
+    made = rich.table.Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        made.add_row(*[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row])
+    _console.print(made)
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Yields `advance(n=1, note="")`. A bar on a terminal; elsewhere a line at most every ten seconds.
+
+    >>> with progress("tokenizing", total=len(rows)) as advance:
+    ...     for row in rows:
+    ...         advance(note=f"{row}")
+    """
+    if _console.quiet:
+        yield lambda n=1, note="": None
+    elif _console.is_terminal and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", ""):
+        with _bar() as bar:
+            task = bar.add_task(label, total=total, note="")
+            yield lambda n=1, note="": bar.update(task, advance=n, note=note)
+    else:
+        yield _lines(label, total)
+
+
+def _bar() -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn(bar_width=30),
+        rich.progress.MofNCompleteColumn(), rich.progress.TimeElapsedColumn(), rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[note]}", markup=False), console=_console)
+
+
+def _lines(label: str, total: int | None) -> Callable[..., None]:
+    done, shown = 0, time.monotonic()
+
+    def advance(n: int = 1, note: str = "") -> None:
+        nonlocal done, shown
+        done += n
+        now = time.monotonic()
+        if now - shown >= 10 or done == total:
+            shown = now
+            say(f"{label}: {done}/{total if total is not None else '?'} {note}".rstrip())
+    return advance

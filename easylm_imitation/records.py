@@ -1,0 +1,308 @@
+"""The schema of every file that passes between verbs, with a golden example of each in `EXAMPLES`.
+
+    prompts.jsonl ─ collect ─► conversations.jsonl + ledger.jsonl ─ build ─► DATA/card.json + shards
+    DATA ─ train ─► RUN/{config.json, lineage.json, metrics.jsonl, ...} ─ evaluate ─► results.json (+ Answer records) ─► report
+
+One JSON object a line in `.jsonl`, one object in `.json`. Reading is strict (schema.build); `check_example` tests use EXAMPLES.
+"""
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeVar
+
+from easylm_imitation.schema import UserError, build, plain
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One turn. `document` is text without a speaker (pre-training text); it stands alone in its conversation."""
+    role: Literal["system", "user", "assistant", "document"]
+    content: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """One training example, and one line of a conversations file. Unknown keys of a line are kept in `meta`.
+
+    Roles: an optional first `system`, then user and assistant in turn; or one `document` alone.
+    `teacher` names the model that wrote the assistant turns; "" when people or programs did.
+    """
+    dataset: str
+    id: str
+    messages: tuple[Message, ...]
+    teacher: str = ""
+    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One question for a teacher or a student: a line of a prompts file. The last message is the user's."""
+    id: str
+    messages: tuple[Message, ...]
+    dataset: str = ""
+    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class LedgerEntry:
+    """One attempt to have one prompt answered, written as soon as the response is there. Keys and headers never enter it."""
+    prompt_id: str
+    sample: int                     # 0-based, of n samples of the prompt
+    status: Literal["ok", "failed"]
+    model: str                      # what the endpoint says answered
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0               # US dollars, from the config's prices
+    seconds: float = 0.0
+    finish_reason: str = ""
+    error: str = ""
+    response: str | None = None     # the text, None when failed
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """Where a set of weights comes from. Written beside every model; copied into every result that it produced.
+
+    `id` names the weights; `base` is the id of the model whose ability imitation is measured against (its own id for a
+    model that never saw a teacher), `init` the id of the initial weights ("" when fresh).
+    """
+    id: str
+    name: str
+    base: str
+    base_name: str
+    init: str = ""
+    teachers: tuple[str, ...] = ()  # names of the models that wrote the training data's assistant turns
+    data_card: str = ""             # hash of the data card trained on
+    tokens: int = 0                 # training tokens seen, padding excluded, this run
+    template: str = ""              # name@hash
+    tokenizer: str = ""             # hash
+    seed: int | None = None
+    step: int | None = None
+    code: str = ""                  # version of this package
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceCount:
+    """What `build` did with one source file. read = kept + the sum of dropped."""
+    path: str
+    dataset: str
+    sha256: str
+    read: int
+    kept: int
+    dropped: dict[str, int] = dataclasses.field(default_factory=dict)   # reason -> count
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCard:
+    """DATA/card.json: what is in a built dataset. `hash` covers everything else in the card and the shards' bytes."""
+    name: str
+    hash: str
+    sources: tuple[SourceCount, ...]
+    conversations: int
+    tokens: int
+    loss_tokens: int
+    longest: int                    # tokens of the longest conversation
+    tokenizer: str                  # hash
+    template: str                   # name@hash
+    teachers: tuple[str, ...] = ()
+    seed: int = 0
+    code: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A model's answer to one prompt: a line of an answers file."""
+    prompt_id: str
+    prompt: str                     # the last user message
+    answer: str
+    model: str                      # name
+    dataset: str = ""
+    finish_reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One scored item of a task. Items pair across models by (task, id)."""
+    id: str
+    score: float                    # of the task's own metric, higher is better
+    prediction: str = ""
+    target: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """One task under one prompt form. `form` is generation or choices (log-likelihood); models compare only in equal `protocol`s."""
+    task: str
+    prompt: Literal["raw", "chat"]
+    form: Literal["choices", "generation", "style"]
+    metric: str
+    score: float
+    items: tuple[Item, ...]
+    shots: int = 0
+    protocol: str = ""              # hash of task file, data, shots, prompt form and metric
+    data: Literal["full", "sample"] = "full"
+    group: str = ""                 # "substance" or "style": which side of the verdict it speaks for
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What `evaluate` writes: one model, some tasks. `role` may be given; else report derives it from lineages."""
+    model: Lineage
+    tasks: tuple[TaskResult, ...]
+    role: Literal["", "base", "imitation", "teacher"] = ""
+    command: str = ""
+    date: str = ""                  # UTC, ISO 8601
+    code: str = ""
+    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def code_version() -> str:
+    """Version of this package, as installed."""
+    return importlib.metadata.version("easylm_imitation")
+
+
+def digest(value: Any, length: int = 16) -> str:
+    """First `length` hex digits of the SHA-256 of `value` as canonical JSON (or of raw bytes)."""
+    raw = value if isinstance(value, bytes) else json.dumps(plain(value), sort_keys=True, ensure_ascii=False).encode()
+    return hashlib.sha256(raw).hexdigest()[:length]
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes one JSON object atomically (a temporary file beside it, then a rename); parents are made."""
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    _write_atomically(pathlib.Path(path), text)
+
+
+def write_jsonl(path: str | os.PathLike, values: Iterable[Any]) -> int:
+    """Writes one JSON object a line, atomically; returns how many."""
+    lines = [json.dumps(plain(value), ensure_ascii=False, allow_nan=False) for value in values]
+    _write_atomically(pathlib.Path(path), "".join(line + "\n" for line in lines))
+    return len(lines)
+
+
+def read_json(cls: type[T], path: str | os.PathLike) -> T:
+    """Reads one JSON file into `cls`. Raises UserError for a missing file, bad JSON or a wrong shape."""
+    try:
+        mapping = json.loads(pathlib.Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error})") from None
+    return build(cls, mapping, str(path))
+
+
+def read_jsonl(cls: type[T], path: str | os.PathLike) -> list[T]:
+    """Reads a whole JSONL file into `cls`; the first bad line raises UserError with file and line number."""
+    return [build(cls, mapping, f"{path}:{number}") for number, mapping in iter_jsonl(path)]
+
+
+def iter_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number from 1, object) of each non-empty line. Raises UserError with file and line for bad JSON."""
+    try:
+        file = open(path, encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    with file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, parse_line(line, f"{path}:{number}")
+
+
+def parse_line(line: str, where: str) -> dict[str, Any]:
+    """One JSONL line as a dict. Raises UserError (with `where`) for bad JSON, bad UTF-8 or anything but an object."""
+    try:
+        line.encode("utf-8")
+        value = json.loads(line)
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: not valid UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def conversation_from(mapping: dict[str, Any], where: str) -> Conversation:
+    """A Conversation from one parsed line; keys beyond the schema are moved into `meta`. Raises UserError."""
+    return build(Conversation, _extras_to_meta(Conversation, mapping), where)
+
+
+def prompt_from(mapping: dict[str, Any], where: str) -> Prompt:
+    """A Prompt from one parsed line; `{"id", "prompt": text}` is short for a single user message. Raises UserError."""
+    if "prompt" in mapping and "messages" not in mapping:
+        mapping = {**mapping, "messages": [{"role": "user", "content": mapping["prompt"]}]}
+        del mapping["prompt"]
+    prompt = build(Prompt, _extras_to_meta(Prompt, mapping), where)
+    if not prompt.messages or prompt.messages[-1].role != "user":
+        raise UserError(f"{where}: prompt '{prompt.id}' must end with a user message")
+    return prompt
+
+
+def _extras_to_meta(cls: type, mapping: dict[str, Any]) -> dict[str, Any]:
+    known = {f.name for f in dataclasses.fields(cls)}
+    extras = {k: v for k, v in mapping.items() if k not in known}
+    if not extras:
+        return mapping
+    kept = {k: v for k, v in mapping.items() if k in known}
+    return {**kept, "meta": {**extras, **mapping.get("meta", {})}}
+
+
+def _write_atomically(path: pathlib.Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+# Golden examples: one JSON-able object per schema. Tests read each and write it back unchanged.
+EXAMPLES: dict[type, dict[str, Any]] = {
+    Conversation: {
+        "dataset": "answers", "id": "answers_0", "teacher": "gpt-4", "meta": {"source": "broad"},
+        "messages": [{"role": "user", "content": "Where is Oslo?"}, {"role": "assistant", "content": "Oslo is in Norway."}]},
+    Prompt: {"id": "p0", "messages": [{"role": "user", "content": "Where is Oslo?"}], "dataset": "broad", "meta": {}},
+    LedgerEntry: {
+        "prompt_id": "p0", "sample": 0, "status": "ok", "model": "gpt-4", "prompt_tokens": 5, "completion_tokens": 6,
+        "cost": 0.0005, "seconds": 0.8, "finish_reason": "stop", "error": "", "response": "Oslo is in Norway."},
+    Lineage: {
+        "id": "0f0f0f0f0f0f0f0f", "name": "imitation", "base": "aaaaaaaaaaaaaaaa", "base_name": "base",
+        "init": "aaaaaaaaaaaaaaaa", "teachers": ["gpt-4"], "data_card": "bbbbbbbbbbbbbbbb", "tokens": 20000,
+        "template": "chatml@cccccccc", "tokenizer": "dddddddddddddddd", "seed": 0, "step": 100, "code": "0.1.0"},
+    DataCard: {
+        "name": "answers", "hash": "bbbbbbbbbbbbbbbb", "conversations": 2, "tokens": 40, "loss_tokens": 14, "longest": 21,
+        "sources": [{"path": "answers.jsonl", "dataset": "answers", "sha256": "00", "read": 3, "kept": 2,
+                     "dropped": {"empty turn": 1}}],
+        "tokenizer": "dddddddddddddddd", "template": "chatml@cccccccc", "teachers": ["gpt-4"], "seed": 0, "code": "0.1.0"},
+    Answer: {"prompt_id": "p0", "prompt": "Where is Oslo?", "answer": "In Norway.", "model": "imitation",
+             "dataset": "broad", "finish_reason": "stop"},
+    Results: {
+        "model": {"id": "0f0f0f0f0f0f0f0f", "name": "imitation", "base": "aaaaaaaaaaaaaaaa", "base_name": "base",
+                  "init": "", "teachers": ["gpt-4"], "data_card": "", "tokens": 0, "template": "", "tokenizer": "",
+                  "seed": None, "step": None, "code": "0.1.0"},
+        "tasks": [{"task": "facts", "prompt": "raw", "form": "choices", "metric": "acc", "score": 0.5, "shots": 3,
+                   "items": [{"id": "0", "score": 1.0, "prediction": "A", "target": "A"},
+                             {"id": "1", "score": 0.0, "prediction": "B", "target": "A"}],
+                   "protocol": "eeeeeeeeeeeeeeee", "data": "full", "group": "substance"}],
+        "role": "imitation", "command": "easylm-imitation evaluate", "date": "2026-01-01T00:00:00Z", "code": "0.1.0",
+        "meta": {}},
+}

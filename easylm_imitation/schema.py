@@ -1,0 +1,116 @@
+"""Strict reading of plain mappings into frozen dataclasses: the one gate for configs and for every file between verbs.
+
+A dataclass is the schema. `build(cls, mapping, where)` refuses an unknown key (naming the nearest), a missing key and a
+wrong type, so that a typo stops the work before it starts. `plain(value)` is the way back, to JSON-able types.
+"""
+import collections.abc
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """Something the user can mend. The message names the value, the place and the cure; verbs print it and exit 2."""
+
+
+def nearest(name: str, known: collections.abc.Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest known name, or the list of known names when nothing is close."""
+    known = [str(k) for k in known]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known)) or 'none'}"
+
+
+def build(cls: type[T], mapping: collections.abc.Mapping[str, Any], where: str) -> T:
+    """Makes dataclass `cls` from `mapping`; `where` names the place in errors (a file, a file:line, a config path).
+
+    Annotations may be bool, int, float, str, Any, dict[...], tuple[X, ...], list[X], Literal[...], unions with None, and
+    nested dataclasses. An int is accepted for a float; a bool is never accepted for an int. Raises UserError.
+    """
+    if not isinstance(mapping, collections.abc.Mapping):
+        raise UserError(f"{where}: expected a mapping with the keys of {cls.__name__}, got {_show(mapping)}")
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in mapping:
+        if key not in fields:
+            raise UserError(f"{where}: unknown key '{key}'{nearest(str(key), fields)}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, field in fields.items():
+        if name in mapping:
+            values[name] = _convert(hints[name], mapping[name], f"{where}.{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}: the key '{name}' is missing")
+    try:
+        return cls(**values)
+    except ValueError as error:  # a dataclass's own __post_init__ check
+        raise UserError(f"{where}: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and mappings become dicts and lists that `json.dumps` takes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, collections.abc.Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(args, value, where)
+    if origin is typing.Literal:
+        if value not in args:
+            raise UserError(f"{where}: {_show(value)} is not one of {', '.join(map(str, args))}"
+                            + (nearest(value, args) if isinstance(value, str) else ""))
+        return value
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else build(hint, value, where)
+    if origin in (tuple, list):
+        return _convert_sequence(origin, args, value, where)
+    if origin is dict or hint is dict:
+        if not isinstance(value, collections.abc.Mapping):
+            raise UserError(f"{where}: expected a mapping, got {_show(value)}")
+        item = args[1] if args else Any
+        return {str(k): _convert(item, v, f"{where}.{k}") for k, v in value.items()}
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_union(args: tuple, value: Any, where: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    options = [a for a in args if a is not type(None)]
+    errors = []
+    for option in options:
+        try:
+            return _convert(option, value, where)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _convert_sequence(origin: type, args: tuple, value: Any, where: str) -> Any:
+    if isinstance(value, str) or not isinstance(value, collections.abc.Sequence):
+        raise UserError(f"{where}: expected a list, got {_show(value)}")
+    item = args[0] if args else Any
+    return origin(_convert(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+
+
+def _convert_scalar(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"{where}: expected {hint.__name__}, got {_show(value)}")
+    return value
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return f"{text[:60] + '…' if len(text) > 60 else text} ({type(value).__name__})"

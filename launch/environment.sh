@@ -1,0 +1,16 @@
+# Sourced by the launch scripts: makes .venv in the checkout if it is absent or stale, with the extras named in $EXTRAS.
+# The stamp file holds a checksum of what was installed, so that a changed setup.py or constraints.txt installs again.
+python=${PYTHON:-python3}
+"$python" - <<'PY' || { echo "error: $python is too old: easylm_imitation needs Python 3.11 or later; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+import sys
+sys.exit(sys.version_info < (3, 11))
+PY
+stamp=.venv/.installed
+wanted="$EXTRAS $(cat setup.py constraints.txt | cksum)"
+if [ ! -x .venv/bin/python ] || ! grep -qxF "$wanted" "$stamp" 2>/dev/null; then
+  echo "Installing easylm_imitation[$EXTRAS] into .venv (two to four minutes the first time) ..." >&2
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools wheel -c constraints.txt
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$EXTRAS]"
+  echo "$wanted" >> "$stamp"
+fi

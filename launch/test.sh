@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Runs the tests in the checkout's own environment, which it makes when absent. Usage: bash launch/test.sh [--slow] [pytest arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+EXTRAS=serve,eval,test
+source launch/environment.sh
+choose=(-m "not slow and not gpu")
+if [ "${1:-}" = "--slow" ]; then shift; choose=(-m "not gpu"); fi
+export JAX_PLATFORMS=cpu PYTHONUNBUFFERED=1
+.venv/bin/ruff check .
+exec .venv/bin/python -m pytest "${choose[@]}" "$@"
