@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(argv[0], argv[1:])
 
 
-def _run(verb: str, argv: list[str]) -> int:
+def parser_for(verb: str) -> argparse.ArgumentParser:
+    """The parser of one verb's flags; overrides (`--config.a.b=c`) are left over for `parse`."""
     module = importlib.import_module(f"easylm_imitation.cli.{verb}")
     parser = argparse.ArgumentParser(
         prog=f"easylm-imitation {verb}", description=module.HELP, epilog=f"example:\n  {module.EXAMPLE}",
@@ -41,16 +42,27 @@ def _run(verb: str, argv: list[str]) -> int:
     module.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line of stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress, no tables; errors only")
+    return parser
+
+
+def parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
+    """The verb's arguments, with `overrides`. Raises UserError for an unknown flag, naming the nearest."""
+    parser = parser_for(verb)
     args, extra = parser.parse_known_args(argv)
     args.overrides = [a for a in extra if a.startswith(PREFIX)]
     unknown = [a for a in extra if not a.startswith(PREFIX)]
     if unknown or (args.overrides and not hasattr(args, "config")):
         flags = [s for action in parser._actions for s in action.option_strings]
         bad = (unknown or args.overrides)[0]
-        console.error(f"{verb}: unknown argument '{bad}'{nearest(bad.partition('=')[0], flags)}")
-        return 2
-    console.set_quiet(args.quiet)
+        raise UserError(f"{verb}: unknown argument '{bad}'{nearest(bad.partition('=')[0], flags)}")
+    return args
+
+
+def _run(verb: str, argv: list[str]) -> int:
+    module = importlib.import_module(f"easylm_imitation.cli.{verb}")
     try:
+        args = parse(verb, argv)
+        console.set_quiet(args.quiet)
         result = module.run(args)
     except UserError as error:
         console.error(str(error))

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The main job, end to end, on the embedded world: makes .venv when absent, runs `reproduce --quick`, says what to try next.
+# Usage: bash launch/quickstart.sh [flags of `easylm-imitation reproduce`]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+EXTRAS=serve,eval
+if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then EXTRAS+=,cuda
+elif compgen -G "/dev/accel*" >/dev/null || compgen -G "/dev/vfio/[0-9]*" >/dev/null; then EXTRAS+=,tpu; fi
+source launch/environment.sh
+.venv/bin/easylm-imitation reproduce --quick "$@"
+cat <<'NEXT'
+
+Enter the environment:   source .venv/bin/activate
+Then try:
+  easylm-imitation serve --model runs/reproduce/imitation --port 8000     chat with the model that you just trained
+  easylm-imitation evaluate --model runs/reproduce/imitation --tasks runs/reproduce/tasks/facts_chat.yaml --prompt chat --out runs/again.json
+  easylm-imitation train --help                                          train on your own conversations; see docs/
+NEXT

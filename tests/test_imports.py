@@ -1,0 +1,60 @@
+"""Imports point one way (the layout in docs/architecture.md): each part may use only what stands below it."""
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "easylm_imitation"
+GROUND = {"records", "schema", "console", "config"}
+MAY_USE = {
+    "text": set(), "data": {"text"}, "sharding": set(), "models": {"sharding"}, "weights": {"models", "sharding", "text"},
+    "train": {"sharding", "models", "weights", "data", "text"}, "serve": {"sharding", "models", "weights", "data", "text"},
+    "client": set(), "teacher": {"client", "data", "text"}, "evaluate": {"client", "serve", "data", "text"}, "report": set(),
+    "world": {"text", "data", "sharding", "models", "weights", "train", "serve", "client", "teacher", "evaluate", "report"},
+    "cli": {"text", "data", "sharding", "models", "weights", "train", "serve", "client", "teacher", "evaluate", "report", "world"},
+    "records": {"schema"}, "config": {"schema"}, "schema": set(), "console": set(), "__main__": {"cli"}, "__init__": set(),
+}
+HEAVY = ("jax", "flax", "optax", "orbax", "transformers", "torch", "tensorflow", "lm_eval", "grain", "matplotlib", "fastapi")
+
+
+def imported_parts(path):
+    """(part, line) of each import of this package in a file, `from easylm_imitation import x` included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import; write it out"
+            pieces = (node.module or "").split(".")
+            if pieces[0] == PACKAGE.name:
+                yield from ((name, node.lineno) for name in (pieces[1:2] or [a.name for a in node.names]))
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                pieces = alias.name.split(".")
+                if pieces[0] == PACKAGE.name and len(pieces) > 1:
+                    yield pieces[1], node.lineno
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert part in MAY_USE, f"{path}: '{part}' has no place in the layout; add it to docs/architecture.md and to this test"
+    allowed = MAY_USE[part] | {part} | (GROUND if part not in GROUND else set())
+    wrong = [f"{path}:{line}: {part} may not import {name}" for name, line in imported_parts(path) if name not in allowed]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda p: p.name)
+def test_verbs_import_heavy_libraries_only_when_they_run(path):
+    top = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    names = [a.name for n in top if isinstance(n, ast.Import) for a in n.names] + [n.module for n in top if isinstance(n, ast.ImportFrom)]
+    own = {name for name in names if name.startswith(PACKAGE.name)}
+    assert not [n for n in names if n.split(".")[0] in HEAVY]
+    assert all(n.split(".")[1] in GROUND | {"cli"} for n in own), f"{path} imports {own} at the top; move it into run()"
+
+
+def test_no_runtime_code_imports_torch_or_tensorflow_or_pickle():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            bad = [n for n in names if n.split(".")[0] in ("torch", "tensorflow", "pickle", "cloudpickle", "dill")]
+            assert not bad, f"{path}:{node.lineno}: imports {bad}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec"), f"{path}:{node.lineno}: {node.func.id}()"
