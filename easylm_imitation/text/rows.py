@@ -1,0 +1,157 @@
+"""A conversation as tokens with loss weights, built turn by turn: the one place where masks are made.
+
+Text between two control tokens is encoded as one string; an answer is a piece of its own, from the end of the
+generation prompt to its end token. So a row's beginning is, token by token, the prompt that a server builds from the
+same messages.
+"""
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from easylm_imitation.records import Conversation, Message
+from easylm_imitation.schema import UserError
+from easylm_imitation.text.template import Piece, Special, Template, fault_of
+from easylm_imitation.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """`loss_weights[t]` weighs the prediction of `tokens[t]` from the tokens before it; nothing predicts the first: it
+    weighs 0."""
+    tokens: np.ndarray          # int32 [T]
+    loss_weights: np.ndarray    # float32 [T]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """A piece that carries loss."""
+    text: str
+
+
+def tokenize(template: Template, tokenizer: Tokenizer, conversation: Conversation) -> Row:
+    """The training row of a conversation. Raises UserError, naming it, where its roles are out of order or no answer
+    ends it.
+
+    An answer and its end token weigh 1, everything else 0. A `document` is [BOS if any] + text + EOS, all of it
+    weighing 1 but the first token. With the template `plain`, a tokenizer whose ids are bytes, and 256 as its EOS and
+    no BOS:
+
+        user "a", assistant "b"   ->   "User: a\\nAssistant:" " b" <eos>
+        tokens        85 115 101 114 58 32 97 10 65 115 115 105 115 116 97 110 116 58 | 32 98 256
+        loss_weights   0   0   0   0  0  0  0  0  0   0   0   0   0   0  0   0   0  0 |  1  1   1
+    """
+    where = f"conversation '{conversation.id}'"
+    messages = conversation.messages
+    fault = fault_of(messages)
+    if fault is None and messages[-1].role in ("user", "system"):
+        fault = "no answer at its end"
+    if fault:
+        raise UserError(f"{where}: {fault}; fix the source, or drop it")
+    if messages[0].role == "document":
+        return _document(tokenizer, messages[0].content)
+    return _row(tokenizer, _pieces(template, messages))
+
+
+def prompt_ids(template: Template, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Ids of `messages` and the generation prompt: the prefix, up to the next answer, of every training row that begins
+    with these messages. Raises UserError when they are out of order or do not end with the user's."""
+    fault = fault_of(messages)
+    if fault is None and messages[-1].role != "user":
+        fault = "the last message must be the user's"
+    if fault:
+        raise UserError(f"messages: {fault}")
+    pieces = [*_pieces(template, messages), *template.assistant.before]
+    return _row(tokenizer, pieces).tokens.tolist()
+
+
+def stop_ids(template: Template, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids that end an answer: the template's end token, the tokenizer's EOS, and <|endoftext|> where there is one."""
+    ids = {special_token(template.end, tokenizer), tokenizer.eos_id}
+    if tokenizer.has_token("<|endoftext|>"):
+        ids.add(tokenizer.special_id("<|endoftext|>"))
+    return tuple(sorted(ids))
+
+
+def check_template(template: Template, tokenizer: Tokenizer) -> None:
+    """Raises UserError when the tokenizer lacks a control token of the template."""
+    missing = [name for name in template.specials() if not tokenizer.has_token(name)]
+    if missing:
+        raise UserError(f"template '{template.name}': the tokenizer has no {' or '.join(missing)}; take one that "
+                        "has them, or a template that needs only an end token: tulu, vicuna, alpaca, plain")
+
+
+def special_token(piece: Special, tokenizer: Tokenizer) -> int | None:
+    """The id that `piece` stands for; None for "bos" where the tokenizer has no such token."""
+    if piece.name == "bos":
+        return tokenizer.bos_id
+    return tokenizer.eos_id if piece.name == "eos" else tokenizer.special_id(piece.name)
+
+
+def _pieces(template: Template, messages: Sequence[Message]) -> Iterator[Piece | _Answer]:
+    """What `messages` look like in `template`; the text after an answer comes only before another turn."""
+    yield from template.begin
+    system, turns = _system_and_turns(template, messages)
+    if system is not None:
+        yield from (*template.system.before, _content(template, system), *template.system.after)
+    for i, message in enumerate(turns):
+        if i and message.role == "user":
+            yield from template.assistant.after
+        if message.role == "user":
+            yield from (*template.user.before, _content(template, message.content), *template.user.after)
+        else:
+            yield from template.assistant.before
+            yield _Answer(template.lead + _content(template, message.content))
+            yield template.end
+
+
+def _system_and_turns(template: Template, messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:
+    if messages[0].role == "system":
+        return messages[0].content, messages[1:]
+    return template.default_system, messages
+
+
+def _content(template: Template, content: str) -> str:
+    return content.strip() if template.strip else content
+
+
+def _row(tokenizer: Tokenizer, pieces: Iterator[Piece | _Answer] | Sequence[Piece | _Answer]) -> Row:
+    tokens: list[int] = []
+    weights: list[float] = []
+
+    def add(ids: Sequence[int], weight: float) -> None:
+        tokens.extend(ids)
+        weights.extend([weight] * len(ids))
+
+    text, after_special, after_answer = "", True, False
+    for piece in pieces:
+        if isinstance(piece, str):
+            text += piece
+            continue
+        if text:
+            add(_fragment(tokenizer, text, tokens, after_special), 0.0)
+            text, after_special = "", False
+        if isinstance(piece, _Answer):
+            add(_fragment(tokenizer, piece.text, tokens, after_special), 1.0)
+            after_special, after_answer = False, True
+        else:
+            token_id = special_token(piece, tokenizer)
+            add([] if token_id is None else [token_id], 1.0 if after_answer else 0.0)
+            after_special, after_answer = True, False
+    add(_fragment(tokenizer, text, tokens, after_special), 0.0)
+    if weights:
+        weights[0] = 0.0
+    return Row(np.asarray(tokens, np.int32), np.asarray(weights, np.float32))
+
+
+def _fragment(tokenizer: Tokenizer, text: str, before: Sequence[int], after_special: bool) -> list[int]:
+    return tokenizer.encode_after(text, after_special) if before else tokenizer.encode(text)
+
+
+def _document(tokenizer: Tokenizer, text: str) -> Row:
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    body = tokenizer.encode_after(text, special=True) if start else tokenizer.encode(text)
+    tokens = np.asarray([*start, *body, tokenizer.eos_id], np.int32)
+    weights = np.ones(len(tokens), np.float32)
+    weights[0] = 0.0
+    return Row(tokens, weights)

@@ -1,0 +1,183 @@
+"""A tokenizer as the rest of the package sees it: text to ids and back, with special tokens that nobody can forge.
+
+Two Rust tokenizers stand behind one `Tokenizer`: one parses special tokens spelled out in text (for raw prompts that
+want them), the other takes the same characters as ordinary text (for everything that people or models wrote). Two
+instances and not one that is toggled: encoding runs in several threads at once.
+"""
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import tokenizers
+
+from easylm_imitation.records import digest, write_json
+from easylm_imitation.schema import UserError, nearest
+
+# Stands before a text to say "a special token was here". Random, so that no text can contain it.
+_SENTINEL = f"\ue000{secrets.token_hex(16)}\ue001"
+_IDENTITY = ("normalizer", "pre_tokenizer", "decoder", "model")
+
+
+class Tokenizer:
+    """Text <-> ids. Never adds a beginning or end token by itself; templates do that.
+
+    Attributes: `id` (16 hex digits over everything that decides ids), `vocab_size` (largest id + 1), `bos_id` (or
+    None), `eos_id`, `pad_id` (the EOS id when the tokenizer has no padding token).
+    """
+
+    def __init__(self, definition: str, *, eos: str, bos: str | None = None, pad: str | None = None):
+        """`definition`: the text of a tokenizer.json. `eos`, `bos`, `pad`: tokens by name. Raises UserError if one is
+        absent."""
+        names = [name for name in (eos, bos, pad) if name is not None]
+        self.definition = _normalized(definition, names)
+        self._parsing = tokenizers.Tokenizer.from_str(self.definition)
+        self._literal = tokenizers.Tokenizer.from_str(self.definition)
+        self._literal.encode_special_tokens = True
+        self._literal.add_tokens([tokenizers.AddedToken(_SENTINEL, normalized=False, special=False)])
+        self.vocab_size = max(self._parsing.get_vocab(with_added_tokens=True).values()) + 1
+        self.eos_id = self.special_id(eos)
+        self.bos_id = None if bos is None else self.special_id(bos)
+        self.pad_id = self.eos_id if pad is None else self.special_id(pad)
+        self.has_pad = pad is not None
+        self.id = self._digest()
+        self._plain_after_special = self._after_special("a a") == self.encode("a a")
+        self._plain_after_text = self._after_text("a a") == self.encode("a a")
+
+    def encode(self, text: str, parse_special: bool = False) -> list[int]:
+        """Ids of `text`; a special token spelled out in it stays text unless `parse_special`. Raises UserError for text
+        that has no UTF-8 form (half of a surrogate pair)."""
+        return self._ids(self._parsing if parse_special else self._literal, text)
+
+    def encode_after(self, text: str, special: bool) -> list[int]:
+        """Ids of `text` that continues a row: after a special token (`special`), or after other text, in a piece of its
+        own.
+
+        Differs from `encode` for tokenizers that mark the start of a text (SentencePiece's "▁"): a piece in the middle
+        of a row gets the mark only where the tokenizer itself, reading the whole row, would put it.
+        """
+        if special:
+            return self.encode(text) if self._plain_after_special else self._after_special(text)
+        return self.encode(text) if self._plain_after_text else self._after_text(text)
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of `ids`; bytes that are not UTF-8 become U+FFFD. Ids that no token has (>= vocab_size) are left out."""
+        return self._parsing.decode(list(map(int, ids)), skip_special_tokens=skip_special)
+
+    def token(self, token_id: int) -> str:
+        """The token's own spelling ("Ġthe", "<|endoftext|>"). Raises UserError when no token has the id."""
+        token = self._parsing.id_to_token(int(token_id))
+        if token is None:
+            raise UserError(f"token id {token_id}: this tokenizer has ids 0 to {self.vocab_size - 1}")
+        return token
+
+    def special_id(self, name: str) -> int:
+        """Id of the special token spelled `name`. Raises UserError when the tokenizer has none such."""
+        token_id = self._parsing.token_to_id(name)
+        if token_id is None:
+            known = [token.content for token in self._parsing.get_added_tokens_decoder().values()]
+            raise UserError(f"the tokenizer has no token '{name}'{nearest(name, known)}")
+        return token_id
+
+    def has_token(self, name: str) -> bool:
+        """Whether a token is spelled exactly `name`."""
+        return self._parsing.token_to_id(name) is not None
+
+    def stream(self) -> "Stream":
+        """Decodes one id at a time, for streaming."""
+        return Stream(self)
+
+    def save(self, folder: str | os.PathLike, chat_template: str | None = None) -> None:
+        """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json into `folder` (made if absent),
+        which `load_tokenizer` and `transformers.AutoTokenizer` read."""
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {"bos_token": self._name(self.bos_id), "eos_token": self._name(self.eos_id),
+                 "pad_token": self._name(self.pad_id) if self.has_pad else None}
+        # A class of no particular model: readers then take tokenizer.json as it is, instead of rebuilding it their way.
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
+                  "model_max_length": 10**9, **names}
+        if chat_template is not None:
+            config["chat_template"] = chat_template
+        (folder / "tokenizer.json").write_text(self.definition, encoding="utf-8")
+        write_json(folder / "tokenizer_config.json", config)
+        write_json(folder / "special_tokens_map.json", {key: name for key, name in names.items() if name is not None})
+
+    def __reduce__(self) -> tuple:
+        return _restore, (self.definition, self._name(self.eos_id), self._name(self.bos_id),
+                          self._name(self.pad_id) if self.has_pad else None)
+
+    def _name(self, token_id: int | None) -> str | None:
+        return None if token_id is None else self.token(token_id)
+
+    def _ids(self, backend: tokenizers.Tokenizer, text: str) -> list[int]:
+        try:
+            return backend.encode(text, add_special_tokens=False).ids
+        except (UnicodeEncodeError, TypeError) as error:
+            raise UserError(f"text {text[:40]!a}… has no UTF-8 form ({error}); mend its encoding") from None
+
+    def _after_special(self, text: str) -> list[int]:
+        return self._ids(self._literal, _SENTINEL + text)[1:]
+
+    def _after_text(self, text: str) -> list[int]:
+        anchor, joint = self.encode("\n"), self.encode("\n" + text)
+        # A tokenizer that merges line breaks has no clean cut after one; it also marks no text starts, so encode()
+        # serves.
+        return joint[len(anchor):] if joint[:len(anchor)] == anchor else self.encode(text)
+
+    def _digest(self) -> str:
+        content = json.loads(self.definition)
+        merges = content["model"].get("merges")
+        if merges:  # "a b" in older files, ["a", "b"] in newer ones
+            content["model"]["merges"] = [m if isinstance(m, str) else " ".join(m) for m in merges]
+        added = [(t["id"], t["content"], t["special"]) for t in content["added_tokens"]]
+        return digest([[content.get(key) for key in _IDENTITY], added, self.bos_id, self.eos_id])
+
+
+class Stream:
+    """Incremental decoding: `push` gives the text that became certain, holding back an incomplete UTF-8 character."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._context: list[int] = []   # the ids shown last: decoders may join a token with the one before it
+        self._pending: list[int] = []   # ids not shown yet
+
+    def push(self, token_id: int) -> str:
+        """Text that `token_id` completes; "" while its character is incomplete."""
+        self._pending.append(int(token_id))
+        text = self._tail()
+        if text.endswith("\ufffd"):
+            return ""
+        self._context, self._pending = self._pending, []
+        return text
+
+    def finish(self) -> str:
+        """What is still held back; its incomplete bytes as U+FFFD."""
+        text = self._tail()
+        self._context, self._pending = self._pending, []
+        return text
+
+    def _tail(self) -> str:
+        shown = self._tokenizer.decode(self._context)
+        return self._tokenizer.decode(self._context + self._pending)[len(shown):]
+
+
+def _restore(definition: str, eos: str, bos: str | None, pad: str | None) -> Tokenizer:
+    return Tokenizer(definition, eos=eos, bos=bos, pad=pad)
+
+
+def _normalized(definition: str, names: list[str]) -> str:
+    """A tokenizer.json without truncation and padding, in which control tokens are marked special (so that text cannot
+    forge them)."""
+    content: dict[str, Any] = json.loads(definition)
+    content["truncation"] = content["padding"] = None
+    control = set(names)
+    for token in content["added_tokens"]:
+        looks_control = token["content"].startswith("<|") and token["content"].endswith("|>")
+        token["special"] = token["special"] or token["content"] in control or looks_control
+    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
+    present = {token["content"] for token in content["added_tokens"]}
+    backend.add_special_tokens([n for n in names if n not in present and backend.token_to_id(n) is not None])
+    return backend.to_str()

@@ -1,0 +1,108 @@
+"""Reads tokenizers: Hugging Face folders, a lone tokenizer.json, GPT-2's vocab + merges.
+
+No `transformers` here (its import costs seconds); everything needed is in the JSON files.
+"""
+import json
+import os
+import pathlib
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from easylm_imitation.schema import UserError
+from easylm_imitation.text.tokenizer import Tokenizer
+
+_VOCAB_FILES = (("vocab.json", "merges.txt"), ("gpt2-vocab.json", "gpt2-merges.txt"))
+# eos, bos of tokenizers that come without a config: GPT-2/NeoX use one token for both, LLaMA's has two
+_WELL_KNOWN = (("<|endoftext|>", "<|endoftext|>"), ("</s>", "<s>"), ("<|im_end|>", None))
+
+
+def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
+    """Reads a folder (tokenizer.json, or vocab.json + merges.txt, with their configs) or a tokenizer file.
+
+    Beginning, end and padding tokens come from tokenizer_config.json, special_tokens_map.json, generation_config.json
+    or config.json, in this order, else from well-known names (<|endoftext|>, </s>). Raises UserError.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise UserError(f"tokenizer {path}: no such file or folder")
+    folder = path if path.is_dir() else path.parent
+    backend = _read_backend(path)
+    eos, bos, pad = _special_names(folder if path.is_dir() else None, backend)
+    if eos is None:
+        raise UserError(f"tokenizer {path}: no end token; name it as \"eos_token\" in {folder}/tokenizer_config.json")
+    try:
+        return Tokenizer(backend.to_str(), eos=eos, bos=bos, pad=pad)
+    except UserError as error:
+        raise UserError(f"tokenizer {path}: {error}") from None
+
+
+def _read_backend(path: pathlib.Path) -> tokenizers.Tokenizer:
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        if file.is_file():
+            return tokenizers.Tokenizer.from_file(str(file))
+        for vocab, merges in _VOCAB_FILES:
+            if (path / vocab).is_file() and (path / merges).is_file():
+                return _byte_level(str(path / vocab), str(path / merges))
+    except Exception as error:  # the library raises plain Exception for anything it cannot read
+        raise UserError(f"tokenizer {path}: not readable ({error})") from None
+    alone = [f.name for f in sorted(path.glob("*.json"))]
+    if len(alone) == 1:
+        return _read_backend(path / alone[0])
+    raise UserError(f"tokenizer {path}: neither tokenizer.json nor vocab.json + merges.txt in this folder")
+
+
+def _byte_level(vocab: str, merges: str) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.BPE.from_file(vocab, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([name for name in ("<|endoftext|>",) if backend.token_to_id(name) is not None])
+    return backend
+
+
+def _special_names(folder: pathlib.Path | None, backend: tokenizers.Tokenizer) -> tuple[str | None, ...]:
+    """(eos, bos, pad) by name; the first file that knows about a token decides."""
+    names: dict[str, str | None] = {}
+    if folder is not None:
+        for file in ("tokenizer_config.json", "special_tokens_map.json"):
+            names = {**_token_names(_read_json(folder / file)), **names}
+        for file in ("generation_config.json", "config.json"):
+            names = {**_token_names_of_ids(_read_json(folder / file), backend), **names}
+    if names.get("eos") is None:
+        for eos, bos in _WELL_KNOWN:
+            if backend.token_to_id(eos) is not None:
+                known_bos = bos if bos and backend.token_to_id(bos) is not None else None
+                return eos, names.get("bos", known_bos), names.get("pad")
+    return names.get("eos"), names.get("bos"), names.get("pad")
+
+
+def _token_names(config: dict[str, Any]) -> dict[str, str | None]:
+    """{"eos": name, ...} of the keys that are there; `null` counts: it says that there is no such token."""
+    names = {}
+    for key in ("eos", "bos", "pad"):
+        if f"{key}_token" in config:
+            value = config[f"{key}_token"]
+            names[key] = value["content"] if isinstance(value, dict) else value
+    return names
+
+
+def _token_names_of_ids(config: dict[str, Any], backend: tokenizers.Tokenizer) -> dict[str, str | None]:
+    names = {}
+    for key in ("eos", "bos", "pad"):
+        value = config.get(f"{key}_token_id")
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, int) and backend.id_to_token(value) is not None:
+            names[key] = backend.id_to_token(value)
+    return names
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error})") from None
+    return content if isinstance(content, dict) else {}
