@@ -1,0 +1,298 @@
+"""The one client of OpenAI-compatible endpoints: asynchronous, bounded, patient with the busy, clear with the hopeless.
+
+    async with Client(ClientConfig("http://127.0.0.1:8000")) as client:
+        reply = await client.chat([{"role": "user", "content": "Where is Oslo?"}], max_tokens=64)
+
+Waiting may mend 408, 409, 425, 429, 5xx, time-outs, broken connections and bodies of an unexpected form: these are
+tried again after a growing, jittered pause, never shorter than `Retry-After`. A 429 holds back *all* requests of the
+client: a limit is the account's, not the request's. A wrong key, address or model raises UserError at once; a request
+that the server refuses (400, 422) raises RequestFailed, as others may still be good. The key comes from the
+environment, goes into one header, and is scrubbed from every message.
+"""
+import asyncio
+import dataclasses
+import datetime
+import email.utils
+import os
+import random
+import time
+import urllib.parse
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import httpx
+
+from easylm_imitation.records import Lineage, Message
+from easylm_imitation.schema import UserError, build, nearest, plain
+
+T = TypeVar("T")
+_BUSY = frozenset({408, 409, 425, 429}) | frozenset(range(500, 600))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientConfig:
+    """Where to ask and how patiently."""
+    url: str                                # http://HOST, http://HOST/v1 and .../v1/chat/completions mean the same
+    model: str = ""                         # "" asks for the one model that is served
+    api_key_env: str = "OPENAI_API_KEY"     # name of the environment variable that holds the key; it may be unset
+    concurrency: int = 8                    # requests in flight
+    timeout: float = 120.0                  # seconds for one attempt
+    attempts: int = 6                       # of one request, the first included
+    backoff: float = 0.5                    # seconds before the second attempt; doubles with each
+    longest_wait: float = 60.0              # seconds; bounds the back-off, not a server's Retry-After
+
+    def __post_init__(self):
+        for name in ("concurrency", "timeout", "attempts"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """One answer. Token counts are None when the endpoint reports no usage."""
+    text: str
+    finish_reason: str
+    model: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedModel:
+    """One line of GET /v1/models; `lineage` and `context` (tokens) only where the server offers them."""
+    id: str
+    lineage: Lineage | None = None
+    context: int | None = None
+
+
+class RequestFailed(Exception):
+    """One request could not be answered: refused as it is, or every attempt failed. Others may still succeed."""
+
+    def __init__(self, message: str, refused: bool):
+        super().__init__(message)
+        self.refused = refused      # True: the server answered and does not want this request
+
+
+class _NoRoute(UserError):
+    """The address answers, but not to this route or model."""
+
+
+class _Busy(Exception):
+    """An attempt failed in a way that waiting may mend."""
+
+    def __init__(self, message: str, wait: float = 0.0, limited: bool = False):
+        super().__init__(message)
+        self.wait, self.limited = wait, limited
+
+
+def base_url(url: str) -> str:
+    """The `.../v1` address of an endpoint, from any of the usual ways to write it. Raises UserError for anything else.
+
+    >>> base_url("http://127.0.0.1:8000/"), base_url("https://host/api/v1/chat/completions")
+    ('http://127.0.0.1:8000/v1', 'https://host/api/v1')
+    """
+    parts = urllib.parse.urlsplit(url.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"'{url}' is not the address of an endpoint; write http://HOST:PORT or https://HOST/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UserError(f"the address of {parts.hostname} carries a user, a password or a query; "
+                        "leave those out, a key belongs into the environment")
+    path = parts.path.rstrip("/")
+    for tail in ("/chat/completions", "/completions", "/models"):
+        path = path.removesuffix(tail)
+    return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
+
+
+class Client:
+    """An asynchronous context manager; use one for many requests. Not to be shared between event loops."""
+
+    def __init__(self, config: ClientConfig):
+        self.config = config
+        self.base = base_url(config.url)
+        self._key = os.environ.get(config.api_key_env, "").strip()
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._resume_at = 0.0       # monotonic time before which nothing is sent: the server asked for a pause
+        self._http: httpx.AsyncClient | None = None
+        self._model = config.model
+
+    async def __aenter__(self) -> "Client":
+        """Opens the connection pool."""
+        limits = httpx.Limits(max_connections=self.config.concurrency)
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._http = httpx.AsyncClient(timeout=self.config.timeout, limits=limits, headers=headers)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def chat(self, messages: Sequence[Message | Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0,
+                   **options: Any) -> Reply:
+        """One chat completion. `options` are further fields of the request (top_p, stop, seed); None leaves one out."""
+        body = {"messages": [plain(m) for m in messages], "max_tokens": max_tokens, "temperature": temperature}
+        return await self._generate("/chat/completions", body | options, lambda choice: choice["message"]["content"])
+
+    async def complete(self, prompt: str | Sequence[int], *, max_tokens: int, temperature: float = 0.0,
+                       **options: Any) -> Reply:
+        """One raw completion of a text or of token ids; arguments as in `chat`."""
+        prompt = prompt if isinstance(prompt, str) else list(prompt)
+        body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature, **options}
+        return await self._generate("/completions", body | options, lambda choice: choice["text"])
+
+    async def models(self) -> list[ServedModel]:
+        """What the endpoint serves. Raises UserError when nothing answers there or the key is wrong."""
+        return await self._send("GET", "/models", None, _served_models)
+
+    async def model(self) -> ServedModel:
+        """The model that requests go to: the configured one, or the only one served. Raises UserError when unclear."""
+        try:
+            served = {m.id: m for m in await self.models()}
+        except _NoRoute:
+            if not self._model:
+                raise
+            return ServedModel(self._model)     # some gateways list no models; the first request will tell
+        if self._model:
+            if self._model not in served:
+                raise UserError(f"{self.base} does not serve '{self._model}'{nearest(self._model, served)}")
+        elif len(served) != 1:
+            raise UserError(f"{self.base} serves {len(served)} models; name one ({', '.join(sorted(served)[:20])})")
+        else:
+            self._model = next(iter(served))
+        return served[self._model]
+
+    async def _generate(self, path: str, body: dict[str, Any], text_of: Callable[[dict], str | None]) -> Reply:
+        if not self._model:
+            await self.model()
+        body = {"model": self._model, **{k: v for k, v in body.items() if v is not None}}
+        started = 0.0
+
+        def read(answer: dict) -> Reply:
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            seconds = round(time.monotonic() - started, 4)
+            return Reply(text_of(choice) or "", choice.get("finish_reason") or "", answer.get("model") or self._model,
+                         usage.get("prompt_tokens"), usage.get("completion_tokens"), seconds)
+
+        async with self._slots:
+            started = time.monotonic()
+            return await self._send("POST", path, body, read)
+
+    async def _send(self, method: str, path: str, body: dict | None, read: Callable[[dict], T]) -> T:
+        attempts = self.config.attempts if method == "POST" else min(3, self.config.attempts)
+        for attempt in range(1, attempts + 1):
+            await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
+            try:
+                return await self._attempt(method, path, body, read)
+            except _Busy as busy:
+                if attempt == attempts:
+                    raise self._gave_up(method, path, busy, attempts) from None
+                growing = min(self.config.backoff * 2 ** (attempt - 1), self.config.longest_wait)
+                wait = max(busy.wait, growing * random.uniform(0.5, 1.0))   # jitter: requests must not return as one
+                if busy.limited:
+                    self._resume_at = max(self._resume_at, time.monotonic() + wait)
+                await asyncio.sleep(wait)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _attempt(self, method: str, path: str, body: dict | None, read: Callable[[dict], T]) -> T:
+        try:
+            async with asyncio.timeout(self.config.timeout):    # httpx itself bounds only the pause between bytes
+                response = await self._http.request(method, self.base + path, json=body)
+        except (TimeoutError, httpx.TimeoutException):
+            raise _Busy(f"no answer within {self.config.timeout:g} s") from None
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise _Busy(self._clean(str(error) or type(error).__name__)) from None
+        if not response.is_success:
+            raise self._error(response, path)
+        try:
+            return read(response.json())
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise _Busy(f"the answer is not of the expected form ({type(error).__name__}: {error})") from None
+
+    def _error(self, response: httpx.Response, path: str) -> Exception:
+        status, said = response.status_code, self._clean(_message_of(response))
+        where = f"{self.base}{path}"
+        if status == 429 and "insufficient_quota" in response.text:
+            return UserError(f"{where}: the account's quota is used up ({said}); continue when it is refilled")
+        if status in _BUSY:
+            return _Busy(f"HTTP {status}: {said}", _retry_after(response), limited=status == 429)
+        if status in (401, 403):
+            cure = "check the key in" if self._key else "put a key into"
+            return UserError(f"{where}: access refused (HTTP {status}: {said}); {cure} ${self.config.api_key_env}")
+        if status in (404, 405) or response.is_redirect:
+            return _NoRoute(f"{where}: no such route or model (HTTP {status}: {said}); check the address and the "
+                            f"model's name '{self._model}'")
+        return RequestFailed(f"HTTP {status}: {said}", refused=True)
+
+    def _gave_up(self, method: str, path: str, busy: _Busy, attempts: int) -> Exception:
+        if method == "GET":
+            return UserError(f"{self.base}{path}: {busy} ({attempts} attempts); is the server up, is this its address?")
+        return RequestFailed(f"{busy} ({attempts} attempts)", refused=False)
+
+    def _clean(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], workers: int) -> None:
+    """Runs `work` on each item, at most `workers` at a time, taken in order. The first exception stops the rest."""
+    left = iter(items)
+
+    async def worker() -> None:
+        for item in left:
+            await work(item)
+
+    tasks = [asyncio.create_task(worker()) for _ in range(workers)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def served_model(config: ClientConfig) -> ServedModel:
+    """`Client.model()` for callers without an event loop."""
+    return with_client(config, lambda client: client.model())
+
+
+def with_client(config: ClientConfig, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+    """Runs `work(client)` to its end in a new event loop."""
+    async def run() -> T:
+        async with Client(config) as client:
+            return await work(client)
+    return asyncio.run(run())
+
+
+def _served_models(answer: dict) -> list[ServedModel]:
+    return [ServedModel(entry["id"], _lineage(entry), entry.get("max_model_len")) for entry in answer["data"]]
+
+
+def _lineage(entry: Mapping[str, Any]) -> Lineage | None:
+    try:
+        return build(Lineage, entry["lineage"], "/v1/models lineage") if "lineage" in entry else None
+    except UserError:       # another program's field of the same name
+        return None
+
+
+def _message_of(response: httpx.Response) -> str:
+    """What the server says is wrong: OpenAI's error object, FastAPI's detail, or the start of the body."""
+    try:
+        body = response.json()
+        error = body.get("error", body.get("detail", body))
+        message = str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        message = response.text
+    return " ".join(message.split())[:300] or response.reason_phrase
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds from a Retry-After header, which holds a number or a date; 0 without one."""
+    value = response.headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+        return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0

@@ -1,0 +1,239 @@
+"""The client against a real server that misbehaves on purpose."""
+import asyncio
+import email.utils
+import logging
+import socket
+import time
+
+import pytest
+from endpoint import Endpoint, answer, drop, send, serving
+
+from easylm_imitation import client as client_module
+from easylm_imitation.client import Client, ClientConfig, RequestFailed, base_url, for_each, served_model, with_client
+from easylm_imitation.records import EXAMPLES, Lineage, Message
+from easylm_imitation.schema import UserError
+
+KEY = "sk-a-secret-that-must-not-leak"
+
+
+def ask(endpoint, prompt="hello", **settings):
+    config = ClientConfig(endpoint.url, backoff=0.01, **settings)
+    return with_client(config, lambda c: c.chat([Message("user", prompt)], max_tokens=8))
+
+
+def first_badly(bad):
+    """Misbehaves on the first request of each prompt, then answers."""
+    return lambda handler, body, n: bad(handler) if n == 1 else answer(body)
+
+
+@pytest.mark.parametrize("url", [
+    "http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/", "http://h:1/v1/chat/completions",
+    "http://h:1/v1/completions", " http://h:1/v1/models "])
+def test_every_way_to_write_an_address_means_the_same(url):
+    assert base_url(url) == "http://h:1/v1"
+
+
+def test_a_path_before_v1_is_kept():
+    assert base_url("https://host/api/v1/") == "https://host/api/v1"
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://h", "http://", "http://user:pw@h/v1", "http://h/v1?key=1"])
+def test_other_addresses_are_refused(url):
+    with pytest.raises(UserError, match="address|leave those out"):
+        base_url(url)
+
+
+def test_an_answer_is_read():
+    with serving(Endpoint()) as endpoint:
+        reply = ask(endpoint)
+    assert (reply.text, reply.finish_reason, reply.model) == ("answer to hello", "stop", "teacher")
+    assert (reply.prompt_tokens, reply.completion_tokens) == (10, 5)
+    assert endpoint.requests == [{"model": "teacher", "messages": [{"role": "user", "content": "hello"}],
+                                  "max_tokens": 8, "temperature": 0.0}]
+
+
+def test_completions_take_text_and_ids_and_leave_out_what_is_none():
+    with serving(Endpoint()) as endpoint:
+        async def both(c):
+            return (await c.complete("once", max_tokens=3, seed=None)).text, await c.complete((1, 2), max_tokens=3, seed=7)
+        text, reply = with_client(ClientConfig(endpoint.url, model="teacher"), both)
+    assert text == "answer to once"
+    assert "seed" not in endpoint.requests[0]
+    assert endpoint.requests[1]["prompt"] == [1, 2]
+    assert endpoint.requests[1]["seed"] == 7
+    assert reply.completion_tokens == 5
+
+
+@pytest.mark.parametrize("bad", [
+    lambda h: send(h, 500, {"error": {"message": "oops"}}),
+    lambda h: send(h, 503, b"<html>down</html>"),
+    lambda h: send(h, 429, {"error": {"message": "slow down"}}),
+    drop,
+    lambda h: send(h, 200, b'{"choices": [{"mess'),
+    lambda h: send(h, 200, {"choices": []}),
+    lambda h: send(h, 200, ["not an object"]),
+    lambda h: time.sleep(0.6),
+], ids=["500", "503", "429", "dropped", "torn JSON", "no choice", "a list", "slow"])
+def test_what_waiting_may_mend_is_tried_again(bad):
+    with serving(Endpoint(first_badly(bad))) as endpoint:
+        assert ask(endpoint, timeout=0.3).text == "answer to hello"
+        assert len(endpoint.requests) == 2
+
+
+def test_a_slow_trickle_is_cut_off_too():
+    def trickle(handler, body, n):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        for _ in range(20):
+            handler.wfile.write(b" ")
+            time.sleep(0.05)
+    with serving(Endpoint(trickle)) as endpoint:
+        started = time.monotonic()
+        with pytest.raises(RequestFailed, match="no answer within 0.2 s"):
+            ask(endpoint, timeout=0.2, attempts=1)
+        assert time.monotonic() - started < 0.8
+
+
+@pytest.mark.parametrize("value", ["0.5", lambda: email.utils.formatdate(time.time() + 2, usegmt=True)], ids=["seconds", "date"])
+def test_retry_after_is_honoured(value):
+    header = value if isinstance(value, str) else value()
+    with serving(Endpoint(first_badly(lambda h: send(h, 429, {}, [("Retry-After", header)])))) as endpoint:
+        ask(endpoint)
+    assert 0.45 < endpoint.times[1] - endpoint.times[0] < 3
+
+
+def test_a_limit_holds_back_all_requests():
+    def behave(handler, body, n):
+        if body["messages"][-1]["content"] == "0" and n == 1:
+            return send(handler, 429, {}, [("Retry-After", "0.6")])
+        return answer(body)
+    with serving(Endpoint(behave)) as endpoint:
+        async def both(c):
+            first = asyncio.create_task(c.chat([Message("user", "0")], max_tokens=1))
+            await asyncio.sleep(0.2)
+            await c.chat([Message("user", "1")], max_tokens=1)
+            await first
+        with_client(ClientConfig(endpoint.url, model="teacher"), both)
+    other = [t for t, r in zip(endpoint.times, endpoint.requests) if r["messages"][-1]["content"] == "1"]
+    assert other[0] - endpoint.times[0] > 0.55
+
+
+def test_back_off_grows_and_gives_up():
+    with serving(Endpoint(lambda h, body, n: send(h, 500, {"error": "still broken"}))) as endpoint:
+        with pytest.raises(RequestFailed, match=r"HTTP 500: still broken \(4 attempts\)") as caught:
+            ask(endpoint, attempts=4)
+    assert not caught.value.refused
+    assert len(endpoint.requests) == 4
+    pauses = [b - a for a, b in zip(endpoint.times, endpoint.times[1:])]
+    assert pauses[2] > pauses[0]
+
+
+def test_a_refused_request_is_not_repeated():
+    with serving(Endpoint(lambda h, body, n: send(h, 400, {"error": {"message": "too long"}}))) as endpoint:
+        with pytest.raises(RequestFailed, match="HTTP 400: too long") as caught:
+            ask(endpoint)
+    assert caught.value.refused
+    assert len(endpoint.requests) == 1
+
+
+@pytest.mark.parametrize(("status", "body", "says"), [
+    (401, {"error": {"message": f"bad key {KEY}"}}, r"access refused .* check the key in \$OPENAI_API_KEY"),
+    (403, {}, "access refused"),
+    (404, {"detail": "Not Found"}, "no such route or model"),
+    (302, {}, "no such route or model"),
+    (429, {"error": {"code": "insufficient_quota", "message": "pay"}}, "quota is used up"),
+])
+def test_hopeless_answers_stop_at_once_and_never_show_the_key(monkeypatch, caplog, status, body, says):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    with serving(Endpoint(lambda h, b, n: send(h, status, body))) as endpoint:
+        with pytest.raises(UserError, match=says) as caught:
+            ask(endpoint)
+    assert len(endpoint.requests) == 1
+    assert endpoint.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert KEY not in str(caught.value) + repr(caught.value)
+    assert KEY not in caplog.text
+
+
+def test_without_a_key_none_is_sent(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with serving(Endpoint(lambda h, b, n: send(h, 401, {}))) as endpoint:
+        with pytest.raises(UserError, match=r"put a key into \$OPENAI_API_KEY"):
+            ask(endpoint)
+    assert "Authorization" not in endpoint.headers[0]
+
+
+def test_no_more_requests_in_flight_than_asked_for():
+    def slow(handler, body, n):
+        time.sleep(0.05)
+        return answer(body)
+    with serving(Endpoint(slow)) as endpoint:
+        async def many(c):
+            return await asyncio.gather(*[c.chat([Message("user", str(i))], max_tokens=1) for i in range(12)])
+        replies = with_client(ClientConfig(endpoint.url, model="teacher", concurrency=3), many)
+    assert [r.text for r in replies] == [f"answer to {i}" for i in range(12)]
+    assert endpoint.most_in_flight == 3
+
+
+def test_models_carry_lineage_and_context_where_offered():
+    offered = {"id": "ours", "lineage": EXAMPLES[Lineage], "max_model_len": 64}
+    with serving(Endpoint(models=[offered, {"id": "other", "lineage": "a word"}])) as endpoint:
+        ours, other = with_client(ClientConfig(endpoint.url), lambda c: c.models())
+    assert (ours.id, ours.lineage.name, ours.context) == ("ours", "imitation", 64)
+    assert (other.lineage, other.context) == (None, None)
+
+
+def test_the_model_is_the_only_one_or_the_named_one():
+    with serving(Endpoint(models=[{"id": "small"}, {"id": "large"}])) as endpoint:
+        with pytest.raises(UserError, match="serves 2 models; name one .large, small."):
+            served_model(ClientConfig(endpoint.url))
+        with pytest.raises(UserError, match="did you mean 'large'"):
+            served_model(ClientConfig(endpoint.url, model="larg"))
+        assert served_model(ClientConfig(endpoint.url, model="large")).id == "large"
+
+
+def test_an_endpoint_that_lists_no_models_is_believed_when_the_model_is_named():
+    with serving(Endpoint(models="absent")) as endpoint:
+        assert served_model(ClientConfig(endpoint.url, model="gpt")).id == "gpt"
+        with pytest.raises(UserError, match="no such route"):
+            served_model(ClientConfig(endpoint.url))
+
+
+def test_nobody_there():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(UserError, match=f"{url}/v1/models: .* is the server up"):
+        served_model(ClientConfig(url, backoff=0.01))
+
+
+def test_a_config_that_cannot_work_is_refused():
+    with pytest.raises(ValueError, match="concurrency=0 must be above 0"):
+        ClientConfig("http://h", concurrency=0)
+
+
+def test_for_each_stops_at_the_first_error_and_takes_items_in_order():
+    started, cancelled = [], []
+
+    async def work(item):
+        started.append(item)
+        if item == 2:
+            raise UserError("enough")
+        try:
+            await asyncio.sleep(0.01 if item == 0 else 5)
+        except asyncio.CancelledError:
+            cancelled.append(item)
+            raise
+
+    with pytest.raises(UserError, match="enough"):
+        asyncio.run(for_each(range(100), work, workers=2))
+    assert started == [0, 1, 2]
+    assert cancelled == [1]
+
+
+def test_the_key_is_not_in_the_clients_repr(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    client = Client(ClientConfig("http://h"))
+    assert KEY not in repr(client) + repr(client.config)
+    assert client_module.base_url("http://h") == client.base
