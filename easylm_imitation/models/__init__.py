@@ -1,0 +1,16 @@
+"""What the networks compute: one file a family, shared layers, attention, key-value cache, one generic `Model`.
+
+Flax NNX stays in here; outside, a model is `(Model, params)` with `params` a plain nested dict.
+"""
+from easylm_imitation.models.attention import BACKENDS, attention
+from easylm_imitation.models.cache import Cache, put_rows
+from easylm_imitation.models.family import ModelConfig
+from easylm_imitation.models.gpt2 import GPT2Config
+from easylm_imitation.models.llama import LlamaConfig
+from easylm_imitation.models.model import Model, Params, create, stack, unstack
+from easylm_imitation.models.names import Entry, NameMap
+from easylm_imitation.models.presets import FAMILIES, PRESETS, config_mapping, difference, family_of, hf_family, model_config
+
+__all__ = ["BACKENDS", "FAMILIES", "PRESETS", "Cache", "Entry", "GPT2Config", "LlamaConfig", "Model", "ModelConfig", "NameMap",
+           "Params", "attention", "config_mapping", "create", "difference", "family_of", "hf_family", "model_config", "put_rows",
+           "stack", "unstack"]

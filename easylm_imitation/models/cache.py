@@ -1,0 +1,34 @@
+"""Key-value caches as plain pytrees: {"k", "v"}, each one array [L, B, S, K, H], or a tuple of L arrays [B, S, K, H].
+
+The stacked form rides in the carry of the scan over layers (as scanned-over input and output it would be copied whole);
+the tuple goes with unstacked parameters. Row b of a cache is one sequence; index s holds the token at position s.
+"""
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Cache = dict[str, Any]
+
+
+def make_cache(layers: int, rows: int, length: int, kv_heads: int, head_dim: int, dtype: jnp.dtype, stacked: bool) -> Cache:
+    """A cache of zeros."""
+    shape = (rows, length, kv_heads, head_dim)
+    if stacked:
+        return {name: jnp.zeros((layers, *shape), dtype) for name in ("k", "v")}
+    return {name: tuple(jnp.zeros(shape, dtype) for _ in range(layers)) for name in ("k", "v")}
+
+
+def write(cache: jax.Array, new: jax.Array, positions: jax.Array, layer: jax.Array | None = None) -> jax.Array:
+    """Puts new [B, T, K, H] at cache[(layer,) b, positions[b, t]]; positions at or beyond the cache's length are dropped."""
+    rows = jnp.arange(new.shape[0])[:, None]
+    where = (rows, positions) if layer is None else (layer, rows, positions)
+    return cache.at[where].set(new.astype(cache.dtype), mode="drop")
+
+
+def put_rows(cache: Cache, other: Cache, start: jax.Array | int) -> Cache:
+    """Copies all rows of `other`, a cache of the same form with at most this length, into rows start, start + 1, ... of `cache`."""
+    def put(into: jax.Array, part: jax.Array) -> jax.Array:
+        lead = (0,) * (into.ndim - 4)
+        return jax.lax.dynamic_update_slice(into, part.astype(into.dtype), (*lead, start, 0, 0, 0))
+    return jax.tree.map(put, cache, other)

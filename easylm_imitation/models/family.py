@@ -1,0 +1,99 @@
+"""What a model family offers to the rest: its config, its two modules, its sharding table and its Hugging Face maps."""
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from easylm_imitation.models.names import NameMap
+from easylm_imitation.schema import UserError
+
+SpecTable = tuple[tuple[str, PartitionSpec], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes that every family has. Subclasses add their own, and say how many parameters and FLOPs these make."""
+    vocab_size: int
+    context: int        # tokens of the longest row the weights were made for
+    layers: int
+    d_model: int
+    heads: int
+    d_ff: int
+
+    def __post_init__(self) -> None:
+        for field in ("vocab_size", "context", "layers", "d_model", "heads", "d_ff"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+
+    @property
+    def family(self) -> str:
+        """Name of the family, as in FAMILIES."""
+        raise NotImplementedError
+
+    @property
+    def attention_dim(self) -> int:
+        """N * H."""
+        raise NotImplementedError
+
+    def parameters(self) -> int:
+        """How many numbers the parameters hold."""
+        raise NotImplementedError
+
+    def matmul_weights(self) -> int:
+        """Weights that multiply each token: all kernels and the head, not norms, biases and looked-up tables."""
+        raise NotImplementedError
+
+    def flops_per_token(self, context: int) -> float:
+        """Forward and backward FLOPs of one token in a row of `context` tokens, without recomputation.
+
+        6 for each matmul weight, and causal attention: scores and values cost 2 * 2 * N * H for each of context / 2 keys
+        on average, three times (forward, and twice that backward): 6 * L * N * H * context.
+        """
+        return 6.0 * self.matmul_weights() + 6.0 * self.layers * self.attention_dim * context
+
+    def check_context(self, tokens: int) -> None:
+        """Raises UserError when rows of `tokens` cannot be represented; families with relative positions take any length."""
+        if tokens < 1:
+            raise UserError(f"context {tokens}: a row needs at least one token")
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One family's parts; `Model` is generic over them.
+
+    `block(config, rngs=)` offers `project(x, shared) -> (q, k, v)` and `finish(x, attended) -> x`;
+    `ends(config, rngs=)` offers `start(tokens, positions, dtype) -> (x, shared)`, `norm(x)` and `head() -> [D, V]`,
+    where `shared` is whatever the blocks need to know of the positions. `specs` is the sharding table of one config, with
+    `layers/...` for the parameters of one layer.
+    """
+    name: str
+    config: type[ModelConfig]
+    block: Callable[..., nnx.Module]
+    ends: Callable[..., nnx.Module]
+    specs: Callable[[Any], SpecTable]
+    names: Callable[[Any], NameMap]
+    config_from_hf: Callable[[Mapping[str, Any]], ModelConfig]
+    config_to_hf: Callable[[Any], dict[str, Any]]
+    hf_types: tuple[str, ...]       # `model_type`s of config.json that this family reads
+
+
+def vocab_spec(vocab_size: int) -> PartitionSpec:
+    """Spec of a [V, D] table: the vocabulary on `tensor` where usual sizes of that axis divide it, else D on both axes."""
+    return PartitionSpec("tensor", "fsdp") if vocab_size % 8 == 0 else PartitionSpec(None, ("fsdp", "tensor"))
+
+
+def demand(mapping: Mapping[str, Any], key: str, allowed: tuple[Any, ...], default: Any) -> None:
+    """Raises UserError unless config.json's `key` (or its default) is one of `allowed`: what is not computed is refused."""
+    value = mapping.get(key, default)
+    if value not in allowed:
+        raise UserError(f"config.json: {key}={value!r} is not supported for model_type '{mapping.get('model_type')}'; "
+                        f"supported: {', '.join(map(repr, allowed))}")
+
+
+def read(mapping: Mapping[str, Any], key: str) -> Any:
+    """config.json's `key`. Raises UserError naming it when it is absent."""
+    if mapping.get(key) is None:
+        raise UserError(f"config.json: the key '{key}' is missing; is this a Hugging Face model directory?")
+    return mapping[key]

@@ -1,0 +1,194 @@
+"""GPT-2 (Radford et al. 2019): LayerNorm before each half of a block, learned positions, tanh GELU, biases, a tied head."""
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from easylm_imitation.models.family import Family, ModelConfig, SpecTable, demand, read, vocab_spec
+from easylm_imitation.models.layers import Embedding, LayerNorm, Linear
+from easylm_imitation.models.names import Entry, NameMap
+from easylm_imitation.schema import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT2Config(ModelConfig):
+    """Sizes of a GPT-2. `d_ff` is 4 * d_model in the published models."""
+    tie_embeddings: bool = True
+    norm_eps: float = 1e-5
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model={self.d_model} is not a multiple of heads={self.heads}")
+
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+        return "gpt2"
+
+    @property
+    def kv_heads(self) -> int:
+        """As many as heads."""
+        return self.heads
+
+    @property
+    def head_dim(self) -> int:
+        """H."""
+        return self.d_model // self.heads
+
+    @property
+    def attention_dim(self) -> int:
+        """N * H."""
+        return self.d_model
+
+    def matmul_weights(self) -> int:
+        """Weights that multiply each token."""
+        return self.layers * (4 * self.d_model**2 + 2 * self.d_model * self.d_ff) + self.vocab_size * self.d_model
+
+    def parameters(self) -> int:
+        """How many numbers the parameters hold."""
+        biases_and_norms = self.layers * (9 * self.d_model + self.d_ff) + 2 * self.d_model
+        tables = self.context * self.d_model + (0 if self.tie_embeddings else self.vocab_size * self.d_model)
+        return self.matmul_weights() + tables + biases_and_norms
+
+    def check_context(self, tokens: int) -> None:
+        """Raises UserError beyond the learned positions."""
+        super().check_context(tokens)
+        if tokens > self.context:
+            raise UserError(f"context {tokens}: this gpt2 has learned {self.context} positions; ask for at most {self.context}")
+
+
+class Attention(nnx.Module):
+    """The projections around attention; q, k and v in one kernel [D, 3, D], as in the published files."""
+
+    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
+        self.qkv = Linear(config.d_model, 3, config.d_model, std=config.init_std, bias=True, rngs=rngs)
+        self.out = Linear(config.d_model, config.d_model, std=_residual_std(config), bias=True, rngs=rngs)
+
+
+class MLP(nnx.Module):
+    """down(gelu(up(x)))."""
+
+    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
+        self.up = Linear(config.d_model, config.d_ff, std=config.init_std, bias=True, rngs=rngs)
+        self.down = Linear(config.d_ff, config.d_model, std=_residual_std(config), bias=True, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, T, D] -> [B, T, D]."""
+        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+
+
+class Block(nnx.Module):
+    """One layer, in two halves around attention."""
+
+    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
+        self.attention_norm = LayerNorm(config.d_model, config.norm_eps)
+        self.attention = Attention(config, rngs)
+        self.mlp_norm = LayerNorm(config.d_model, config.norm_eps)
+        self.mlp = MLP(config, rngs)
+        self.heads = config.heads
+
+    def project(self, x: jax.Array, shared: None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x [B, T, D] -> q, k and v [B, T, N, H]."""
+        qkv = self.attention.qkv(self.attention_norm(x))
+        q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:-1], 3, self.heads, -1), -3, 0)
+        return q, k, v
+
+    def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+        """x [B, T, D], attended [B, T, N, H] -> [B, T, D]."""
+        x = x + self.attention.out(attended.reshape(x.shape))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Ends(nnx.Module):
+    """What stands before the first layer and after the last."""
+
+    def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
+        self.embed = Embedding(config.vocab_size, config.d_model, std=config.init_std, rngs=rngs)
+        self.embed_positions = Embedding(config.context, config.d_model, std=config.init_std, rngs=rngs)
+        self.final_norm = LayerNorm(config.d_model, config.norm_eps)
+        if not config.tie_embeddings:
+            self.unembed = Linear(config.d_model, config.vocab_size, std=config.init_std, rngs=rngs)
+
+    def start(self, tokens: jax.Array, positions: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, None]:
+        """tokens, positions [B, T] -> token plus position embeddings [B, T, D]; the layers need no positions."""
+        return self.embed(tokens, dtype) + self.embed_positions(positions, dtype), None
+
+    def norm(self, x: jax.Array) -> jax.Array:
+        """The final norm."""
+        return self.final_norm(x)
+
+    def head(self) -> jax.Array:
+        """The head's kernel [D, V]."""
+        return self.unembed.kernel[...] if hasattr(self, "unembed") else self.embed.embedding[...].T
+
+
+def specs(config: GPT2Config) -> SpecTable:
+    """Heads and F on `tensor`, D on `fsdp`, the vocabulary on `tensor`."""
+    table = vocab_spec(config.vocab_size)
+    return (
+        ("embed/embedding", table),
+        ("embed_positions/embedding", P(None, "fsdp")),
+        ("layers/(attention|mlp)_norm/(scale|bias)", P()),
+        ("layers/attention/qkv/kernel", P("fsdp", None, "tensor")),
+        ("layers/attention/qkv/bias", P(None, "tensor")),
+        ("layers/mlp/up/kernel", P("fsdp", "tensor")),
+        ("layers/mlp/up/bias", P("tensor")),
+        ("layers/(attention/out|mlp/down)/kernel", P("tensor", "fsdp")),
+        ("layers/(attention/out|mlp/down)/bias", P()),
+        ("final_norm/(scale|bias)", P()),
+        *(() if config.tie_embeddings else (("unembed/kernel", P(table[1], table[0])),)),
+    )
+
+
+def names(config: GPT2Config) -> NameMap:
+    """Hugging Face names (GPT2LMHeadModel). Its Conv1D keeps kernels as [in, out], as we do; q, k and v are merged."""
+    h = "transformer.h.{layer}."
+    pairs = (("attention_norm", "ln_1"), ("mlp_norm", "ln_2"))
+    norms = [Entry(f"layers/{ours}/{a}", f"{h}{theirs}.{b}") for ours, theirs in pairs for a, b in (("scale", "weight"), ("bias", "bias"))]
+    maps = (("attention/qkv", "attn.c_attn", "merged"), ("attention/out", "attn.c_proj", "same"),
+            ("mlp/up", "mlp.c_fc", "same"), ("mlp/down", "mlp.c_proj", "same"))
+    linears = [Entry(f"layers/{ours}/{a}", f"{h}{theirs}.{b}", form) for ours, theirs, form in maps
+               for a, b in (("kernel", "weight"), ("bias", "bias"))]
+    ends = [Entry("embed/embedding", "transformer.wte.weight"), Entry("embed_positions/embedding", "transformer.wpe.weight"),
+            Entry("final_norm/scale", "transformer.ln_f.weight"), Entry("final_norm/bias", "transformer.ln_f.bias")]
+    head = [] if config.tie_embeddings else [Entry("unembed/kernel", "lm_head.weight", "transposed")]
+    copies = (("lm_head.weight", "transformer.wte.weight"),) if config.tie_embeddings else ()
+    return NameMap((*ends, *norms, *linears, *head), (r".*\.attn\.(masked_)?bias",), copies, "transformer.")
+
+
+def config_from_hf(mapping: Mapping[str, Any]) -> GPT2Config:
+    """Reads config.json of model_type gpt2. Raises UserError for what this file does not compute."""
+    demand(mapping, "activation_function", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new")
+    demand(mapping, "scale_attn_weights", (True,), True)
+    demand(mapping, "scale_attn_by_inverse_layer_idx", (False,), False)
+    demand(mapping, "add_cross_attention", (False,), False)
+    d_model = read(mapping, "n_embd")
+    return GPT2Config(
+        vocab_size=read(mapping, "vocab_size"), context=mapping.get("n_positions") or read(mapping, "n_ctx"),
+        layers=read(mapping, "n_layer"), d_model=d_model, heads=read(mapping, "n_head"),
+        d_ff=mapping.get("n_inner") or 4 * d_model, tie_embeddings=mapping.get("tie_word_embeddings", True),
+        norm_eps=mapping.get("layer_norm_epsilon", 1e-5), init_std=mapping.get("initializer_range", 0.02))
+
+
+def config_to_hf(config: GPT2Config) -> dict[str, Any]:
+    """config.json as GPT2LMHeadModel reads it."""
+    return {
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": config.vocab_size,
+        "n_positions": config.context, "n_ctx": config.context, "n_layer": config.layers, "n_embd": config.d_model,
+        "n_head": config.heads, "n_inner": config.d_ff, "activation_function": "gelu_new",
+        "tie_word_embeddings": config.tie_embeddings, "layer_norm_epsilon": config.norm_eps,
+        "initializer_range": config.init_std, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+
+
+def _residual_std(config: GPT2Config) -> float:
+    """The kernels that write into the residual stream start smaller, by the root of their number (GPT-2 paper, section 2.3)."""
+    return config.init_std / (2 * config.layers) ** 0.5
+
+
+FAMILY = Family("gpt2", GPT2Config, Block, Ends, specs, names, config_from_hf, config_to_hf, ("gpt2",))

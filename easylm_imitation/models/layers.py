@@ -1,0 +1,77 @@
+"""Primitives that every family shares: linear maps, norms, embeddings, rotary positions.
+
+Parameters are kept in whatever dtype they come in (fp32 masters) and cast where they are used, to the dtype of the
+activations, which flows from the embedding's output. Norms and rotations are computed in fp32.
+"""
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Linear(nnx.Module):
+    """`[..., d_in] -> [..., *d_out]` with a kernel [d_in, *d_out], normally distributed, and an optional zero bias [*d_out]."""
+
+    def __init__(self, d_in: int, *d_out: int, std: float, bias: bool = False, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (d_in, *d_out)))
+        if bias:
+            self.bias = nnx.Param(jnp.zeros(d_out))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the map in the dtype of `x`."""
+        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=1)
+        return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
+
+
+class Embedding(nnx.Module):
+    """A table [rows, D], normally distributed."""
+
+    def __init__(self, rows: int, d_model: int, *, std: float, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (rows, d_model)))
+
+    def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """ids [...] -> [..., D] in `dtype`; ids beyond the table are clipped. Looks up first, so that the table is not cast whole."""
+        return jnp.take(self.embedding[...], ids, axis=0, mode="clip").astype(dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last dim (Zhang and Sennrich 2019), in fp32."""
+
+    def __init__(self, d_model: int, eps: float):
+        self.scale = nnx.Param(jnp.ones(d_model))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D] in the dtype of `x`."""
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return (wide * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / std * scale + bias over the last dim, in fp32."""
+
+    def __init__(self, d_model: int, eps: float):
+        self.scale = nnx.Param(jnp.ones(d_model))
+        self.bias = nnx.Param(jnp.zeros(d_model))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D] in the dtype of `x`."""
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return (wide * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+def rope_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """(cos, sin), each [B, T, 1, head_dim / 2] in fp32, of rotary embeddings (Su et al. 2021): angle = position * theta^(-2i/H)."""
+    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotates x [B, T, N, H] in the convention of Hugging Face files: dim i pairs with dim i + H/2."""
+    cos, sin = tables
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

@@ -1,0 +1,195 @@
+"""`Model`: one generic transformer over a family's two modules. Outside this package a model is this and a plain dict.
+
+    params = {"embed": ..., "final_norm": ..., ["unembed": ...,] "layers": {... every leaf with a leading dim L}}
+
+Stacked layers run in one `lax.scan`, compiled once whatever the depth; `unstack` turns them into a tuple, which runs as a
+Python loop: on CPU a scan copies each layer's slice of the weights, which costs decode most of its speed.
+"""
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from easylm_imitation.models import cache as caching
+from easylm_imitation.models.attention import attention as attend
+from easylm_imitation.models.family import ModelConfig
+from easylm_imitation.models.presets import family_of
+from easylm_imitation.sharding import Rule, constrain
+
+Params = dict[str, Any]
+Remat = Literal["none", "full", "dots"]
+_ROWS = ("replica", "data", "fsdp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network without its numbers; hashable, so it may be a static argument of `jax.jit`. Made by `create`."""
+    config: ModelConfig
+    ends: nnx.GraphDef      # embedding, final norm, head
+    block: nnx.GraphDef     # one layer
+
+    def init(self, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:
+        """Fresh parameters; jit it with out_shardings to make them where they belong. The same key gives the same on any mesh."""
+        family = family_of(self.config)
+        ends_key, layers_key = jax.random.split(key)
+        stack_of = jax.vmap(functools.partial(_pure, family.block, self.config))
+        layers = stack_of(jax.random.split(layers_key, self.config.layers))
+        params = {**_pure(family.ends, self.config, ends_key), "layers": layers}
+        return jax.tree.map(lambda x: x.astype(dtype), params)
+
+    def abstract(self, dtype: jnp.dtype = jnp.float32) -> Params:
+        """Shapes and dtypes of the parameters, stacked."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0), dtype))
+
+    def rules(self, stacked: bool = True) -> tuple[Rule, ...]:
+        """The sharding table of the parameters, for stacked or unstacked layers; a function of the config alone."""
+        lead, place = ("layers/", (None,)) if stacked else (r"layers/\d+/", ())
+        return tuple(
+            Rule(lead + path.removeprefix("layers/"), PartitionSpec(*place, *spec)) if path.startswith("layers/")
+            else Rule(path, spec) for path, spec in family_of(self.config).specs(self.config))
+
+    def hidden(self, params: Params, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None, *,
+               dtype: jnp.dtype = jnp.bfloat16, remat: Remat = "none", attention: str = "auto") -> jax.Array:
+        """tokens, positions, segment_ids [B, T] int32 -> states after the final norm [B, T, D] in `dtype`.
+
+        Segments are the conversations of a packed row, 0 is padding; None means one a row. `remat`: what the backward
+        pass recomputes: nothing, whole layers (`full`), or all but the matmuls (`dots`).
+        """
+        ends = nnx.merge(self.ends, _without_layers(params))
+        x, shared = ends.start(tokens, positions, dtype)
+
+        def layer(x: jax.Array, weights: Params) -> jax.Array:
+            block = nnx.merge(self.block, weights)
+            with jax.named_scope("attention"):
+                q, k, v = block.project(_spread(x), shared)
+                attended = attend(q, k, v, positions, segment_ids, backend=attention)
+            with jax.named_scope("finish"):
+                return block.finish(x, attended)
+
+        x = _run(layer, _spread(x), params["layers"], remat)
+        return ends.norm(x)
+
+    def head(self, params: Params) -> jax.Array:
+        """The head's kernel [D, V], in the parameters' dtype; the transposed embedding when tied."""
+        return nnx.merge(self.ends, _without_layers(params)).head()
+
+    def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """hidden [..., D] -> logits [..., V] float32, multiplied in the dtype of `hidden`."""
+        kernel = self.head(params).astype(hidden.dtype)
+        return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+
+    def init_cache(self, rows: int, length: int, dtype: jnp.dtype = jnp.float32, stacked: bool = True) -> caching.Cache:
+        """An empty key-value cache for `extend`; `stacked` as the parameters are."""
+        config = self.config
+        return caching.make_cache(config.layers, rows, length, config.kv_heads, config.head_dim, dtype, stacked)
+
+    def extend(self, params: Params, tokens: jax.Array, positions: jax.Array, cache: caching.Cache, *,
+               dtype: jnp.dtype = jnp.bfloat16, span: int | None = None) -> tuple[jax.Array, caching.Cache]:
+        """Runs tokens [B, T] at `positions` [B, T] of the cache's B rows: prefill and decode alike.
+
+        Writes keys and values at (row, position) and attends to all cache entries of the row up to the own position, so
+        whatever an earlier user of the row left behind later positions is never seen. A position at or beyond the
+        cache's length marks padding: nothing is written, its output means nothing. `span` (static) promises that all
+        real positions are below it, and spares the attention the rest of the cache. Donate the cache.
+        Returns (states after the final norm [B, T, D], cache). Raises ValueError when one of params and cache is stacked
+        and the other is not.
+        """
+        ends = nnx.merge(self.ends, _without_layers(params))
+        x, shared = ends.start(tokens, positions, dtype)
+
+        def layer(x: jax.Array, weights: Params, keys: jax.Array, values: jax.Array, index: jax.Array | None) -> tuple:
+            block = nnx.merge(self.block, weights)
+            q, k, v = block.project(x, shared)
+            keys, values = caching.write(keys, k, positions, index), caching.write(values, v, positions, index)
+            seen = [(c if index is None else c[index])[:, :span] for c in (keys, values)]
+            attended = attend(q, *seen, positions, None, key_positions=jnp.arange(seen[0].shape[1])[None])
+            return block.finish(x, attended), keys, values
+
+        if isinstance(params["layers"], tuple) != isinstance(cache["k"], tuple):
+            raise ValueError("params and cache must both be stacked, or both unstacked")
+        run = _extend_loop if isinstance(params["layers"], tuple) else _extend_scan
+        x, cache = run(layer, x, params["layers"], cache)
+        return ends.norm(x), cache
+
+
+@functools.lru_cache
+def create(config: ModelConfig) -> Model:
+    """The model of a config: its graph, without numbers."""
+    family = family_of(config)
+
+    def graph(module: Callable[..., nnx.Module]) -> nnx.GraphDef:
+        return nnx.graphdef(nnx.eval_shape(lambda: module(config, nnx.Rngs(0))))
+    return Model(config, graph(family.ends), graph(family.block))
+
+
+def unstack(params: Params) -> Params:
+    """Stacked layers become a tuple of L trees, each in arrays of its own."""
+    layers = params["layers"]
+    if isinstance(layers, tuple):
+        return params
+    count = jax.tree.leaves(layers)[0].shape[0]
+    return {**params, "layers": tuple(jax.tree.map(lambda x, i=i: x[i], layers) for i in range(count))}
+
+
+def stack(params: Params) -> Params:
+    """The way back from `unstack`."""
+    if not isinstance(params["layers"], tuple):
+        return params
+    return {**params, "layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *params["layers"])}
+
+
+def _pure(module: Callable[..., nnx.Module], config: ModelConfig, key: jax.Array) -> Params:
+    return nnx.to_pure_dict(nnx.state(module(config, nnx.Rngs(key))))
+
+
+def _without_layers(params: Params) -> Params:
+    return {name: value for name, value in params.items() if name != "layers"}
+
+
+def _spread(x: jax.Array) -> jax.Array:
+    """Activations [B, T, D]: rows over the data axes, positions over `sequence`, D whole."""
+    return constrain(x, _ROWS, "sequence", None)
+
+
+def _run(layer: Callable[[jax.Array, Params], jax.Array], x: jax.Array, layers: Any, remat: Remat) -> jax.Array:
+    if isinstance(layers, tuple):
+        step = _checkpointed(layer, remat, prevent_cse=True)
+        for weights in layers:
+            x = step(x, weights)
+        return x
+    step = _checkpointed(layer, remat, prevent_cse=False)  # inside a scan nothing can be merged away, so no barriers
+    return jax.lax.scan(lambda x, weights: (step(x, weights), None), x, layers)[0]
+
+
+def _checkpointed(layer: Callable[..., jax.Array], remat: Remat, prevent_cse: bool) -> Callable[..., jax.Array]:
+    policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+    if remat == "none":
+        return layer
+    if remat not in policies:
+        raise ValueError(f"remat '{remat}' is not one of none, {', '.join(policies)}")
+    return jax.checkpoint(layer, policy=policies[remat], prevent_cse=prevent_cse)
+
+
+def _extend_loop(layer: Callable[..., tuple], x: jax.Array, layers: tuple, cache: caching.Cache) -> tuple[jax.Array, caching.Cache]:
+    keys, values = [], []
+    for weights, k, v in zip(layers, cache["k"], cache["v"], strict=True):
+        x, k, v = layer(x, weights, k, v, None)
+        keys.append(k)
+        values.append(v)
+    return x, {"k": tuple(keys), "v": tuple(values)}
+
+
+def _extend_scan(layer: Callable[..., tuple], x: jax.Array, layers: Params, cache: caching.Cache) -> tuple[jax.Array, caching.Cache]:
+    """The whole cache is carried and updated in place; as scanned input and output a second one would be allocated."""
+    def step(carry: tuple, this: tuple) -> tuple[tuple, None]:
+        weights, index = this
+        return layer(carry[0], weights, carry[1], carry[2], index), None
+
+    indices = jnp.arange(cache["k"].shape[0])
+    (x, keys, values), _ = jax.lax.scan(step, (x, cache["k"], cache["v"]), (layers, indices))
+    return x, {"k": keys, "v": values}

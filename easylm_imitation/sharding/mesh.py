@@ -1,0 +1,83 @@
+"""The device mesh: five named axes, sized by a string such as `fsdp:-1,tensor:2`, and constraints inside a program.
+
+`replica` and `data` hold whole copies of the weights (`replica` is meant for the slow network between slices), `fsdp`
+splits weights and batch, `tensor` splits heads, feed-forward and vocabulary, `sequence` splits the positions of a row.
+"""
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from easylm_imitation.console import say
+from easylm_imitation.schema import UserError, nearest
+
+AXES = ("replica", "data", "fsdp", "tensor", "sequence")
+BATCH = PartitionSpec(("replica", "data", "fsdp"), "sequence")  # of tokens [B, T]
+
+
+def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with all of AXES from `axis:size` pairs; an axis that is not named has size 1, one size may be -1 ("the rest").
+
+    Axis types are Auto: the compiler propagates shardings. Without a -1, a product below the device count uses the first
+    devices and says so. Raises UserError for an unknown axis, a bad size, or sizes that the devices cannot fill.
+
+    >>> dict(make_mesh("fsdp:-1,tensor:2").shape)       # on 8 devices
+    {'replica': 1, 'data': 1, 'fsdp': 4, 'tensor': 2, 'sequence': 1}
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = _fill(text, _parse(text), len(devices))
+    used = math.prod(sizes.values())
+    if used < len(devices):
+        say(f"mesh '{text}' uses the first {used} of {len(devices)} devices")
+    return jax.make_mesh(tuple(sizes[a] for a in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES),
+                         devices=devices[:used])
+
+
+def constrain(x: jax.Array, *spec: str | tuple[str, ...] | None) -> jax.Array:
+    """Asks the compiler to lay `x` out as `PartitionSpec(*spec)` on the mesh of `jax.set_mesh`; without a mesh, `x` itself.
+
+    The layout is advice about speed, never about values: axes that do not divide their dim are left to the compiler, so
+    that one row can be served on a mesh made for batches.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    fitting = [axes if axes is not None and size % axis_size(mesh, axes) == 0 else None
+               for size, axes in zip(x.shape, spec, strict=False)]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
+
+
+def axis_size(mesh: Mesh | jax.sharding.AbstractMesh, axes: str | tuple[str, ...] | None) -> int:
+    """Devices along one entry of a PartitionSpec: an axis, several axes, or None (1)."""
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def _parse(text: str) -> dict[str, int]:
+    """Sizes of all axes as written, -1 kept."""
+    sizes: dict[str, int] = {}
+    for part in filter(None, text.replace(" ", "").split(",")):
+        name, _, size = part.partition(":")
+        if name not in AXES:
+            raise UserError(f"mesh '{text}': unknown axis '{name}'{nearest(name, AXES)}")
+        if name in sizes:
+            raise UserError(f"mesh '{text}': the axis '{name}' is given twice; name each axis once")
+        if not (size.isdigit() and int(size) > 0 or size == "-1"):
+            raise UserError(f"mesh '{text}': the size '{size}' of '{name}' is not a positive number or -1, as in 'fsdp:-1,tensor:2'")
+        sizes[name] = int(size)
+    return {axis: sizes.get(axis, 1) for axis in AXES}
+
+
+def _fill(text: str, sizes: dict[str, int], count: int) -> dict[str, int]:
+    """Puts the remaining devices where the -1 is."""
+    open_axes = [axis for axis, size in sizes.items() if size == -1]
+    if len(open_axes) > 1:
+        raise UserError(f"mesh '{text}': {' and '.join(open_axes)} are both -1; give all but one a size")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if open_axes and count % fixed == 0:
+        return {**sizes, open_axes[0]: count // fixed}
+    if open_axes or fixed > count:
+        raise UserError(f"mesh '{text}': the sizes multiply to {fixed}, which does not fit {count} devices; "
+                        f"choose sizes whose product {'divides' if open_axes else 'is at most'} {count}")
+    return sizes
