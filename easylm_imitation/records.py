@@ -64,6 +64,7 @@ class LedgerEntry:
     finish_reason: str = ""
     error: str = ""
     response: str | None = None     # the text, None when failed
+    request: str = ""               # hash of what was asked: messages, model and sampling; an answer serves that alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,6 +252,21 @@ def prompt_from(mapping: dict[str, Any], where: str) -> Prompt:
     return prompt
 
 
+def read_prompts(path: str | os.PathLike) -> list[Prompt]:
+    """A whole prompts file. UserError with file and line for a bad line, an empty message or an id that comes twice."""
+    prompts: dict[str, Prompt] = {}
+    for number, mapping in iter_jsonl(path):
+        prompt = prompt_from(mapping, f"{path}:{number}")
+        if prompt.id in prompts:
+            raise UserError(f"{path}:{number}: the id '{prompt.id}' was there before; ids must differ")
+        if not all(message.content.strip() for message in prompt.messages):
+            raise UserError(f"{path}:{number}: prompt '{prompt.id}' has an empty message")
+        prompts[prompt.id] = prompt
+    if not prompts:
+        raise UserError(f'{path}: no prompts in it; a line looks like {{"id": "p0", "prompt": "Where is Oslo?"}}')
+    return list(prompts.values())
+
+
 def _extras_to_meta(cls: type, mapping: dict[str, Any]) -> dict[str, Any]:
     known = {f.name for f in dataclasses.fields(cls)}
     extras = {k: v for k, v in mapping.items() if k not in known}
@@ -283,7 +299,8 @@ EXAMPLES: dict[type, dict[str, Any]] = {
     Prompt: {"id": "p0", "messages": [{"role": "user", "content": "Where is Oslo?"}], "dataset": "broad", "meta": {}},
     LedgerEntry: {
         "prompt_id": "p0", "sample": 0, "status": "ok", "model": "gpt-4", "prompt_tokens": 5, "completion_tokens": 6,
-        "cost": 0.0005, "seconds": 0.8, "finish_reason": "stop", "error": "", "response": "Oslo is in Norway."},
+        "cost": 0.0005, "seconds": 0.8, "finish_reason": "stop", "error": "", "response": "Oslo is in Norway.",
+        "request": "9999999999999999"},
     Lineage: {
         "id": "0f0f0f0f0f0f0f0f", "name": "imitation", "base": "aaaaaaaaaaaaaaaa", "base_name": "base",
         "init": "aaaaaaaaaaaaaaaa", "teachers": ["gpt-4"], "data_card": "bbbbbbbbbbbbbbbb", "tokens": 20000,
