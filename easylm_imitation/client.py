@@ -13,8 +13,10 @@ import asyncio
 import dataclasses
 import datetime
 import email.utils
+import functools
 import os
 import random
+import ssl
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -120,7 +122,7 @@ class Client:
         """Opens the connection pool."""
         limits = httpx.Limits(max_connections=self.config.concurrency)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._http = httpx.AsyncClient(timeout=self.config.timeout, limits=limits, headers=headers)
+        self._http = httpx.AsyncClient(timeout=self.config.timeout, limits=limits, headers=headers, verify=_tls())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -260,6 +262,12 @@ def with_client(config: ClientConfig, work: Callable[[Client], Coroutine[Any, An
         async with Client(config) as client:
             return await work(client)
     return asyncio.run(run())
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Made once: reading the certificates costs more than a request on loopback."""
+    return httpx.create_ssl_context()
 
 
 def _served_models(answer: dict) -> list[ServedModel]:

@@ -1,4 +1,4 @@
-"""A real HTTP server for tests: OpenAI's routes with scripted manners (429, 500, dropped connections, slowness, nonsense)."""
+"""A real HTTP server for tests: OpenAI's routes, manners by script (429, 500, broken connections, slowness, nonsense)."""
 import contextlib
 import http.server
 import json
@@ -8,8 +8,8 @@ import time
 
 
 class Endpoint:
-    """What the server does and what it saw. `behave(handler, body, n) -> dict | None`: a body to answer, or None when it
-    has answered (or broken) the connection itself; `n` counts the requests of that prompt from 1."""
+    """What the server does and what it saw. `behave(handler, body, n) -> dict | None`: a body to answer, or None when
+    it has answered (or broken) the connection itself; `n` counts the requests of that prompt from 1."""
 
     def __init__(self, behave=None, models=None):
         self.behave = behave or (lambda handler, body, n: answer(body))
@@ -27,7 +27,8 @@ def answer(body, text=None, finish="stop", usage=True):
     """A well-formed answer to a chat or completions request."""
     chat = "messages" in body
     text = f"answer to {body['messages'][-1]['content'] if chat else body['prompt']}" if text is None else text
-    choice = {"index": 0, "finish_reason": finish, **({"message": {"role": "assistant", "content": text}} if chat else {"text": text})}
+    said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+    choice = {"index": 0, "finish_reason": finish, **said}
     counts = {"usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}} if usage else {}
     return {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice], **counts}
 

@@ -55,7 +55,8 @@ def test_an_answer_is_read():
 def test_completions_take_text_and_ids_and_leave_out_what_is_none():
     with serving(Endpoint()) as endpoint:
         async def both(c):
-            return (await c.complete("once", max_tokens=3, seed=None)).text, await c.complete((1, 2), max_tokens=3, seed=7)
+            once = await c.complete("once", max_tokens=3, seed=None)
+            return once.text, await c.complete((1, 2), max_tokens=3, seed=7)
         text, reply = with_client(ClientConfig(endpoint.url, model="teacher"), both)
     assert text == "answer to once"
     assert "seed" not in endpoint.requests[0]
@@ -95,7 +96,8 @@ def test_a_slow_trickle_is_cut_off_too():
         assert time.monotonic() - started < 0.8
 
 
-@pytest.mark.parametrize("value", ["0.5", lambda: email.utils.formatdate(time.time() + 2, usegmt=True)], ids=["seconds", "date"])
+@pytest.mark.parametrize("value", ["0.5", lambda: email.utils.formatdate(time.time() + 2, usegmt=True)],
+                         ids=["seconds", "date"])
 def test_retry_after_is_honoured(value):
     header = value if isinstance(value, str) else value()
     with serving(Endpoint(first_badly(lambda h: send(h, 429, {}, [("Retry-After", header)])))) as endpoint:
