@@ -1,4 +1,4 @@
-"""A real HTTP server for tests: OpenAI's routes, manners by script (429, 500, broken connections, slowness, nonsense)."""
+"""A real HTTP server for tests: OpenAI's routes, manners by script (429, 500, drops, slowness, nonsense)."""
 import contextlib
 import http.server
 import json

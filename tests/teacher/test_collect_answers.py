@@ -1,0 +1,292 @@
+"""Collecting answers from a real, scripted HTTP server: order, resume after kill -9, budgets, failures, bad input."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+from endpoint import Endpoint, answer, drop, send, serving
+
+from easylm_imitation.config import load
+from easylm_imitation.records import EXAMPLES, Conversation, LedgerEntry, Lineage, read_jsonl
+from easylm_imitation.schema import UserError
+from easylm_imitation.teacher import CollectConfig, collect_answers
+from easylm_imitation.teacher.ledger import Ledger
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """(prompts file with six prompts, output path)."""
+    prompts = [{"id": f"p{i}", "prompt": f"question {i}"} for i in range(6)]
+    return prompts_file(tmp_path, prompts), tmp_path / "out.jsonl"
+
+
+def prompts_file(folder, lines):
+    path = folder / "prompts.jsonl"
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def collect(endpoint, files, **settings):
+    return collect_answers(CollectConfig(**{"attempts": 2, "timeout": 5.0, **settings}), endpoint.url, *files)
+
+
+def ledger_of(out):
+    return read_jsonl(LedgerEntry, f"{out}.ledger.jsonl")
+
+
+def asked(endpoint):
+    return Counter(body["messages"][-1]["content"] for body in endpoint.requests)
+
+
+def test_answers_become_conversations_in_the_order_of_the_prompts(files):
+    def unordered(handler, body, n):
+        time.sleep(0.05 * (body["messages"][-1]["content"] == "question 0"))
+        return answer(body)
+    with serving(Endpoint(unordered)) as endpoint:
+        result = collect(endpoint, files, price_in=100.0, price_out=1000.0)
+    made = read_jsonl(Conversation, files[1])
+    assert [c.id for c in made] == [f"p{i}" for i in range(6)]
+    assert [m.content for m in made[0].messages] == ["question 0", "answer to question 0"]
+    assert {(c.teacher, c.dataset, c.meta["finish_reason"]) for c in made} == {("teacher", "answers", "stop")}
+    assert (result.asked, result.kept, result.failed) == (6, 6, 0)
+    assert (result.prompt_tokens, result.completion_tokens) == (60, 30)
+    assert result.cost == pytest.approx(60 * 1e-4 + 30 * 1e-3)
+    assert {(e.status, e.prompt_tokens, e.completion_tokens) for e in ledger_of(files[1])} == {("ok", 10, 5)}
+
+
+def test_the_teacher_is_named_by_its_lineage(files):
+    with serving(Endpoint(models=[{"id": "served-as", "lineage": EXAMPLES[Lineage]}])) as endpoint:
+        result = collect(endpoint, files)
+    assert result.teacher == "imitation"
+    assert read_jsonl(Conversation, files[1])[0].teacher == "imitation"
+    assert endpoint.requests[0]["model"] == "served-as"
+
+
+def test_settings_and_systems_reach_the_teacher(tmp_path):
+    files = prompts_file(tmp_path, [
+        {"id": "a", "prompt": "one", "dataset": "mine", "topic": "x"},
+        {"id": "b", "messages": [{"role": "system", "content": "own"}, {"role": "user", "content": "two"}]},
+    ]), tmp_path / "out.jsonl"
+    with serving(Endpoint()) as endpoint:
+        collect(endpoint, files, samples=2, seed=5, top_p=0.9, stop=("END",), system="Be brief.", concurrency=1)
+    first = endpoint.requests[0]
+    assert first["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}]
+    assert (first["top_p"], first["stop"], first["temperature"], first["max_tokens"]) == (0.9, ["END"], 0.7, 1024)
+    assert [r["seed"] for r in endpoint.requests] == [5, 6, 5, 6]
+    assert [m["content"] for m in endpoint.requests[2]["messages"]] == ["own", "two"]
+    made = read_jsonl(Conversation, files[1])
+    assert [(c.id, c.dataset, len(c.messages)) for c in made] == [
+        ("a_0", "mine", 2), ("a_1", "mine", 2), ("b_0", "answers", 3), ("b_1", "answers", 3)]
+    assert made[0].meta["topic"] == "x"
+
+
+def test_the_system_message_is_kept_on_demand(files):
+    with serving(Endpoint()) as endpoint:
+        collect(endpoint, files, system="Be brief.", keep_system=True)
+    assert [m.role for m in read_jsonl(Conversation, files[1])[0].messages] == ["system", "user", "assistant"]
+
+
+def test_killed_in_the_middle_and_restarted_nothing_is_paid_twice(tmp_path):
+    """The server answers seven prompts and then hangs; the client is killed with SIGKILL, its last line torn."""
+    prompts = prompts_file(tmp_path, [{"id": f"p{i}", "prompt": f"question {i}"} for i in range(20)])
+    out, hang, lock, answered = tmp_path / "out.jsonl", threading.Event(), threading.Lock(), Counter()
+    hang.set()
+
+    def behave(handler, body, n):
+        with lock:
+            if not hang.is_set() or sum(answered.values()) < 7:
+                answered[body["messages"][-1]["content"]] += 1
+                return answer(body)
+        while hang.is_set():
+            time.sleep(0.01)
+        return drop(handler)
+
+    with serving(Endpoint(behave)) as endpoint:
+        command = [sys.executable, "-m", "easylm_imitation", "collect", "--teacher", endpoint.url, "--json",
+                   "--prompts", str(prompts), "--out", str(out), "--config.concurrency=3"]
+        child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        ledger = pathlib.Path(f"{out}.ledger.jsonl")
+        wait_for(lambda: ledger.exists() and ledger.read_bytes().count(b"\n") == 7 and endpoint.in_flight == 3)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        hang.clear()
+        assert not out.exists()
+        with open(ledger, "a") as file:
+            file.write('{"prompt_id": "p19", "sample": 0, "status": "ok", "mod')
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["reused"], result["asked"], result["kept"]) == (7, 13, 20)
+    assert answered == {f"question {i}": 1 for i in range(20)}
+    assert [c.id for c in read_jsonl(Conversation, out)] == [f"p{i}" for i in range(20)]
+    assert len(ledger_of(out)) == 20
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def test_a_finished_collection_asks_nothing_and_writes_the_same(files):
+    with serving(Endpoint()) as endpoint:
+        collect(endpoint, files)
+        before = files[1].read_bytes()
+        result = collect(endpoint, files)
+    assert len(endpoint.requests) == 6
+    assert (result.asked, result.reused, result.kept) == (0, 6, 6)
+    assert files[1].read_bytes() == before
+
+
+def test_more_samples_and_more_prompts_ask_only_for_what_is_new(files, tmp_path):
+    with serving(Endpoint()) as endpoint:
+        collect(endpoint, files, samples=1)
+        prompts_file(tmp_path, [{"id": f"p{i}", "prompt": f"question {i}"} for i in range(7)])
+        collect(endpoint, files, samples=2)
+    assert asked(endpoint) == {f"question {i}": 2 for i in range(7)}
+
+
+@pytest.mark.parametrize(("settings", "says"), [
+    ({"temperature": 0.1}, r"'temperature' was 0.7 and is 0.1"),
+    ({"system": "Be brief."}, "'system' was '' and is 'Be brief.'"),
+    ({"model": "other"}, "'model' was 'teacher' and is 'other'")])
+def test_answers_to_other_requests_are_not_mixed_in(files, settings, says):
+    with serving(Endpoint(models=[{"id": "teacher"}, {"id": "other"}])) as endpoint:
+        collect(endpoint, files, model="teacher")
+        with pytest.raises(UserError, match=says):
+            collect(endpoint, files, **{"model": "teacher", **settings})
+    assert len(endpoint.requests) == 6
+
+
+def test_a_prompt_that_changed_under_its_id_is_an_error(files, tmp_path):
+    with serving(Endpoint()) as endpoint:
+        collect(endpoint, files)
+        prompts_file(tmp_path, [{"id": "p0", "prompt": "something else"}])
+        with pytest.raises(UserError, match="the text of prompt 'p0' has changed"):
+            collect(endpoint, files)
+
+
+def test_empty_and_truncated_answers_are_dropped_and_counted_or_kept(files):
+    def behave(handler, body, n):
+        kind = body["messages"][-1]["content"][-1]
+        return answer(body, **{"0": {"text": " \n"}, "1": {"finish": "length"}}.get(kind, {}))
+    with serving(Endpoint(behave)) as endpoint:
+        dropping = collect(endpoint, files)
+        assert (dropping.kept, dropping.dropped) == (4, {"empty": 1, "truncated": 1})
+        keeping = collect(endpoint, files, empty="keep", truncated="keep")
+    assert (keeping.kept, keeping.dropped) == (6, {})
+    assert len(endpoint.requests) == 6, "what is kept is decided when writing, not when asking"
+
+
+def test_a_budget_in_tokens_is_never_passed(files):
+    """A request may cost (10 characters / 2.5) + 100 tokens at worst; it really costs 15."""
+    with serving(Endpoint()) as endpoint:
+        result = collect(endpoint, files, max_tokens=100, budget_tokens=140, concurrency=4)
+        assert (result.asked, result.unasked, result.kept) == (3, 3, 3)
+        again = collect(endpoint, files, max_tokens=100, budget_tokens=140)
+        assert (again.asked, len(endpoint.requests)) == (0, 3)
+        assert collect(endpoint, files, max_tokens=100, budget_tokens=10_000).kept == 6
+
+
+def test_a_budget_in_dollars_counts_earlier_runs_too(files):
+    prices = {"price_in": 0.0, "price_out": 1e6, "max_tokens": 5, "concurrency": 2}     # a dollar a token, 5 an answer
+    with serving(Endpoint()) as endpoint:
+        assert collect(endpoint, files, budget_cost=11.0, **prices).cost == 10.0
+        assert collect(endpoint, files, budget_cost=20.0, **prices).cost == 20.0
+    assert len(endpoint.requests) == 4
+
+
+def test_a_budget_needs_an_endpoint_that_counts(files):
+    with serving(Endpoint(lambda h, body, n: answer(body, usage=False))) as endpoint:
+        with pytest.raises(UserError, match="reports no token usage"):
+            collect(endpoint, files, budget_tokens=10**6)
+        assert collect(endpoint, (files[0], files[1].with_name("other.jsonl"))).prompt_tokens == 0
+
+
+def test_failed_prompts_are_counted_and_asked_again(files):
+    broken = {"question 2"}
+    with serving(Endpoint(lambda h, body, n: send(h, 400, {"error": {"message": "content filter"}})
+                          if body["messages"][-1]["content"] in broken else answer(body))) as endpoint:
+        result = collect(endpoint, files)
+        assert (result.kept, result.failed) == (5, 1)
+        entry = next(e for e in ledger_of(files[1]) if e.status == "failed")
+        assert (entry.prompt_id, entry.error) == ("p2", "HTTP 400: content filter")
+        broken.clear()
+        assert (collect(endpoint, files).kept, asked(endpoint)["question 2"], len(endpoint.requests)) == (6, 2, 7)
+
+
+def test_a_teacher_that_is_gone_stops_the_run_and_keeps_what_was_answered(files):
+    with serving(Endpoint(lambda h, body, n: answer(body) if body["messages"][-1]["content"] == "question 0"
+                          else send(h, 503, {}))) as endpoint:
+        with pytest.raises(UserError, match="3 prompts in a row failed.*HTTP 503.*the same command continues"):
+            collect(endpoint, files, attempts=1, give_up_after=3, concurrency=1)
+    assert not files[1].exists()
+    assert [e.status for e in ledger_of(files[1])] == ["ok", "failed", "failed", "failed"]
+
+
+def test_nothing_to_keep_is_an_error_and_writes_nothing(files):
+    with serving(Endpoint(lambda h, body, n: answer(body, text=""))) as endpoint:
+        with pytest.raises(UserError, match="no answer to keep"):
+            collect(endpoint, files)
+    assert not files[1].exists()
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ('{"id": "x", "prompt": ', "prompts.jsonl:2: not valid JSON"),
+    ('{"prompt": "no id"}', "prompts.jsonl:2: the key 'id' is missing"),
+    ('{"id": "a", "prompt": "again"}', "prompts.jsonl:2: the id 'a' was there before"),
+    ('{"id": "x", "prompt": "  "}', "prompts.jsonl:2: prompt 'x' has an empty message"),
+    ('{"id": "x", "messages": [{"role": "assistant", "content": "hi"}]}', "prompts.jsonl:2: .* must end with a user"),
+    ('["a"]', "prompts.jsonl:2: expected a JSON object"),
+])
+def test_a_bad_prompt_is_named_before_any_request(tmp_path, line, says):
+    prompts = prompts_file(tmp_path, [{"id": "a", "prompt": "fine"}, line])
+    with serving(Endpoint()) as endpoint, pytest.raises(UserError, match=says):
+        collect(endpoint, (prompts, tmp_path / "out.jsonl"))
+    assert not endpoint.requests
+    assert not (tmp_path / "out.jsonl.ledger.jsonl").exists()
+
+
+def test_an_output_that_was_not_collected_is_left_alone(files):
+    files[1].write_text("mine\n")
+    with pytest.raises(UserError, match="choose another name"):
+        collect(Endpoint(), files)
+    assert files[1].read_text() == "mine\n"
+
+
+def test_two_processes_do_not_share_a_ledger(tmp_path):
+    with Ledger(tmp_path / "l.jsonl"), pytest.raises(UserError, match="another process collects"):
+        Ledger(tmp_path / "l.jsonl")
+
+
+def test_a_broken_line_inside_the_ledger_is_an_error(tmp_path):
+    (tmp_path / "l.jsonl").write_text('{"prompt_id": "a"}\n')
+    with pytest.raises(UserError, match=r"l.jsonl:1: the key 'sample' is missing"):
+        Ledger(tmp_path / "l.jsonl")
+
+
+@pytest.mark.parametrize(("settings", "says"), [
+    ({"samples": 0}, "samples=0"), ({"samples": 2, "temperature": 0.0}, "equal answers"),
+    ({"budget_cost": 1.0}, "price_in")])
+def test_settings_that_make_no_sense_are_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        CollectConfig(**settings)
+
+
+def test_the_shipped_config_is_one_and_the_key_enters_no_file(files, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    config = load(CollectConfig, str(ROOT / "configs/collect/answers.py"), ["--config.max_tokens=9"])
+    with serving(Endpoint()) as endpoint:
+        collect_answers(config, endpoint.url, *files)
+    assert endpoint.headers[0]["Authorization"] == "Bearer sk-secret"
+    assert endpoint.requests[0]["max_tokens"] == 9
+    for name in os.listdir(files[1].parent):
+        assert "sk-secret" not in (files[1].parent / name).read_text()
