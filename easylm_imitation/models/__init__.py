@@ -9,8 +9,16 @@ from easylm_imitation.models.gpt2 import GPT2Config
 from easylm_imitation.models.llama import LlamaConfig
 from easylm_imitation.models.model import Model, Params, create, stack, unstack
 from easylm_imitation.models.names import Entry, NameMap
-from easylm_imitation.models.presets import FAMILIES, PRESETS, config_mapping, difference, family_of, hf_family, model_config
+from easylm_imitation.models.presets import (
+    FAMILIES,
+    PRESETS,
+    config_mapping,
+    difference,
+    family_of,
+    hf_family,
+    model_config,
+)
 
-__all__ = ["BACKENDS", "FAMILIES", "PRESETS", "Cache", "Entry", "GPT2Config", "LlamaConfig", "Model", "ModelConfig", "NameMap",
-           "Params", "attention", "config_mapping", "create", "difference", "family_of", "hf_family", "model_config", "put_rows",
-           "stack", "unstack"]
+__all__ = ["BACKENDS", "FAMILIES", "PRESETS", "Cache", "Entry", "GPT2Config", "LlamaConfig", "Model", "ModelConfig",
+           "NameMap", "Params", "attention", "config_mapping", "create", "difference", "family_of", "hf_family",
+           "model_config", "put_rows", "stack", "unstack"]

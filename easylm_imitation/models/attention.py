@@ -1,7 +1,7 @@
 """Attention with one signature and several backends, all equal to `reference`.
 
-A query sees a key of the same segment at its own position or before. Positions restart in every segment of a packed row;
-segment 0 is padding, which sees only padding, so that no row of scores is empty.
+A query sees a key of the same segment at its own position or before. Positions restart in every segment of a
+packed row; segment 0 is padding, which sees only padding, so that no row of scores is empty.
 """
 import functools
 from collections.abc import Callable
@@ -22,14 +22,16 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, se
     """Causal attention within segments: q [B, T, N, H], k and v [B, S, K, H] -> [B, T, N, H], in the dtype of q.
 
     positions, segment_ids [B, T] int32; `segment_ids=None` is one segment a row. Keys are the queries' own row unless
-    `key_positions` ([B, S] or [1, S]) says otherwise; in their own row keys stand in order, so later ones can be skipped.
-    N is a multiple of K (grouped queries). Scores and softmax are fp32. Raises ValueError for an unknown backend.
+    `key_positions` ([B, S] or [1, S]) says otherwise; in their own row keys stand in order, so later ones can be
+    skipped. N is a multiple of K (grouped queries). Scores and softmax are fp32. Raises ValueError for an unknown
+    backend.
     """
     if backend == "auto":
         backend = _choose(q, key_positions)
     if backend not in BACKENDS:
         raise ValueError(f"attention backend '{backend}' is not one of auto, {', '.join(BACKENDS)}")
-    return BACKENDS[backend](q, k.astype(q.dtype), v.astype(q.dtype), positions, segment_ids, key_positions, key_segment_ids)
+    k, v = k.astype(q.dtype), v.astype(q.dtype)
+    return BACKENDS[backend](q, k, v, positions, segment_ids, key_positions, key_segment_ids)
 
 
 def _choose(q: jax.Array, key_positions: jax.Array | None) -> str:
@@ -56,7 +58,7 @@ def _reference(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, s
 
 def _chunked(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segment_ids: jax.Array | None,
              key_positions: jax.Array | None, key_segment_ids: jax.Array | None) -> jax.Array:
-    """The reference over chunks of queries, recomputed in the backward pass; against its own row a chunk skips later keys."""
+    """The reference over chunks of queries, recomputed backward; in its own row a chunk skips later keys."""
     length = q.shape[1]
     size = max(_SMALLEST_CHUNK, -(-length // _CHUNKS))
     own = key_positions is None

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 Cache = dict[str, Any]
 
 
-def make_cache(layers: int, rows: int, length: int, kv_heads: int, head_dim: int, dtype: jnp.dtype, stacked: bool) -> Cache:
+def make_cache(layers: int, rows: int, length: int, kv_heads: int, head_dim: int, dtype: jnp.dtype,
+               stacked: bool) -> Cache:
     """A cache of zeros."""
     shape = (rows, length, kv_heads, head_dim)
     if stacked:
@@ -20,14 +21,14 @@ def make_cache(layers: int, rows: int, length: int, kv_heads: int, head_dim: int
 
 
 def write(cache: jax.Array, new: jax.Array, positions: jax.Array, layer: jax.Array | None = None) -> jax.Array:
-    """Puts new [B, T, K, H] at cache[(layer,) b, positions[b, t]]; positions at or beyond the cache's length are dropped."""
+    """Puts new [B, T, K, H] at cache[(layer,) b, positions[b, t]]; positions beyond the cache are dropped."""
     rows = jnp.arange(new.shape[0])[:, None]
     where = (rows, positions) if layer is None else (layer, rows, positions)
     return cache.at[where].set(new.astype(cache.dtype), mode="drop")
 
 
 def put_rows(cache: Cache, other: Cache, start: jax.Array | int) -> Cache:
-    """Copies all rows of `other`, a cache of the same form with at most this length, into rows start, start + 1, ... of `cache`."""
+    """Copies all rows of `other`, a cache of the same form and at most this length, into rows start, start + 1, ..."""
     def put(into: jax.Array, part: jax.Array) -> jax.Array:
         lead = (0,) * (into.ndim - 4)
         return jax.lax.dynamic_update_slice(into, part.astype(into.dtype), (*lead, start, 0, 0, 0))

@@ -48,13 +48,13 @@ class ModelConfig:
     def flops_per_token(self, context: int) -> float:
         """Forward and backward FLOPs of one token in a row of `context` tokens, without recomputation.
 
-        6 for each matmul weight, and causal attention: scores and values cost 2 * 2 * N * H for each of context / 2 keys
-        on average, three times (forward, and twice that backward): 6 * L * N * H * context.
+        6 for each matmul weight, and causal attention: scores and values cost 2 * 2 * N * H for each of context / 2
+        keys on average, three times (forward, and twice that backward): 6 * L * N * H * context.
         """
         return 6.0 * self.matmul_weights() + 6.0 * self.layers * self.attention_dim * context
 
     def check_context(self, tokens: int) -> None:
-        """Raises UserError when rows of `tokens` cannot be represented; families with relative positions take any length."""
+        """Raises UserError when rows of `tokens` cannot be represented; relative positions take any length."""
         if tokens < 1:
             raise UserError(f"context {tokens}: a row needs at least one token")
 
@@ -65,8 +65,8 @@ class Family:
 
     `block(config, rngs=)` offers `project(x, shared) -> (q, k, v)` and `finish(x, attended) -> x`;
     `ends(config, rngs=)` offers `start(tokens, positions, dtype) -> (x, shared)`, `norm(x)` and `head() -> [D, V]`,
-    where `shared` is whatever the blocks need to know of the positions. `specs` is the sharding table of one config, with
-    `layers/...` for the parameters of one layer.
+    where `shared` is whatever the blocks need to know of the positions. `specs` is the sharding table of one config,
+    with `layers/...` for the parameters of one layer.
     """
     name: str
     config: type[ModelConfig]
@@ -80,12 +80,12 @@ class Family:
 
 
 def vocab_spec(vocab_size: int) -> PartitionSpec:
-    """Spec of a [V, D] table: the vocabulary on `tensor` where usual sizes of that axis divide it, else D on both axes."""
+    """Spec of a [V, D] table: V on `tensor` where usual sizes of that axis divide it, else D on both axes."""
     return PartitionSpec("tensor", "fsdp") if vocab_size % 8 == 0 else PartitionSpec(None, ("fsdp", "tensor"))
 
 
 def demand(mapping: Mapping[str, Any], key: str, allowed: tuple[Any, ...], default: Any) -> None:
-    """Raises UserError unless config.json's `key` (or its default) is one of `allowed`: what is not computed is refused."""
+    """Raises UserError unless config.json's `key` (or the default) is allowed: what is not computed is refused."""
     value = mapping.get(key, default)
     if value not in allowed:
         raise UserError(f"config.json: {key}={value!r} is not supported for model_type '{mapping.get('model_type')}'; "

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): LayerNorm before each half of a block, learned positions, tanh GELU, biases, a tied head."""
+"""GPT-2 (Radford et al. 2019): LayerNorm before each half of a block, learned positions, GELU, biases, tied head."""
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -60,7 +60,7 @@ class GPT2Config(ModelConfig):
         """Raises UserError beyond the learned positions."""
         super().check_context(tokens)
         if tokens > self.context:
-            raise UserError(f"context {tokens}: this gpt2 has learned {self.context} positions; ask for at most {self.context}")
+            raise UserError(f"context {tokens}: this gpt2 has learned {self.context} positions; ask for no more")
 
 
 class Attention(nnx.Module):
@@ -149,13 +149,15 @@ def specs(config: GPT2Config) -> SpecTable:
 def names(config: GPT2Config) -> NameMap:
     """Hugging Face names (GPT2LMHeadModel). Its Conv1D keeps kernels as [in, out], as we do; q, k and v are merged."""
     h = "transformer.h.{layer}."
-    pairs = (("attention_norm", "ln_1"), ("mlp_norm", "ln_2"))
-    norms = [Entry(f"layers/{ours}/{a}", f"{h}{theirs}.{b}") for ours, theirs in pairs for a, b in (("scale", "weight"), ("bias", "bias"))]
+    norms = [Entry(f"layers/{ours}/{a}", f"{h}{theirs}.{b}")
+             for ours, theirs in (("attention_norm", "ln_1"), ("mlp_norm", "ln_2"))
+             for a, b in (("scale", "weight"), ("bias", "bias"))]
     maps = (("attention/qkv", "attn.c_attn", "merged"), ("attention/out", "attn.c_proj", "same"),
             ("mlp/up", "mlp.c_fc", "same"), ("mlp/down", "mlp.c_proj", "same"))
     linears = [Entry(f"layers/{ours}/{a}", f"{h}{theirs}.{b}", form) for ours, theirs, form in maps
                for a, b in (("kernel", "weight"), ("bias", "bias"))]
-    ends = [Entry("embed/embedding", "transformer.wte.weight"), Entry("embed_positions/embedding", "transformer.wpe.weight"),
+    ends = [Entry("embed/embedding", "transformer.wte.weight"),
+            Entry("embed_positions/embedding", "transformer.wpe.weight"),
             Entry("final_norm/scale", "transformer.ln_f.weight"), Entry("final_norm/bias", "transformer.ln_f.bias")]
     head = [] if config.tie_embeddings else [Entry("unembed/kernel", "lm_head.weight", "transposed")]
     copies = (("lm_head.weight", "transformer.wte.weight"),) if config.tie_embeddings else ()
@@ -187,7 +189,7 @@ def config_to_hf(config: GPT2Config) -> dict[str, Any]:
 
 
 def _residual_std(config: GPT2Config) -> float:
-    """The kernels that write into the residual stream start smaller, by the root of their number (GPT-2 paper, section 2.3)."""
+    """Kernels that write into the residual stream start smaller, by the root of their number (paper, section 2.3)."""
     return config.init_std / (2 * config.layers) ** 0.5
 
 

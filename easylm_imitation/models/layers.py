@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from easylm_imitation.sharding import constrain
+
 
 class Linear(nnx.Module):
-    """`[..., d_in] -> [..., *d_out]` with a kernel [d_in, *d_out], normally distributed, and an optional zero bias [*d_out]."""
+    """`[..., d_in] -> [..., *d_out]`: a kernel [d_in, *d_out], normally distributed; optionally a bias of zeros."""
 
     def __init__(self, d_in: int, *d_out: int, std: float, bias: bool = False, rngs: nnx.Rngs):
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (d_in, *d_out)))
@@ -29,8 +31,9 @@ class Embedding(nnx.Module):
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (rows, d_model)))
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """ids [...] -> [..., D] in `dtype`; ids beyond the table are clipped. Looks up first, so that the table is not cast whole."""
-        return jnp.take(self.embedding[...], ids, axis=0, mode="clip").astype(dtype)
+        """ids [...] -> [..., D] in `dtype`; ids beyond the table are clipped."""
+        table = constrain(self.embedding[...], "tensor", None)  # gather D first, else each looked-up row is reassembled
+        return jnp.take(table, ids, axis=0, mode="clip").astype(dtype)  # cast last: the table is larger than the rows
 
 
 class RMSNorm(nnx.Module):
@@ -64,7 +67,7 @@ class LayerNorm(nnx.Module):
 
 
 def rope_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin), each [B, T, 1, head_dim / 2] in fp32, of rotary embeddings (Su et al. 2021): angle = position * theta^(-2i/H)."""
+    """(cos, sin), each [B, T, 1, H / 2] in fp32, of rotary positions (Su et al. 2021): position * theta^(-2i/H)."""
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)

@@ -1,7 +1,7 @@
-"""The LLaMA family (LLaMA 1 and 2, Mistral, TinyLlama, Qwen2 and 2.5): RMSNorm, rotary positions, gated SiLU, grouped queries.
+"""The LLaMA family (LLaMA 1 and 2, Mistral, TinyLlama, Qwen2 and 2.5): RMSNorm, rotary positions, gated SiLU, GQA.
 
-Options that these models need: q/k/v biases, a tied head, a head dim of its own. Not here yet: RoPE scaling (LLaMA 3.1),
-sliding windows shorter than the context; their configs are refused, never computed differently.
+Options that these models need: q/k/v biases, a tied head, a head dim of its own. Not here yet: RoPE scaling (LLaMA
+3.1), sliding windows shorter than the context; their configs are refused, never computed differently.
 """
 import dataclasses
 from collections.abc import Mapping
@@ -16,6 +16,8 @@ from easylm_imitation.models.family import Family, ModelConfig, SpecTable, deman
 from easylm_imitation.models.layers import Embedding, Linear, RMSNorm, rope_tables, rotate
 from easylm_imitation.models.names import Entry, NameMap
 from easylm_imitation.schema import UserError
+
+Tables = tuple[jax.Array, jax.Array]  # cos and sin of the rotary positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Block(nnx.Module):
         self.mlp = GatedMLP(config, rngs)
         self.head_dim = config.head_dim
 
-    def project(self, x: jax.Array, shared: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(self, x: jax.Array, shared: Tables) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x [B, T, D], rotary tables -> q [B, T, N, H], k and v [B, T, K, H]."""
         x = self.attention_norm(x)
         q, k, v = (self._heads(projection(x)) for projection in (self.attention.q, self.attention.k, self.attention.v))
@@ -119,7 +121,7 @@ class Ends(nnx.Module):
             self.unembed = Linear(config.d_model, config.vocab_size, std=config.init_std, rngs=rngs)
         self.head_dim, self.theta = config.head_dim, config.rope_theta
 
-    def start(self, tokens: jax.Array, positions: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def start(self, tokens: jax.Array, positions: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, Tables]:
         """tokens, positions [B, T] -> embeddings [B, T, D], and the rotary tables that every layer uses."""
         return self.embed(tokens, dtype), rope_tables(positions, self.head_dim, self.theta)
 
@@ -153,14 +155,16 @@ def names(config: LlamaConfig) -> NameMap:
     layer = "model.layers.{layer}."
     attention = [Entry(f"layers/attention/{ours}/kernel", f"{layer}self_attn.{theirs}.weight", "transposed")
                  for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "o_proj"))]
-    biases = [Entry(f"layers/attention/{p}/bias", f"{layer}self_attn.{p}_proj.bias") for p in "qkv"] if config.qkv_bias else []
+    biases = [Entry(f"layers/attention/{p}/bias", f"{layer}self_attn.{p}_proj.bias")
+              for p in ("q", "k", "v") if config.qkv_bias]
     mlp = [Entry(f"layers/mlp/{p}/kernel", f"{layer}mlp.{p}_proj.weight", "transposed") for p in ("gate", "up", "down")]
     norms = [Entry("layers/attention_norm/scale", f"{layer}input_layernorm.weight"),
              Entry("layers/mlp_norm/scale", f"{layer}post_attention_layernorm.weight")]
     head = [] if config.tie_embeddings else [Entry("unembed/kernel", "lm_head.weight", "transposed")]
     embed, final = Entry("embed/embedding", "model.embed_tokens.weight"), Entry("final_norm/scale", "model.norm.weight")
     copies = (("lm_head.weight", embed.name),) if config.tie_embeddings else ()
-    return NameMap((embed, *attention, *biases, *mlp, *norms, final, *head), (r".*rotary_emb\.inv_freq",), copies, "model.")
+    entries = (embed, *attention, *biases, *mlp, *norms, final, *head)
+    return NameMap(entries, (r".*rotary_emb\.inv_freq",), copies, "model.")
 
 
 def config_from_hf(mapping: Mapping[str, Any]) -> LlamaConfig:
@@ -172,15 +176,16 @@ def config_from_hf(mapping: Mapping[str, Any]) -> LlamaConfig:
     _refuse_window(mapping, context)
     return LlamaConfig(
         vocab_size=read(mapping, "vocab_size"), context=context, layers=read(mapping, "num_hidden_layers"),
-        d_model=read(mapping, "hidden_size"), heads=read(mapping, "num_attention_heads"), d_ff=read(mapping, "intermediate_size"),
-        kv_heads=mapping.get("num_key_value_heads") or 0, head_dim=mapping.get("head_dim") or 0,
+        d_model=read(mapping, "hidden_size"), heads=read(mapping, "num_attention_heads"),
+        d_ff=read(mapping, "intermediate_size"), kv_heads=mapping.get("num_key_value_heads") or 0,
+        head_dim=mapping.get("head_dim") or 0,
         tie_embeddings=mapping.get("tie_word_embeddings", False), qkv_bias=mapping["model_type"] == "qwen2",
         rope_theta=_rope_theta(mapping), norm_eps=mapping.get("rms_norm_eps", 1e-6),
         init_std=mapping.get("initializer_range", 0.02))
 
 
 def config_to_hf(config: LlamaConfig) -> dict[str, Any]:
-    """config.json with the keys that transformers 4 and 5 and vLLM all accept: model_type qwen2 with q/k/v biases, else llama."""
+    """config.json as transformers 4 and 5 and vLLM read it: model_type qwen2 with q/k/v biases, else llama."""
     kind, architecture = ("qwen2", "Qwen2ForCausalLM") if config.qkv_bias else ("llama", "LlamaForCausalLM")
     own = {"use_sliding_window": False} if config.qkv_bias else {"attention_bias": False, "mlp_bias": False}
     return {
@@ -205,8 +210,9 @@ def _refuse_window(mapping: Mapping[str, Any], context: int) -> None:
     window = mapping.get("sliding_window")
     in_use = mapping.get("use_sliding_window", mapping["model_type"] == "mistral")
     if in_use and window is not None and window < context:
-        raise UserError(f"config.json: sliding_window={window} is shorter than the context of {context} and not supported; "
-                        f"set max_position_embeddings to {window} to use the model within its window")
+        raise UserError(f"config.json: sliding_window={window} is shorter than the context of {context}, which is not "
+                        f"supported; set max_position_embeddings to {window} to use the model within its window")
 
 
-FAMILY = Family("llama", LlamaConfig, Block, Ends, specs, names, config_from_hf, config_to_hf, ("llama", "mistral", "qwen2"))
+FAMILY = Family("llama", LlamaConfig, Block, Ends, specs, names, config_from_hf, config_to_hf,
+                hf_types=("llama", "mistral", "qwen2"))

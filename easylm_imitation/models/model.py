@@ -2,8 +2,8 @@
 
     params = {"embed": ..., "final_norm": ..., ["unembed": ...,] "layers": {... every leaf with a leading dim L}}
 
-Stacked layers run in one `lax.scan`, compiled once whatever the depth; `unstack` turns them into a tuple, which runs as a
-Python loop: on CPU a scan copies each layer's slice of the weights, which costs decode most of its speed.
+Stacked layers run in one `lax.scan`, compiled once whatever the depth; `unstack` turns them into a tuple, which runs as
+a Python loop: on CPU a scan copies each layer's slice of the weights, which costs decode most of its speed.
 """
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ class Model:
     block: nnx.GraphDef     # one layer
 
     def init(self, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:
-        """Fresh parameters; jit it with out_shardings to make them where they belong. The same key gives the same on any mesh."""
+        """Fresh parameters; jit it with out_shardings to make them where they belong. The mesh changes no value."""
         family = family_of(self.config)
         ends_key, layers_key = jax.random.split(key)
         stack_of = jax.vmap(functools.partial(_pure, family.block, self.config))
@@ -96,8 +96,8 @@ class Model:
         whatever an earlier user of the row left behind later positions is never seen. A position at or beyond the
         cache's length marks padding: nothing is written, its output means nothing. `span` (static) promises that all
         real positions are below it, and spares the attention the rest of the cache. Donate the cache.
-        Returns (states after the final norm [B, T, D], cache). Raises ValueError when one of params and cache is stacked
-        and the other is not.
+        Returns (states after the final norm [B, T, D], cache). Raises ValueError when one of params and cache is
+        stacked and the other is not.
         """
         ends = nnx.merge(self.ends, _without_layers(params))
         x, shared = ends.start(tokens, positions, dtype)
@@ -175,7 +175,8 @@ def _checkpointed(layer: Callable[..., jax.Array], remat: Remat, prevent_cse: bo
     return jax.checkpoint(layer, policy=policies[remat], prevent_cse=prevent_cse)
 
 
-def _extend_loop(layer: Callable[..., tuple], x: jax.Array, layers: tuple, cache: caching.Cache) -> tuple[jax.Array, caching.Cache]:
+def _extend_loop(layer: Callable[..., tuple], x: jax.Array, layers: tuple,
+                 cache: caching.Cache) -> tuple[jax.Array, caching.Cache]:
     keys, values = [], []
     for weights, k, v in zip(layers, cache["k"], cache["v"], strict=True):
         x, k, v = layer(x, weights, k, v, None)
@@ -184,7 +185,8 @@ def _extend_loop(layer: Callable[..., tuple], x: jax.Array, layers: tuple, cache
     return x, {"k": tuple(keys), "v": tuple(values)}
 
 
-def _extend_scan(layer: Callable[..., tuple], x: jax.Array, layers: Params, cache: caching.Cache) -> tuple[jax.Array, caching.Cache]:
+def _extend_scan(layer: Callable[..., tuple], x: jax.Array, layers: Params,
+                 cache: caching.Cache) -> tuple[jax.Array, caching.Cache]:
     """The whole cache is carried and updated in place; as scanned input and output a second one would be allocated."""
     def step(carry: tuple, this: tuple) -> tuple[tuple, None]:
         weights, index = this

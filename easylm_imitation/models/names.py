@@ -8,7 +8,8 @@ from typing import Literal
 class Entry:
     """One parameter path and its tensor name; `{layer}` in the name stands for the number of a layer.
 
-    `form`: `same`, `transposed` (torch Linear keeps [out, in]), or `merged` (our [D, 3, D] is [D, 3 D] in the file, [3, D] is [3 D]).
+    `form`: `same`, `transposed` (torch Linear keeps [out, in]), or `merged` (our [D, 3, D] and [3, D] are [D, 3 D]
+    and [3 D] in the file).
     """
     path: str
     name: str

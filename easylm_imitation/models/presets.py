@@ -21,13 +21,13 @@ PRESETS: dict[str, ModelConfig] = {
     "gpt2-xl": GPT2Config(50257, 1024, layers=48, d_model=1600, heads=25, d_ff=6400),
     "llama-7b": LlamaConfig(32000, 2048, layers=32, d_model=4096, heads=32, d_ff=11008, norm_eps=1e-6),
     "llama-13b": LlamaConfig(32000, 2048, layers=40, d_model=5120, heads=40, d_ff=13824, norm_eps=1e-6),
-    "qwen2.5-0.5b": LlamaConfig(151936, 32768, layers=24, d_model=896, heads=14, d_ff=4864, kv_heads=2, tie_embeddings=True,
-                                qkv_bias=True, rope_theta=1e6, norm_eps=1e-6),
+    "qwen2.5-0.5b": LlamaConfig(151936, 32768, layers=24, d_model=896, heads=14, d_ff=4864, kv_heads=2,
+                                tie_embeddings=True, qkv_bias=True, rope_theta=1e6, norm_eps=1e-6),
 }
 
 
 def model_config(mapping: Mapping[str, Any], where: str = "model") -> ModelConfig:
-    """A config from `{"preset": name, ...overrides}` or `{"family": name, ...sizes}`; `where` names the place in errors.
+    """A config from `{"preset": name, ...overrides}` or `{"family": name, ...sizes}`; errors begin with `where`.
 
     An override of `d_model` or `heads` leaves `kv_heads` and `head_dim` as the preset has them: give them too. Raises
     UserError for an unknown preset, family or key, a wrong type, and sizes that do not go together.

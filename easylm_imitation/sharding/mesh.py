@@ -17,10 +17,10 @@ BATCH = PartitionSpec(("replica", "data", "fsdp"), "sequence")  # of tokens [B, 
 
 
 def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with all of AXES from `axis:size` pairs; an axis that is not named has size 1, one size may be -1 ("the rest").
+    """A mesh with all of AXES from `axis:size` pairs; unnamed axes have size 1, one size may be -1 ("the rest").
 
-    Axis types are Auto: the compiler propagates shardings. Without a -1, a product below the device count uses the first
-    devices and says so. Raises UserError for an unknown axis, a bad size, or sizes that the devices cannot fill.
+    Axis types are Auto: the compiler propagates shardings. Without a -1, a product below the device count uses the
+    first devices and says so. Raises UserError for an unknown axis, a bad size, or sizes that the devices cannot fill.
 
     >>> dict(make_mesh("fsdp:-1,tensor:2").shape)       # on 8 devices
     {'replica': 1, 'data': 1, 'fsdp': 4, 'tensor': 2, 'sequence': 1}
@@ -35,7 +35,7 @@ def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def constrain(x: jax.Array, *spec: str | tuple[str, ...] | None) -> jax.Array:
-    """Asks the compiler to lay `x` out as `PartitionSpec(*spec)` on the mesh of `jax.set_mesh`; without a mesh, `x` itself.
+    """Asks the compiler to lay `x` out as `PartitionSpec(*spec)` on the mesh of `jax.set_mesh`, if any.
 
     The layout is advice about speed, never about values: axes that do not divide their dim are left to the compiler, so
     that one row can be served on a mesh made for batches.
@@ -64,7 +64,8 @@ def _parse(text: str) -> dict[str, int]:
         if name in sizes:
             raise UserError(f"mesh '{text}': the axis '{name}' is given twice; name each axis once")
         if not (size.isdigit() and int(size) > 0 or size == "-1"):
-            raise UserError(f"mesh '{text}': the size '{size}' of '{name}' is not a positive number or -1, as in 'fsdp:-1,tensor:2'")
+            raise UserError(f"mesh '{text}': the size '{size}' of '{name}' is neither a positive number nor -1; "
+                            "write it as in 'fsdp:-1,tensor:2'")
         sizes[name] = int(size)
     return {axis: sizes.get(axis, 1) for axis in AXES}
 

@@ -12,8 +12,9 @@ _CLUSTER_MARKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 def start_processes() -> None:
     """Joins the processes of one run; call it before anything touches a device. One process alone: nothing happens.
 
-    The three variables JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID say it explicitly; else
-    jax detects a TPU pod, Slurm or Open MPI. Raises UserError when only some of the three are set or one is no number.
+    The three variables JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID say it explicitly;
+    else jax detects a TPU pod, Slurm or Open MPI. Raises UserError when only some of the three are set or
+    one is no number.
     """
     given = {name: os.environ[name] for name in _NAMES if os.environ.get(name)}
     if given:
@@ -25,16 +26,16 @@ def start_processes() -> None:
 def _start_explicitly(given: dict[str, str]) -> None:
     missing = [name for name in _NAMES if name not in given]
     if missing:
-        raise UserError(f"{' and '.join(given)} set without {' and '.join(missing)}; set all three, or none for one process")
+        raise UserError(f"{' and '.join(given)} set without {' and '.join(missing)}; set all three, or none")
     address, count, index = (given[name] for name in _NAMES)
     if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
-        raise UserError(f"JAX_NUM_PROCESSES={count}, JAX_PROCESS_ID={index}: expected a count and a number below it, from 0")
+        raise UserError(f"JAX_NUM_PROCESSES={count}, JAX_PROCESS_ID={index}: expected a count and a number below it")
     if int(count) > 1:
         jax.distributed.initialize(address, int(count), int(index))
 
 
 def _several_workers() -> bool:
-    """Whether the surroundings speak of more than one process: a TPU pod's worker list, or a batch system's task count."""
+    """Whether the surroundings speak of several processes: a TPU pod's worker list, a batch system's task count."""
     if len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
         return True
     return any(os.environ.get(name, "1").isdigit() and int(os.environ.get(name, "1")) > 1 for name in _CLUSTER_MARKS)

@@ -1,7 +1,7 @@
 """Ordered rules from parameter paths to mesh axes, strict both ways.
 
 A rule is a regular expression that must match a whole path (`layers/attention/q/kernel`) and the spec of such tensors.
-The first match wins; a path that no rule names is an error, as is a rule that wins no path: a typo in either shows at once.
+The first match wins; a path that no rule names is an error, as is a rule that wins no path: typos show at once.
 """
 import dataclasses
 import re
@@ -46,34 +46,38 @@ def specs(rules: Sequence[Rule], tree: Tree) -> Tree:
         if rule is None:
             raise UserError(f"parameter '{path}' {tuple(leaf.shape)}: no sharding rule names it; add a rule for it")
         if len(rule.spec) > len(leaf.shape):
-            raise UserError(f"parameter '{path}' {tuple(leaf.shape)}: the rule '{rule.pattern}' gives {rule.spec}, which has more dims")
+            raise UserError(f"parameter '{path}' {tuple(leaf.shape)}: the rule '{rule.pattern}' gives {rule.spec}, "
+                            "which has more dims; shorten it")
         used.add(rule)
         return rule.spec
 
     made = map_paths(spec_of, tree)
     unused = [rule.pattern for rule in rules if rule not in used]
     if unused:
-        raise UserError(f"sharding rule '{unused[0]}' names no parameter (a typo, or hidden by an earlier rule); mend or remove it")
+        raise UserError(f"sharding rule '{unused[0]}' names no parameter (a typo, or hidden by an earlier rule); "
+                        "mend or remove it")
     return made
 
 
 def shardings(mesh: Mesh, rules: Sequence[Rule], tree: Tree) -> Tree:
-    """A tree of NamedShardings like `tree`. Raises UserError as `specs` does, and when an axis does not divide its dim."""
+    """A tree of NamedShardings like `tree`. Raises UserError as `specs` does, and when axes do not divide a dim."""
     def checked(path: str, leaf: Any, spec: PartitionSpec) -> NamedSharding:
         for dim, axes in enumerate(spec):
             if leaf.shape[dim] % axis_size(mesh, axes):
-                raise UserError(f"parameter '{path}' {tuple(leaf.shape)}: dim {dim} of size {leaf.shape[dim]} cannot be split over "
-                                f"the mesh axis {axes} of size {axis_size(mesh, axes)}; choose a size that divides it")
+                raise UserError(f"parameter '{path}' {tuple(leaf.shape)}: dim {dim} of size {leaf.shape[dim]} cannot "
+                                f"be split over the mesh axis {axes} of size {axis_size(mesh, axes)}; "
+                                "choose a size that divides it")
         return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(lambda keys, leaf, spec: checked(_join(keys), leaf, spec), tree, specs(rules, tree))
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf, spec: checked(_join(keys), leaf, spec), tree, specs(rules, tree))
 
 
 def like_params(param_shardings: Tree, opt_state: Tree) -> Tree:
-    """Shardings of an optimizer's state: a leaf whose path ends in a parameter's whole path follows it, the rest is replicated.
+    """Shardings of an optimizer's state: a leaf whose path ends in a parameter's whole path follows it.
 
-    `opt_state` is abstract (from `jax.eval_shape(optimizer.init, params)`). State that its parameter's spec does not fit
-    (factored moments) is replicated too. Raises ValueError for a tree without parameters.
+    `opt_state` is abstract (from `jax.eval_shape(optimizer.init, params)`). All else is replicated, as is state that
+    its parameter's spec does not fit (factored moments). Raises ValueError for a tree without parameters.
     """
     by_path = leaf_paths(param_shardings)
     if not by_path:
