@@ -102,7 +102,7 @@ class SourceCount:
 
 @dataclasses.dataclass(frozen=True)
 class DataCard:
-    """DATA/card.json: what is in a built dataset. `hash` covers everything else in the card and the shards' bytes."""
+    """DATA/card.json: what is in a built dataset. `hash` covers the shards and this card, but for paths and `code`."""
     name: str
     hash: str
     sources: tuple[SourceCount, ...]
@@ -113,7 +113,7 @@ class DataCard:
     tokenizer: str                  # hash
     template: str                   # name@hash
     teachers: tuple[str, ...] = ()
-    seed: int = 0
+    seed: int | None = None         # of the conversations' order; None: as in the sources
     code: str = ""
 
 

@@ -1,0 +1,32 @@
+"""`build`: raw files to a dataset of tokenized shards."""
+import argparse
+from typing import Any
+
+from easylm_imitation import console
+from easylm_imitation.cli import flags
+from easylm_imitation.config import load
+from easylm_imitation.schema import plain
+
+HELP = "turn raw conversation files into a dataset of tokenized shards and a data card"
+EXAMPLE = ("easylm-imitation build --config configs/data/gpteacher.py --config.root=DIR --config.tokenizer=TOKENIZER "
+           "--out DATA")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own flags."""
+    flags.add_config(parser, required=True)
+    flags.add_out(parser, "folder of the dataset; must be new, empty, or hold the same dataset")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Builds, shows a table of sources, returns the card."""
+    from easylm_imitation.data import BuildConfig, build_dataset
+
+    config = load(BuildConfig, args.config, args.overrides)
+    card = build_dataset(config, args.out)
+    rows = [[s.dataset, s.read, s.kept, ", ".join(f"{n} {reason}" for reason, n in s.dropped.items()) or "0"]
+            for s in card.sources]
+    console.table(f"{card.name}: {card.conversations} conversations, {card.tokens} tokens, "
+                  f"{card.loss_tokens} with loss, longest {card.longest}", ["source", "read", "kept", "dropped"], rows)
+    console.say(f"{args.out}: card {card.hash}, template {card.template}, tokenizer {card.tokenizer}")
+    return plain(card)

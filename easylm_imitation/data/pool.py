@@ -1,0 +1,65 @@
+"""Spreads the tokenizing of a build over processes, keeping the records' order and bounding what is in memory."""
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from easylm_imitation.data import work
+from easylm_imitation.data.config import SourceConfig
+from easylm_imitation.data.sources import RawRecord
+
+T = TypeVar("T")
+Outcomes = Callable[[Iterator[RawRecord], SourceConfig, str], Iterator[work.Outcome]]
+
+_CHUNK = 256            # records a worker takes at a time
+_WORTH = 8_000_000      # bytes of input, gzipped or not, from which starting processes (a second or two) pays
+
+
+def worth_processes(files: Iterable[pathlib.Path]) -> int:
+    """How many processes inputs of this size deserve."""
+    return (os.cpu_count() or 1) if sum(file.stat().st_size for file in files) >= _WORTH else 1
+
+
+@contextlib.contextmanager
+def processes(count: int, tokenizer: pathlib.Path, template: str) -> Iterator[Outcomes]:
+    """Yields `outcomes(records, source, dataset)`: one outcome a record, in order; by `count` processes."""
+    start = (str(tokenizer), template)
+    if count == 1:
+        worker = work.Worker(*start)
+        yield lambda records, *source: (o for chunk in chunks(records, _CHUNK) for o in worker.outcomes(chunk, *source))
+        return
+    spawn = multiprocessing.get_context("spawn")  # threads of this process (jax's, rich's) do not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(count, spawn, work.start, start) as pool:
+        yield lambda records, *source: _in_order(pool, records, source, ahead=4 * count)
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items; the last may be shorter."""
+    chunk: list[T] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _in_order(pool: concurrent.futures.Executor, records: Iterator[RawRecord], source: tuple[Any, ...],
+              ahead: int) -> Iterator[work.Outcome]:
+    """Outcomes in the records' order, with at most `ahead` chunks under way."""
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    try:
+        for chunk in chunks(records, _CHUNK):
+            pending.append(pool.submit(work.run, chunk, *source))
+            if len(pending) >= ahead:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+    finally:  # a limit was reached, or something was raised
+        for future in pending:
+            future.cancel()

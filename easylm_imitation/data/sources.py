@@ -1,0 +1,109 @@
+"""Raw files as numbered records: JSONL or one JSON array, gzipped or not (told by content, not by name).
+
+A bad line of a JSONL file is that line's fault, and the rest is read. A JSON array that breaks off cannot be read past
+the break, and half a file is no dataset: that is an error.
+"""
+import dataclasses
+import gzip
+import io
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from easylm_imitation.records import parse_line
+from easylm_imitation.schema import UserError
+
+
+class Drop(Exception):
+    """A record that cannot be used. `reason` is one of a few words that counts gather under; `detail` says more."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+@dataclasses.dataclass(frozen=True)
+class RawRecord:
+    """A line of JSONL, not parsed yet (`raw` is bytes), or an element of an array (`raw` is the parsed value)."""
+    line: int       # from 1, in the unpacked file: where the record starts
+    number: int     # from 0, counting records
+    raw: Any
+
+    def parse(self) -> dict[str, Any]:
+        """The record as a mapping. Raises Drop."""
+        if not isinstance(self.raw, bytes):
+            if not isinstance(self.raw, dict):
+                raise Drop("bad JSON", f"expected an object, got {type(self.raw).__name__}")
+            return self.raw
+        try:
+            return parse_line(self.raw.decode("utf-8"), f"line {self.line}")
+        except UnicodeDecodeError as error:
+            raise Drop("bad UTF-8", f"byte {error.start} of the line") from None
+        except UserError as error:
+            raise Drop("bad JSON", str(error)) from None
+
+
+def iter_records(path: pathlib.Path) -> Iterator[RawRecord]:
+    """The records of a file, in order; blank lines are none. Raises UserError for a file that cannot be read as a
+    whole."""
+    try:
+        with _open(path) as file:
+            first = _first_byte(file)
+            yield from (_array(path, file.read()) if first == b"[" else _lines(file))
+    except (OSError, EOFError) as error:  # EOFError: a gzip stream that breaks off
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _open(path: pathlib.Path) -> BinaryIO:
+    file = open(path, "rb")
+    if file.peek(2)[:2] != b"\x1f\x8b":
+        return file
+    return io.BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"))
+
+
+def _first_byte(file: BinaryIO) -> bytes:
+    """The first byte that is neither white space nor a byte order mark; the latter is taken off."""
+    if file.peek(3)[:3] == b"\xef\xbb\xbf":
+        file.read(3)
+    return file.peek(1024).lstrip()[:1]
+
+
+def _lines(file: BinaryIO) -> Iterator[RawRecord]:
+    number = 0
+    for line, raw in enumerate(file, 1):
+        if raw.strip():
+            yield RawRecord(line, number, raw)
+            number += 1
+
+
+def _array(path: pathlib.Path, content: bytes) -> Iterator[RawRecord]:
+    """Elements one by one, so that each has its line number."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not valid UTF-8") from None
+    decoder, line, counted, number = json.JSONDecoder(), 1, 0, 0
+    position = _skip(text, text.index("[") + 1)
+    while text[position:position + 1] != "]":
+        line, counted = line + text.count("\n", counted, position), position
+        try:
+            value, end = decoder.raw_decode(text, position)
+            after = _skip(text, end)
+            if text[after:after + 1] not in (",", "]"):
+                raise json.JSONDecodeError("expected ',' or ']'", text, after)
+        except (ValueError, RecursionError) as error:
+            at = getattr(error, "lineno", line)
+            raise UserError(f"{path}:{at}: not valid JSON ({error}); mend the file, or turn it into JSONL, "
+                            "where one bad line spoils no other") from None
+        yield RawRecord(line, number, value)
+        number += 1
+        position = _skip(text, after + 1) if text[after] == "," else after
+
+
+def _skip(text: str, position: int) -> int:
+    """The next position that is not white space."""
+    while text[position:position + 1].isspace():
+        position += 1
+    return position
