@@ -5,14 +5,14 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "easylm_imitation"
-GROUND = {"records", "schema", "console", "config"}
+GROUND = {"records", "schema", "console", "config", "journal"}
 MAY_USE = {
     "text": set(), "data": {"text"}, "sharding": set(), "models": {"sharding"}, "weights": {"models", "sharding", "text"},
     "train": {"sharding", "models", "weights", "data", "text"}, "serve": {"sharding", "models", "weights", "data", "text"},
     "client": set(), "teacher": {"client", "data", "text"}, "evaluate": {"client", "serve", "data", "text"}, "report": set(),
     "world": {"text", "data", "sharding", "models", "weights", "train", "serve", "client", "teacher", "evaluate", "report"},
     "cli": {"text", "data", "sharding", "models", "weights", "train", "serve", "client", "teacher", "evaluate", "report", "world"},
-    "records": {"schema"}, "config": {"schema"}, "schema": set(), "console": set(), "__main__": {"cli"}, "__init__": set(),
+    "records": {"schema"}, "journal": {"records", "schema"}, "config": {"schema"}, "schema": set(), "console": set(), "__main__": {"cli"}, "__init__": set(),
 }
 HEAVY = ("jax", "flax", "optax", "orbax", "transformers", "torch", "tensorflow", "lm_eval", "grain", "matplotlib", "fastapi")
 

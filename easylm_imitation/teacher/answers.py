@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from easylm_imitation import console
 from easylm_imitation.client import Client, ClientConfig, Reply, RequestFailed, for_each, with_client
+from easylm_imitation.journal import Journal
 from easylm_imitation.records import (
     Conversation,
     LedgerEntry,
@@ -26,7 +27,6 @@ from easylm_imitation.records import (
     write_jsonl,
 )
 from easylm_imitation.schema import UserError
-from easylm_imitation.teacher.ledger import Ledger
 from easylm_imitation.teacher.spending import Spending
 
 
@@ -103,16 +103,18 @@ async def _collect(config: CollectConfig, client: Client, prompts: list[Prompt],
     served = await client.model()
     config = dataclasses.replace(config, model=served.id)
     jobs = [_job(config, prompt, sample) for prompt in prompts for sample in range(config.samples)]
-    with Ledger(ledger_path) as ledger:
-        _check_same_collection(config, config_path, jobs, ledger)
-        reused = sum(job.key in ledger.answers for job in jobs)
+    with Journal(LedgerEntry, ledger_path) as ledger:
+        answers = _answers(ledger)
+        _check_same_collection(config, config_path, jobs, answers)
         write_json(config_path, config)
+        missing = [job for job in jobs if job.key not in answers]
         collection = _Collection(config, client, ledger)
-        await collection.run([job for job in jobs if job.key not in ledger.answers])
-        teacher = served.lineage.name if served.lineage else served.id
-        dropped: Counter[str] = Counter()
-        conversations = list(_conversations(config, jobs, ledger, teacher, dropped))
-        answered, spent = sum(job.key in ledger.answers for job in jobs), collection.spending
+        await collection.run(missing)
+        answers, reused, spent = _answers(ledger), len(jobs) - len(missing), collection.spending
+    teacher = served.lineage.name if served.lineage else served.id
+    dropped: Counter[str] = Counter()
+    conversations = list(_conversations(config, jobs, answers, teacher, dropped))
+    answered = sum(job.key in answers for job in jobs)
     result = CollectResult(
         str(out), teacher, len(jobs), answered - reused, reused, collection.failed,
         len(jobs) - answered - collection.failed, len(conversations), dict(dropped), spent.prompt_tokens,
@@ -122,6 +124,11 @@ async def _collect(config: CollectConfig, client: Client, prompts: list[Prompt],
         raise UserError(f"--out {out} is not written: no answer to keep; the last lines of {ledger_path} say why")
     write_jsonl(out, conversations)
     return result
+
+
+def _answers(ledger: Journal[LedgerEntry]) -> dict[tuple[str, int], LedgerEntry]:
+    """The successful entry of each (prompt id, sample)."""
+    return {(e.prompt_id, e.sample): e for e in ledger.entries if e.status == "ok"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +161,7 @@ def _job(config: CollectConfig, prompt: Prompt, sample: int) -> _Job:
 class _Collection:
     """The requests of one run: spends, journals, counts failures, and stops when going on makes no sense."""
 
-    def __init__(self, config: CollectConfig, client: Client, ledger: Ledger):
+    def __init__(self, config: CollectConfig, client: Client, ledger: Journal[LedgerEntry]):
         self.config, self.client, self.ledger = config, client, ledger
         self.failed = self._failed_in_a_row = 0
         self._out_of_budget = False
@@ -217,11 +224,11 @@ class _Collection:
                             f"{entry.error}. What was answered is kept; the same command continues")
 
 
-def _conversations(config: CollectConfig, jobs: list[_Job], ledger: Ledger, teacher: str,
+def _conversations(config: CollectConfig, jobs: list[_Job], answers: dict[tuple[str, int], LedgerEntry], teacher: str,
                    dropped: Counter[str]) -> Iterator[Conversation]:
     """The answers in the order of the prompts; counts in `dropped` what the config does not keep."""
     for job in jobs:
-        entry = ledger.answers.get(job.key)
+        entry = answers.get(job.key)
         if entry is None:
             continue
         reason = _reason_to_drop(config, entry)
@@ -252,9 +259,10 @@ def _refuse_foreign_output(out: pathlib.Path, ledger: pathlib.Path) -> None:
         raise UserError(f"--out {out} exists but no {ledger.name} beside it: not collected here; choose another name")
 
 
-def _check_same_collection(config: CollectConfig, path: pathlib.Path, jobs: list[_Job], ledger: Ledger) -> None:
+def _check_same_collection(config: CollectConfig, path: pathlib.Path, jobs: list[_Job],
+                           answers: dict[tuple[str, int], LedgerEntry]) -> None:
     """UserError when the ledger holds an answer to another request under the same prompt id; names what differs."""
-    other = next((j for j in jobs if j.key in ledger.answers and ledger.answers[j.key].request != j.request), None)
+    other = next((j for j in jobs if j.key in answers and answers[j.key].request != j.request), None)
     if other is None:
         return
     before = read_json(CollectConfig, path) if path.exists() else config
@@ -262,7 +270,7 @@ def _check_same_collection(config: CollectConfig, path: pathlib.Path, jobs: list
     changed = next((name for name in asked if getattr(before, name) != getattr(config, name)), None)
     what = (f"'{changed}' was {getattr(before, changed)!r} and is {getattr(config, changed)!r}" if changed
             else f"the text of prompt '{other.prompt.id}' has changed")
-    raise UserError(f"{ledger.path} holds answers to other requests: {what}; choose another --out, or undo the change")
+    raise UserError(f"the ledger beside {path} holds answers to other requests: {what}; choose another --out, or undo the change")
 
 
 def _show(result: CollectResult) -> None:

@@ -13,10 +13,10 @@ import pytest
 from endpoint import Endpoint, answer, drop, send, serving
 
 from easylm_imitation.config import load
+from easylm_imitation.journal import Journal
 from easylm_imitation.records import EXAMPLES, Conversation, LedgerEntry, Lineage, read_jsonl
 from easylm_imitation.schema import UserError
 from easylm_imitation.teacher import CollectConfig, collect_answers
-from easylm_imitation.teacher.ledger import Ledger
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -263,14 +263,14 @@ def test_an_output_that_was_not_collected_is_left_alone(files):
 
 
 def test_two_processes_do_not_share_a_ledger(tmp_path):
-    with Ledger(tmp_path / "l.jsonl"), pytest.raises(UserError, match="another process collects"):
-        Ledger(tmp_path / "l.jsonl")
+    with Journal(LedgerEntry, tmp_path / "l.jsonl"), pytest.raises(UserError, match="another process writes"):
+        Journal(LedgerEntry, tmp_path / "l.jsonl")
 
 
 def test_a_broken_line_inside_the_ledger_is_an_error(tmp_path):
     (tmp_path / "l.jsonl").write_text('{"prompt_id": "a"}\n')
     with pytest.raises(UserError, match=r"l.jsonl:1: the key 'sample' is missing"):
-        Ledger(tmp_path / "l.jsonl")
+        Journal(LedgerEntry, tmp_path / "l.jsonl")
 
 
 @pytest.mark.parametrize(("settings", "says"), [
