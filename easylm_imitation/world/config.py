@@ -1,0 +1,36 @@
+"""Sizes of the synthetic world, and of the whole small study on it (`reproduce --quick`).
+
+The defaults here are those of configs/reproduce/quick.py; docs/world.md says how they were found and what they give.
+"""
+import dataclasses
+
+from easylm_imitation.world.vocabulary import ATTRIBUTES, HEADS, TAILS
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    """What exists in the world and how much text is written about it. Checked on construction (ValueError)."""
+    seed: int = 0
+    entities: int = 120
+    attributes: int = 4             # the first ones of vocabulary.ATTRIBUTES
+    values: int = 16                # possible values an attribute
+    zipf: float = 0.5               # value of rank r is drawn with weight r ** -zipf
+    held_out: float = 0.4           # share of entities that no imitation prompt names
+    base_coverage: float = 0.5      # share of facts that the base reads in pre-training
+    passes: int = 12                # how often each known fact is told, and how often asked, in the documents
+    chats: int = 1200               # dialogues among the documents
+    vocabulary: int = 768           # tokens of the byte-level BPE, specials included
+    prompts: int = 480              # for collecting the teacher's answers
+    style_prompts: int = 60         # about held-out entities, for measuring style
+    options: int = 4                # of a multiple-choice item
+    shots: int = 4                  # solved questions before an item in the raw prompt form
+
+    def __post_init__(self) -> None:
+        names, values = len(HEADS) * len(TAILS), min(len(a.values) for a in ATTRIBUTES)
+        bounds = {"entities": (4, names), "attributes": (1, len(ATTRIBUTES)), "values": (2, values), "held_out": (0, 1),
+                  "base_coverage": (0, 1), "options": (2, self.values), "passes": (1, 10**4), "zipf": (0, 10)}
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)} is outside {low}..{high}")
+        if not 2 <= round(self.held_out * self.entities) <= self.entities - 2:
+            raise ValueError(f"held_out={self.held_out} of entities={self.entities} leaves fewer than two on one side")
