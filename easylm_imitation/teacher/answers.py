@@ -270,7 +270,8 @@ def _check_same_collection(config: CollectConfig, path: pathlib.Path, jobs: list
     changed = next((name for name in asked if getattr(before, name) != getattr(config, name)), None)
     what = (f"'{changed}' was {getattr(before, changed)!r} and is {getattr(config, changed)!r}" if changed
             else f"the text of prompt '{other.prompt.id}' has changed")
-    raise UserError(f"the ledger beside {path} holds answers to other requests: {what}; choose another --out, or undo the change")
+    raise UserError(f"the ledger beside {path} holds answers to other requests: {what}; choose another --out, or undo "
+                    "the change")
 
 
 def _show(result: CollectResult) -> None:
