@@ -1,0 +1,72 @@
+"""`convert`: Hugging Face dir to run dir, and run dir (or Hugging Face dir) to Hugging Face dir."""
+import argparse
+from typing import Any
+
+from easylm_imitation import console
+from easylm_imitation.schema import UserError
+
+HELP = "weights between Hugging Face dirs and run dirs, byte for byte"
+EXAMPLE = "easylm-imitation convert --from RUN --to DIR --format hf --dtype same"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("--from", dest="source", metavar="X", required=True, help="a Hugging Face dir or a run dir")
+    parser.add_argument("--to", metavar="Y", required=True, help="a new folder: a run dir, or what --format says")
+    parser.add_argument("--format", choices=("run", "hf"), default="run", help="what to write (default: a run dir)")
+    parser.add_argument("--template", metavar="NAME", default=None,
+                        help="the chat template that the model was trained with (chatml, ...); default: as the source says")
+    parser.add_argument("--dtype", default="same", metavar="D",
+                        help="of exported weights: float32, bfloat16, float16, or same (default): as they first came in")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Converts; returns what was written. Raises UserError before anything is written, or writes nothing."""
+    from easylm_imitation.weights import export_hf, open_model, save_run_model
+    from easylm_imitation.weights.files import demand_absent
+    from easylm_imitation.weights.hf_export import check_dtype
+
+    demand_absent(args.to)
+    if args.dtype != "same":
+        check_dtype(args.dtype)
+    loaded = _with_template(open_model(args.source), args.template)
+    if args.format == "hf":
+        dtype = loaded.stored_dtype if args.dtype == "same" else args.dtype
+        export_hf(args.to, loaded.config, loaded.params, loaded.tokenizer, loaded.template, loaded.lineage, dtype)
+    else:
+        dtype = "float32"
+        _demand_run_source(loaded, args)
+        save_run_model(args.to, loaded.config, loaded.params, loaded.tokenizer, loaded.template, loaded.lineage,
+                       stored_dtype=loaded.stored_dtype)
+    console.say(f"{args.source} ({loaded.config.family}, {loaded.config.parameters():,} parameters) -> {args.to} ({dtype})")
+    return {"from": args.source, "to": args.to, "format": args.format, "family": loaded.config.family, "dtype": dtype,
+            "parameters": loaded.config.parameters(), "id": loaded.lineage.id, "template": loaded.lineage.template}
+
+
+def _with_template(loaded: Any, name: str | None) -> Any:
+    """The model with the template asked for, which its tokenizer must be able to write. Raises UserError."""
+    import dataclasses
+
+    from easylm_imitation.text import check_template, get_template
+
+    if name is None:
+        return loaded
+    template = get_template(name)
+    if loaded.template is not None and loaded.template.id != template.id:
+        raise UserError(f"--template {name}: {loaded.path} was trained with {loaded.template.id}; leave the flag out")
+    if loaded.tokenizer is None:
+        raise UserError(f"--template {name}: {loaded.path} has no tokenizer; put its tokenizer.json beside the weights")
+    check_template(template, loaded.tokenizer)
+    return dataclasses.replace(loaded, template=template,
+                               lineage=dataclasses.replace(loaded.lineage, template=template.id))
+
+
+def _demand_run_source(loaded: Any, args: argparse.Namespace) -> None:
+    from easylm_imitation.weights import RunDir
+
+    if RunDir(args.source).holds_model():
+        raise UserError(f"{args.source} is a run dir already; to export it say --format hf")
+    if loaded.tokenizer is None:
+        raise UserError(f"{args.source} has no tokenizer.json; a run dir needs one, put it beside the weights")
+    if args.dtype not in ("same", "float32"):
+        raise UserError(f"--dtype {args.dtype}: a run dir holds float32; the dtype is for --format hf")

@@ -1,0 +1,106 @@
+"""`open_model`: whatever `--model` or `--init` names on disk, as one object."""
+import dataclasses
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from easylm_imitation.console import say
+from easylm_imitation.models import Model, ModelConfig, Params, create
+from easylm_imitation.records import Lineage, read_json
+from easylm_imitation.schema import UserError
+from easylm_imitation.sharding import shardings
+from easylm_imitation.text import Template, Tokenizer, load_tokenizer
+from easylm_imitation.weights.hf_export import OURS, HFNote
+from easylm_imitation.weights.hf_import import fingerprint, identify_hf, import_hf, read_config, stored_dtype
+from easylm_imitation.weights.run_dir import RunDir, same_template
+from easylm_imitation.weights.safetensors_index import TensorFiles
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "gpt2-vocab.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model with its numbers and all that is known of it."""
+    config: ModelConfig
+    params: Params                  # stacked
+    tokenizer: Tokenizer | None     # None for a Hugging Face dir that brings none
+    template: Template | None       # None when nothing says which one the weights were made with
+    lineage: Lineage
+    path: str
+    stored_dtype: str = "float32"   # what the weights came in; `export --dtype same` goes back to it
+
+
+def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh: Mesh | None = None) -> LoadedModel:
+    """Opens a run dir (its newest checkpoint) or a Hugging Face dir, with weights in `dtype` on `mesh`, else on one device.
+
+    Every device's part is read straight to where it belongs. Raises UserError when the path is neither, or damaged, or
+    does not fit the mesh.
+    """
+    run = RunDir(path)
+    if run.holds_model():
+        return _open_run(run, dtype, mesh)
+    if (pathlib.Path(path) / "config.json").is_file():
+        return _open_hf(pathlib.Path(path), dtype, mesh)
+    if not pathlib.Path(path).exists():
+        raise UserError(f"{path}: no such folder; give a run dir or a Hugging Face dir")
+    raise UserError(f"{path}: neither a run dir (model.json) nor a Hugging Face dir (config.json and model.safetensors)")
+
+
+def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:
+    """Config and lineage of a run dir or a Hugging Face dir, without reading weights. Raises UserError."""
+    run = RunDir(path)
+    if run.holds_model():
+        return run.read_model()[0], run.read_lineage()
+    return read_config(path), _hf_identity(pathlib.Path(path), TensorFiles(path))[0]
+
+
+def _open_run(run: RunDir, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
+    config, stored = run.read_model()
+    tokenizer = run.read_tokenizer()
+    _check_vocabulary(config, tokenizer, run.path)
+    model = create(config)
+    abstract = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=where),
+                            model.abstract(dtype), _placement(model, mesh))
+    params = run.load_params(abstract)
+    return LoadedModel(config, params, tokenizer, run.read_template(), run.read_lineage(), str(run.path), stored)
+
+
+def _open_hf(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
+    config = read_config(folder)
+    files = TensorFiles(folder)
+    has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    tokenizer = load_tokenizer(folder) if has_tokenizer else None
+    _check_vocabulary(config, tokenizer, folder)
+    lineage, template = _hf_identity(folder, files)
+    config, params = import_hf(folder, dtype, _placement(create(config), mesh))
+    return LoadedModel(config, params, tokenizer, template, lineage, str(folder), stored_dtype(files))
+
+
+def _placement(model: Model, mesh: Mesh | None) -> Params:
+    """Shardings of all parameters; explicit for one device too, else a checkpoint asks for the devices that wrote it."""
+    if mesh is not None:
+        return shardings(mesh, model.rules(), model.abstract())
+    on_one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda leaf: on_one, model.abstract())
+
+
+def _hf_identity(folder: pathlib.Path, files: TensorFiles) -> tuple[Lineage, Template | None]:
+    """Lineage and template as exported with the weights, if they are still those weights; else a lineage of their own."""
+    if not (folder / OURS).is_file():
+        return identify_hf(folder), None
+    note = read_json(HFNote, folder / OURS)
+    if note.fingerprint != fingerprint(read_config(folder), files):
+        say(f"{folder}: the weights are not those that {OURS} describes; it is ignored")
+        return identify_hf(folder), None
+    if note.template is None or note.template_id is None:
+        return note.lineage, None
+    return note.lineage, same_template(note.template, note.template_id, str(folder / OURS))
+
+
+def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer | None, path: pathlib.Path) -> None:
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"{path}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, the model a vocabulary of "
+                        f"{config.vocab_size}; they do not belong together")

@@ -1,0 +1,136 @@
+"""The layout of a run dir: what `train` writes, and what everything that takes a model reads.
+
+    config.json     the verb's resolved config          model.json    the model's config, and the dtype it came in
+    lineage.json    where the weights come from         tokenizer/    template.json {"name", "id"}
+    metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress}
+"""
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from orbax.checkpoint import v1 as ocp
+
+from easylm_imitation.models import ModelConfig, Params, config_mapping, create, model_config
+from easylm_imitation.records import Lineage, read_json, write_json
+from easylm_imitation.schema import UserError
+from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
+from easylm_imitation.weights.files import finished_folder
+
+# names of a checkpoint's parts, each restored by itself
+PARAMS, OPTIMIZER, DATA, PROGRESS = "params", "optimizer", "data", "progress"
+
+
+@dataclasses.dataclass(frozen=True)
+class _TemplateFile:
+    name: str
+    id: str
+
+
+class RunDir:
+    """Paths inside a run dir, and reading and writing of what identifies its model. Nothing is created by looking."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.json"
+        self.model = self.path / "model.json"
+        self.lineage = self.path / "lineage.json"
+        self.tokenizer = self.path / "tokenizer"
+        self.template = self.path / "template.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+
+    def holds_model(self) -> bool:
+        """Whether this is a run dir at all."""
+        return self.model.is_file()
+
+    def steps(self) -> list[int]:
+        """Steps of the committed checkpoints, ascending; unfinished ones are left out."""
+        if not self.checkpoints.is_dir():
+            return []
+        numbered = (p for p in self.checkpoints.iterdir() if p.name.isdigit())
+        return sorted(int(p.name) for p in numbered if ocp.is_orbax_checkpoint(p))
+
+    def newest_step(self) -> int:
+        """Step of the newest checkpoint. Raises UserError when there is none."""
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"{self.path}: the run has no finished checkpoint yet; train it, or wait for the first one")
+        return steps[-1]
+
+    def read_model(self) -> tuple[ModelConfig, str]:
+        """(the model's config, name of the dtype that its weights first came in). Raises UserError."""
+        mapping = _read_mapping(self.model)
+        stored_dtype = mapping.pop("stored_dtype", "float32")
+        return model_config(mapping, str(self.model)), stored_dtype
+
+    def read_lineage(self) -> Lineage:
+        """Where the weights come from. Raises UserError."""
+        return read_json(Lineage, self.lineage)
+
+    def read_tokenizer(self) -> Tokenizer:
+        """The run's tokenizer. Raises UserError."""
+        return load_tokenizer(self.tokenizer)
+
+    def read_template(self) -> Template | None:
+        """The run's chat template; None for a run that has none. Raises UserError when its definition has changed since."""
+        if not self.template.exists():
+            return None
+        stored = read_json(_TemplateFile, self.template)
+        return same_template(stored.name, stored.id, str(self.template))
+
+    def write_identity(self, config: ModelConfig, tokenizer: Tokenizer, template: Template | None, lineage: Lineage,
+                       stored_dtype: str = "float32") -> None:
+        """Writes model.json, tokenizer/, template.json and lineage.json: all but config, metrics and checkpoints."""
+        write_json(self.model, {**config_mapping(config), "stored_dtype": stored_dtype})
+        tokenizer.save(self.tokenizer)
+        if template is not None:
+            write_json(self.template, _TemplateFile(template.name, template.id))
+        write_json(self.lineage, lineage)
+
+    def load_params(self, abstract: Params, step: int | None = None) -> Params:
+        """The weights of one checkpoint (default: the newest) in the dtypes and shardings of `abstract`; nothing else is read.
+
+        Raises UserError when there is no checkpoint, or one that does not hold this model.
+        """
+        step = self.newest_step() if step is None else step
+        try:
+            return ocp.load_checkpointables(str((self.checkpoints / str(step)).absolute()), {PARAMS: abstract})[PARAMS]
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(f"{self.checkpoints / str(step)}: the weights of {self.model} cannot be read from it "
+                            f"({str(error)[:200]}); remove this step to use the one before") from error
+
+
+def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer,
+                   template: Template | None, lineage: Lineage, step: int = 0, stored_dtype: str = "float32") -> RunDir:
+    """Writes a run dir that holds a model and no training: it can be served, evaluated, exported and trained from.
+
+    All or nothing appears at `path`, which must be absent or empty (UserError).
+    """
+    create(config)  # a config that makes no model fails before anything is written
+    with finished_folder(path) as building:
+        run = RunDir(building)
+        run.write_identity(config, tokenizer, template, lineage, stored_dtype)
+        ocp.save_checkpointables(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
+    return RunDir(path)
+
+
+def same_template(name: str, identity: str, where: str) -> Template:
+    """The template of this name. Raises UserError when it is unknown or not the one whose id was stored."""
+    template = get_template(name)
+    if template.id != identity:
+        raise UserError(f"{where}: the model was made with template {identity}, but '{name}' is now {template.id}; "
+                        "use the version of easylm_imitation that made it, or convert the weights with --template")
+    return template
+
+
+def _read_mapping(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        mapping = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error})") from None
+    if not isinstance(mapping, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return mapping
