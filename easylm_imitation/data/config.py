@@ -45,7 +45,7 @@ class LoaderConfig:
     packing: Literal["first_fit", "none"] = "first_fit"
     shuffle: bool = True            # anew each epoch
     too_long: Literal["error", "drop", "truncate"] = "error"    # conversations of more than `context` tokens
-    packing_bins: int = 32          # rows open at once: more waste less padding, and mix epochs' ends over more rows
+    packing_bins: int = 32          # rows open at once; more of them waste less on padding
 
     def __post_init__(self) -> None:
         for name, least in (("context", 2), ("batch", 1), ("packing_bins", 1)):

@@ -1,31 +1,36 @@
-"""Shards to batches, through Grain: shuffle, repeat, pack, batch; its position is a small JSON value.
+"""Shards to batches, through Grain: shuffle, pack, batch, read ahead; its position is a small JSON value.
 
-Packing is first-fit and never splits a conversation. Each row tells its conversations apart by `segment_ids` (0 is
-padding, then 1, 2, ...) and counts `positions` from 0 in each. A conversation's first token weighs nothing in the loss
-(nothing before it predicts it), so no prediction crosses from one conversation into the next.
+Packing never splits a conversation, and never joins two epochs. A row tells its conversations apart by `segment_ids` (0
+is padding, then 1, 2, ...) and counts `positions` from 0 in each. A conversation's first token weighs nothing in the
+loss (nothing before it predicts it), so no prediction crosses from one conversation into the next.
 
-    conversations of 3, 4 and 2 tokens, context 6    ->    row 0   tokens       a a a c c .
-                                                                   segment_ids  1 1 1 2 2 0
-                                                                   positions    0 1 2 0 1 0
-                                                           row 1   tokens       b b b b . .
+    conversations a, b, c of 3, 4 and 2 tokens, context 6    ->    row 0   tokens       a a a c c .
+                                                                          segment_ids  1 1 1 2 2 0
+                                                                          positions    0 1 2 0 1 0
+                                                                  row 1   tokens       b b b b . .
 
-Every process packs the same global stream and takes its own rows of each batch. So a batch does not depend on how many
-processes there are, and a saved position holds for any number of them; the price is that each process reads everything.
+Every process plans the same global rows and reads its own rows of each batch. So a batch does not depend on how many
+processes there are, and a saved position holds for any number of them.
 Grain (which imports jax) and TFDS are imported where they are used: workers of `build` import this package too.
 """
 import os
 import pathlib
+import threading
 from typing import Any
 
 import numpy as np
 
 from easylm_imitation.data.build import read_card
 from easylm_imitation.data.config import LoaderConfig
+from easylm_imitation.data.packing import Rows, first_fit, one_a_row
 from easylm_imitation.data.shards import open_shards
 from easylm_imitation.records import DataCard, digest
 from easylm_imitation.schema import UserError
 
 Batch = dict[str, np.ndarray]
+
+_DTYPES = {"tokens": np.int32, "loss_weights": np.float32, "segment_ids": np.int32, "positions": np.int32}
+_ENDLESS = 2**40    # batches
 
 
 class Loader:
@@ -51,8 +56,8 @@ class Loader:
         """Goes to a position: the next batch is the one that followed `get_state`. Raises UserError for a position in
         another dataset, or under another config, seed or number of epochs."""
         if state["fingerprint"] != self._fingerprint:
-            raise UserError("the saved data position belongs to another dataset, loader config, seed or number of epochs; "
-                            "continue with the saved run's, or start a new one")
+            raise UserError("the saved data position belongs to another dataset, loader config, seed or number of "
+                            "epochs; continue with the saved run's, or start a new one")
         self.iterator.set_state(state["grain"])
 
 
@@ -64,100 +69,114 @@ def open_loader(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, e
     up with empty rows (all segment ids 0). Raises UserError, before any work, for conversations longer than the context
     where `too_long` is "error", and for a dataset that "drop" would leave empty.
     """
+    import grain
+
     folder = pathlib.Path(folder)
     card = read_card(folder)
-    rows = slice(0, config.batch) if rows is None else rows
-    keep = _selected(folder, card, config)
-    examples = _Examples(open_shards(folder / "shards"), keep, config.context)
-    batches = _batched(examples, config, seed, epochs)
-    own = batches.map(lambda batch: {key: value[rows] for key, value in batch.items()})
-    return Loader(iter(own), digest([card.hash, config, seed, epochs]))
+    plan = _Plan(_lengths(folder, card, config), config, seed)
+    batches = _Batches(open_shards(folder / "shards"), plan, config, epochs, rows or slice(None))
+    # One thread reads ahead of the training step; more of them would only contend for the interpreter's lock.
+    dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+    return Loader(iter(dataset), digest([card.hash, config, seed, epochs]))
 
 
 def count_batches(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, epochs: int) -> int:
-    """How many batches `open_loader` gives with the same arguments: packs the lengths alone, reading no shard."""
+    """How many batches `open_loader` gives with the same arguments."""
     folder = pathlib.Path(folder)
-    keep = _selected(folder, read_card(folder), config)
-    lengths = np.minimum(np.load(folder / "lengths.npy")[keep], config.context)
-    return sum(1 for _ in _batched(_Lengths(lengths), config, seed, epochs))
+    plan = _Plan(_lengths(folder, read_card(folder), config), config, seed)
+    return -(-plan.rows_before(epochs) // config.batch)
 
 
-def _selected(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> np.ndarray:
-    """Indices of the records to load."""
+def _lengths(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> np.ndarray:
+    """Tokens that each conversation brings, [conversations]; 0 for those that are dropped."""
     lengths = np.load(folder / "lengths.npy")
-    if card.longest <= config.context or config.too_long == "truncate":
-        return np.arange(len(lengths))
+    if card.longest <= config.context:
+        return lengths
+    long = lengths > config.context
     if config.too_long == "error":
-        longest = int(np.argmax(lengths))
-        name = open_shards(folder / "shards")[longest]["id"].decode()
-        more = int(np.count_nonzero(lengths > config.context)) - 1
-        raise UserError(f"{folder}: conversation '{name}' has {lengths[longest]} tokens, the context {config.context} "
-                        f"({more} more are too long); raise data.context, or set data.too_long to drop or truncate")
-    keep = np.flatnonzero(lengths <= config.context)
-    if not len(keep):
+        worst = int(np.argmax(lengths))
+        name = open_shards(folder / "shards")[worst]["id"].decode()
+        raise UserError(f"{folder}: conversation '{name}' has {lengths[worst]} tokens, the context {config.context} "
+                        f"({np.count_nonzero(long)} of {len(lengths)} conversations are too long); raise data.context, "
+                        "or set data.too_long to drop or truncate")
+    if config.too_long == "drop" and long.all():
         raise UserError(f"{folder}: every conversation is longer than the context {config.context}; raise data.context")
-    return keep
+    return np.where(long, config.context if config.too_long == "truncate" else 0, lengths)
 
 
-class _Examples:
-    """Random access to the selected records, cut to the context; what Grain asks of a source."""
+class _Plan:
+    """The rows of every epoch, in one sequence. Epochs are planned when first asked for; the last two are kept."""
 
-    def __init__(self, shards: Any, keep: np.ndarray, context: int):
-        self._shards, self._keep, self._context = shards, keep, context
+    def __init__(self, lengths: np.ndarray, config: LoaderConfig, seed: int):
+        self._lengths, self._config, self._seed = lengths, config, seed
+        self._kept = np.flatnonzero(lengths)
+        self._ends: list[int] = []              # rows up to the end of each epoch
+        self._recent: dict[int, Rows] = {}
+        self._lock = threading.Lock()           # the reading thread and the caller both ask
+
+    def row(self, number: int) -> np.ndarray:
+        """Indices of the conversations in row `number`, counted over all epochs."""
+        with self._lock:
+            while not self._ends or number >= self._ends[-1]:
+                self._plan(len(self._ends))
+            epoch = int(np.searchsorted(self._ends, number, side="right"))
+            rows = self._recent.get(epoch) or self._plan(epoch)
+            return rows[number - (self._ends[epoch - 1] if epoch else 0)]
+
+    def rows_before(self, epoch: int) -> int:
+        """Rows in all epochs before `epoch`."""
+        with self._lock:
+            while len(self._ends) < epoch:
+                self._plan(len(self._ends))
+            return self._ends[epoch - 1] if epoch else 0
+
+    def _plan(self, epoch: int) -> Rows:
+        order = self._kept
+        if self._config.shuffle:
+            order = np.random.default_rng([self._seed, epoch]).permutation(order)
+        if self._config.packing == "none":
+            rows = one_a_row(order)
+        else:
+            rows = first_fit(self._lengths, order, self._config.context, self._config.packing_bins)
+        if epoch == len(self._ends):
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(rows))
+        self._recent = {key: value for key, value in self._recent.items() if abs(key - epoch) == 1} | {epoch: rows}
+        return rows
+
+
+class _Batches:
+    """Random access to batches, of this process's rows alone; what Grain asks of a source."""
+
+    def __init__(self, shards: Any, plan: _Plan, config: LoaderConfig, epochs: int | None, own: slice):
+        self._shards, self._plan, self._config = shards, plan, config
+        self._own = range(config.batch)[own]
+        self._rows = None if epochs is None else plan.rows_before(epochs)
 
     def __len__(self) -> int:
-        return len(self._keep)
+        return _ENDLESS if self._rows is None else -(-self._rows // self._config.batch)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        record = self._shards[int(self._keep[index])]
-        return {key: record[key][:self._context] for key in ("tokens", "loss_weights")}
+    def __getitem__(self, number: int) -> Batch:
+        rows = [self._members(number * self._config.batch + row) for row in self._own]
+        records = iter(self._shards.__getitems__([member for row in rows for member in row]))
+        shape = (len(rows), self._config.context)
+        batch = {name: np.zeros(shape, dtype) for name, dtype in _DTYPES.items()}
+        for i, row in enumerate(rows):
+            _fill({name: array[i] for name, array in batch.items()}, [next(records) for _ in row])
+        return batch
 
-
-class _Lengths:
-    """Stands in for `_Examples` where only the packing matters."""
-
-    def __init__(self, lengths: np.ndarray):
-        self._lengths = lengths
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        empty = np.zeros(self._lengths[index], np.int8)
-        return {"tokens": empty, "loss_weights": empty}
+    def _members(self, row: int) -> list[int]:
+        """The conversations of a row; none beyond the last row."""
+        return self._plan.row(row).tolist() if self._rows is None or row < self._rows else []
 
 
-def _batched(examples: _Examples | _Lengths, config: LoaderConfig, seed: int, epochs: int | None) -> Any:
-    """The Grain dataset of global batches."""
-    import grain
-
-    dataset = grain.MapDataset.source(examples).seed(seed)
-    if config.shuffle:
-        dataset = dataset.shuffle()  # before repeat: so each epoch has an order of its own
-    stream = dataset.repeat(epochs).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=64))
-    if config.packing == "none":
-        stream = stream.map(lambda example: _alone(example, config.context))
-    else:
-        lengths = {"tokens": config.context, "loss_weights": config.context}
-        stream = grain.experimental.FirstFitPackIterDataset(
-            stream, length_struct=lengths, num_packing_bins=config.packing_bins, seed=seed, shuffle_bins=config.shuffle,
-            meta_features=["loss_weights"]).map(_renamed)
-    return stream.batch(config.batch, drop_remainder=False).map(lambda batch: _filled(batch, config.batch))
-
-
-def _renamed(row: dict[str, np.ndarray]) -> Batch:
-    return {"tokens": row["tokens"], "loss_weights": row["loss_weights"],
-            "segment_ids": row["tokens_segment_ids"], "positions": row["tokens_positions"]}
-
-
-def _alone(example: dict[str, np.ndarray], context: int) -> Batch:
-    """One conversation as one row."""
-    length = len(example["tokens"])
-    whole = {**example, "segment_ids": np.ones(length, np.int32), "positions": np.arange(length, dtype=np.int32)}
-    return {key: np.pad(value, (0, context - length)) for key, value in whole.items()}
-
-
-def _filled(batch: Batch, rows: int) -> Batch:
-    """With empty rows at its end, up to `rows`."""
-    missing = rows - len(batch["tokens"])
-    return {key: np.pad(value, ((0, missing), (0, 0))) if missing else value for key, value in batch.items()}
+def _fill(row: Batch, records: list[dict[str, np.ndarray]]) -> None:
+    """Writes conversations one behind the other into the arrays of one row, [T] each; cuts what is too long."""
+    start = 0
+    for segment, record in enumerate(records, 1):
+        tokens = record["tokens"][:len(row["tokens"]) - start]
+        end = start + len(tokens)
+        row["tokens"][start:end] = tokens
+        row["loss_weights"][start:end] = record["loss_weights"][:len(tokens)]
+        row["segment_ids"][start:end] = segment
+        row["positions"][start:end] = np.arange(len(tokens))
+        start = end

@@ -50,8 +50,10 @@ class ShardWriter:
 
 
 def open_shards(folder: str | os.PathLike) -> Any:
-    """Random access to the records of a folder that ShardWriter closed: `len(x)`, `x[i] -> {"id": bytes, "tokens":
-    int32 [T], "loss_weights": float32 [T]}`."""
+    """Random access to the records of a folder that ShardWriter closed: `len(x)`, `x[i]`, `x.__getitems__([i, j])`.
+
+    A record is a dict of "id" (bytes), "tokens" (int32 [T]) and "loss_weights" (float32 [T]).
+    """
     return _tfds().builder_from_directory(str(folder)).as_data_source(SPLIT)
 
 
