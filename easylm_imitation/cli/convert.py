@@ -15,50 +15,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", metavar="Y", required=True, help="a new folder: a run dir, or what --format says")
     parser.add_argument("--format", choices=("run", "hf"), default="run", help="what to write (default: a run dir)")
     parser.add_argument("--template", metavar="NAME", default=None,
-                        help="the chat template that the model was trained with (chatml, ...); default: as the source says")
+                        help="chat template that the model was trained with, e.g. chatml; default: as the source says")
     parser.add_argument("--dtype", default="same", metavar="D",
-                        help="of exported weights: float32, bfloat16, float16, or same (default): as they first came in")
+                        help="of exported weights: float32, bfloat16, float16, or same (default): as they came in")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Converts; returns what was written. Raises UserError before anything is written, or writes nothing."""
-    from easylm_imitation.weights import export_hf, open_model, save_run_model
+    from easylm_imitation.weights import export_hf, open_model, save_run_model, with_template
     from easylm_imitation.weights.files import demand_absent
     from easylm_imitation.weights.hf_export import check_dtype
 
     demand_absent(args.to)
-    if args.dtype != "same":
-        check_dtype(args.dtype)
-    loaded = _with_template(open_model(args.source), args.template)
+    check_dtype(args.dtype)
+    loaded = open_model(args.source)
+    if args.template is not None:
+        loaded = with_template(loaded, args.template)
+    parts = (loaded.config, loaded.params, loaded.tokenizer, loaded.template, loaded.lineage)
     if args.format == "hf":
         dtype = loaded.stored_dtype if args.dtype == "same" else args.dtype
-        export_hf(args.to, loaded.config, loaded.params, loaded.tokenizer, loaded.template, loaded.lineage, dtype)
+        export_hf(args.to, *parts, dtype)
     else:
         dtype = "float32"
         _demand_run_source(loaded, args)
-        save_run_model(args.to, loaded.config, loaded.params, loaded.tokenizer, loaded.template, loaded.lineage,
-                       stored_dtype=loaded.stored_dtype)
-    console.say(f"{args.source} ({loaded.config.family}, {loaded.config.parameters():,} parameters) -> {args.to} ({dtype})")
+        save_run_model(args.to, *parts, stored_dtype=loaded.stored_dtype)
+    console.say(f"{args.source} ({loaded.config.family}, {loaded.config.parameters():,} parameters) -> "
+                f"{args.to} ({args.format}, {dtype})")
     return {"from": args.source, "to": args.to, "format": args.format, "family": loaded.config.family, "dtype": dtype,
             "parameters": loaded.config.parameters(), "id": loaded.lineage.id, "template": loaded.lineage.template}
-
-
-def _with_template(loaded: Any, name: str | None) -> Any:
-    """The model with the template asked for, which its tokenizer must be able to write. Raises UserError."""
-    import dataclasses
-
-    from easylm_imitation.text import check_template, get_template
-
-    if name is None:
-        return loaded
-    template = get_template(name)
-    if loaded.template is not None and loaded.template.id != template.id:
-        raise UserError(f"--template {name}: {loaded.path} was trained with {loaded.template.id}; leave the flag out")
-    if loaded.tokenizer is None:
-        raise UserError(f"--template {name}: {loaded.path} has no tokenizer; put its tokenizer.json beside the weights")
-    check_template(template, loaded.tokenizer)
-    return dataclasses.replace(loaded, template=template,
-                               lineage=dataclasses.replace(loaded.lineage, template=template.id))
 
 
 def _demand_run_source(loaded: Any, args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from easylm_imitation.schema import UserError
 
 
 def demand_absent(path: str | os.PathLike) -> pathlib.Path:
-    """The path, when nothing is there but perhaps an empty folder. Raises UserError otherwise; check before long work."""
+    """The path, when nothing is there but perhaps an empty folder. Raises UserError otherwise."""
     path = pathlib.Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} already exists and is not an empty folder; remove it or choose another place")

@@ -1,6 +1,6 @@
 """Hugging Face dirs out: what `transformers` and others load, with the lineage beside it.
 
-    config.json  generation_config.json  model.safetensors (or several, with an index)  tokenizer files  easylm_imitation.json
+    config.json  generation_config.json  model.safetensors (or several, and an index)  tokenizer  easylm_imitation.json
 """
 import dataclasses
 import os
@@ -28,7 +28,7 @@ LARGEST_FILE = 5 * 10**9  # bytes, as the hub's tools cut
 
 @dataclasses.dataclass(frozen=True)
 class HFNote:
-    """easylm_imitation.json: what a Hugging Face dir cannot say itself. Valid for the weights of this fingerprint only."""
+    """easylm_imitation.json: what a Hugging Face dir cannot say itself, of the weights of this fingerprint."""
     lineage: Lineage
     fingerprint: str
     template: str | None = None         # name
@@ -36,7 +36,8 @@ class HFNote:
 
 
 def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
-              template: Template | None, lineage: Lineage, dtype: str = "float32", largest_file: int = LARGEST_FILE) -> int:
+              template: Template | None, lineage: Lineage, dtype: str = "float32",
+              largest_file: int = LARGEST_FILE) -> int:
     """Writes a Hugging Face dir with weights in `dtype`; returns how many tensors it holds.
 
     The exported chat template renders what the server builds from the same messages. All or nothing appears at `path`,
@@ -49,8 +50,8 @@ def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, toke
         write_json(folder / "generation_config.json", _generation(tokenizer, template))
         if tokenizer is not None:
             tokenizer.save(folder, chat_jinja(template, tokenizer) if template is not None else None)
-        note = HFNote(lineage, fingerprint(config, TensorFiles(folder)), template and template.name, template and template.id)
-        write_json(folder / OURS, note)
+        identity = fingerprint(config, TensorFiles(folder))
+        write_json(folder / OURS, HFNote(lineage, identity, template and template.name, template and template.id))
     return count
 
 
@@ -68,7 +69,9 @@ def _tensors(config: ModelConfig, params: Params, dtype: jnp.dtype) -> Iterator[
 def _as_file(entry: Entry, value: np.ndarray, dtype: jnp.dtype) -> np.ndarray:
     if entry.form == "transposed":
         value = value.T
-    return np.ascontiguousarray(value.reshape(entry.file_shape(value.shape) if entry.form == "merged" else value.shape), dtype)
+    elif entry.form == "merged":
+        value = value.reshape(entry.file_shape(value.shape))
+    return np.ascontiguousarray(value, dtype)
 
 
 def _write_weights(folder: pathlib.Path, config: ModelConfig, params: Params, dtype: jnp.dtype, largest: int) -> int:
@@ -119,7 +122,7 @@ def _generation(tokenizer: Tokenizer | None, template: Template | None) -> dict[
 
 
 def check_dtype(name: str) -> str:
-    """`name` when weights can be exported in it. Raises UserError."""
-    if name not in ("float32", "bfloat16", "float16"):
+    """`name` when it is a dtype to export in, or "same". Raises UserError."""
+    if name not in ("float32", "bfloat16", "float16", "same"):
         raise UserError(f"--dtype {name}: choose float32, bfloat16, float16, or same")
     return name

@@ -1,7 +1,7 @@
 """Hugging Face dirs in: config.json and safetensors become a config and a tree of parameters, without torch.
 
-Names, shapes and dtypes are checked before any number is read. Then each parameter is made where it belongs: every device's
-part is read from the files by itself, so the host never holds more than one part.
+Names, shapes and dtypes are checked before any number is read. Then each parameter is made where it belongs: every
+device's part is read from the files by itself, so the host never holds more than one part.
 """
 import json
 import os
@@ -23,7 +23,7 @@ from easylm_imitation.weights.safetensors_index import DTYPES, TensorFiles
 
 def import_hf(folder: str | os.PathLike, dtype: jnp.dtype | None = jnp.float32,
               shardings: Params | None = None) -> tuple[ModelConfig, Params]:
-    """(config, stacked params) of a Hugging Face dir, in `dtype` (None: as stored) and `shardings` (default: one device).
+    """(config, stacked params) of a Hugging Face dir, in `dtype` (None: as stored) and `shardings` (None: one device).
 
     Raises UserError for an unsupported or damaged dir: the first missing, extra or ill-shaped tensor is named.
     """
@@ -47,7 +47,7 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
     try:
         mapping = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a Hugging Face model dir has config.json and model.safetensors") from None
+        raise UserError(f"{path}: no such file; a Hugging Face dir has config.json and model.safetensors") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable JSON file ({error})") from None
     if not isinstance(mapping, dict) or not isinstance(mapping.get("model_type"), str):
@@ -68,7 +68,8 @@ def identify_hf(folder: str | os.PathLike) -> Lineage:
 
 def fingerprint(config: ModelConfig, files: TensorFiles) -> str:
     """16 hex digits over the config, every tensor's name, dtype and shape, and a few of its numbers."""
-    tensors = [[name, files.dtypes[name], list(files.shapes[name]), files.sample(name).hex()] for name in sorted(files.shapes)]
+    tensors = [[name, files.dtypes[name], list(shape), files.sample(name).hex()]
+               for name, shape in sorted(files.shapes.items())]
     return digest([config_mapping(config), tensors])
 
 
@@ -86,7 +87,8 @@ def layer_name(entry: Entry, layer: int) -> str:
 class _Reader:
     """Reads any part of one parameter, as `jax.make_array_from_callback` asks for it."""
 
-    def __init__(self, files: TensorFiles, entry: Entry, names: Mapping[str, str], dtype: jnp.dtype, shape: tuple[int, ...]):
+    def __init__(self, files: TensorFiles, entry: Entry, names: Mapping[str, str], dtype: jnp.dtype,
+                 shape: tuple[int, ...]):
         self.files, self.entry, self.names, self.dtype, self.shape = files, entry, names, dtype, shape
 
     def __call__(self, index: tuple[slice, ...]) -> np.ndarray:
@@ -113,7 +115,7 @@ def _match(config: ModelConfig, files: TensorFiles) -> dict[str, str]:
     found = {_full_name(name, table.prefix, expected): name for name in files.shapes}
     for name in expected:
         if name not in found:
-            raise UserError(f"{files.folder}: the tensor '{name}' is missing; the files do not hold the model of config.json")
+            raise UserError(f"{files.folder}: the tensor '{name}' is missing; these are not config.json's weights")
     for name, in_file in found.items():
         if name not in expected:
             _check_extra(in_file, table.ignored, dict(table.copies), found, files)
@@ -121,7 +123,8 @@ def _match(config: ModelConfig, files: TensorFiles) -> dict[str, str]:
             raise UserError(f"{files.folder}: the tensor '{in_file}' has shape {list(files.shapes[in_file])}, "
                             f"but config.json makes it {list(expected[name])}")
         elif files.dtypes[in_file] not in DTYPES:
-            raise UserError(f"{files.folder}: the tensor '{in_file}' is {files.dtypes[in_file]}; supported: {', '.join(DTYPES)}")
+            raise UserError(f"{files.folder}: the tensor '{in_file}' is {files.dtypes[in_file]}; "
+                            f"supported: {', '.join(DTYPES)}")
     return found
 
 

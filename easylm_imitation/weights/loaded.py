@@ -12,7 +12,7 @@ from easylm_imitation.models import Model, ModelConfig, Params, create
 from easylm_imitation.records import Lineage, read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import shardings
-from easylm_imitation.text import Template, Tokenizer, load_tokenizer
+from easylm_imitation.text import Template, Tokenizer, check_template, get_template, load_tokenizer
 from easylm_imitation.weights.hf_export import OURS, HFNote
 from easylm_imitation.weights.hf_import import fingerprint, identify_hf, import_hf, read_config, stored_dtype
 from easylm_imitation.weights.run_dir import RunDir, same_template
@@ -34,7 +34,7 @@ class LoadedModel:
 
 
 def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh: Mesh | None = None) -> LoadedModel:
-    """Opens a run dir (its newest checkpoint) or a Hugging Face dir, with weights in `dtype` on `mesh`, else on one device.
+    """Opens a run dir (its newest checkpoint) or a Hugging Face dir, with weights in `dtype` on `mesh` or one device.
 
     Every device's part is read straight to where it belongs. Raises UserError when the path is neither, or damaged, or
     does not fit the mesh.
@@ -46,7 +46,22 @@ def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh:
         return _open_hf(pathlib.Path(path), dtype, mesh)
     if not pathlib.Path(path).exists():
         raise UserError(f"{path}: no such folder; give a run dir or a Hugging Face dir")
-    raise UserError(f"{path}: neither a run dir (model.json) nor a Hugging Face dir (config.json and model.safetensors)")
+    raise UserError(f"{path}: neither a run dir (model.json) nor a Hugging Face dir (config.json, model.safetensors)")
+
+
+def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
+    """The model with the chat template that its dir does not name.
+
+    Raises UserError when the dir names another, or the tokenizer lacks the template's special tokens.
+    """
+    template = get_template(name)
+    if loaded.template is not None and loaded.template.id != template.id:
+        raise UserError(f"--template {name}: {loaded.path} was made with {loaded.template.id}; leave the flag out")
+    if loaded.tokenizer is None:
+        raise UserError(f"--template {name}: {loaded.path} has no tokenizer; put its tokenizer.json beside the weights")
+    check_template(template, loaded.tokenizer)
+    lineage = dataclasses.replace(loaded.lineage, template=template.id)
+    return dataclasses.replace(loaded, template=template, lineage=lineage)
 
 
 def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:
@@ -75,12 +90,14 @@ def _open_hf(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None) -> Loade
     tokenizer = load_tokenizer(folder) if has_tokenizer else None
     _check_vocabulary(config, tokenizer, folder)
     lineage, template = _hf_identity(folder, files)
+    if tokenizer is not None and not lineage.tokenizer:
+        lineage = dataclasses.replace(lineage, tokenizer=tokenizer.id)
     config, params = import_hf(folder, dtype, _placement(create(config), mesh))
     return LoadedModel(config, params, tokenizer, template, lineage, str(folder), stored_dtype(files))
 
 
 def _placement(model: Model, mesh: Mesh | None) -> Params:
-    """Shardings of all parameters; explicit for one device too, else a checkpoint asks for the devices that wrote it."""
+    """Shardings of all parameters; explicit for one device too: Orbax would ask for the devices that wrote."""
     if mesh is not None:
         return shardings(mesh, model.rules(), model.abstract())
     on_one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -88,7 +105,7 @@ def _placement(model: Model, mesh: Mesh | None) -> Params:
 
 
 def _hf_identity(folder: pathlib.Path, files: TensorFiles) -> tuple[Lineage, Template | None]:
-    """Lineage and template as exported with the weights, if they are still those weights; else a lineage of their own."""
+    """Lineage and template as exported with the weights, if they are still those; else a lineage of their own."""
     if not (folder / OURS).is_file():
         return identify_hf(folder), None
     note = read_json(HFNote, folder / OURS)

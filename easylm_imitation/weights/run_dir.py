@@ -75,7 +75,7 @@ class RunDir:
         return load_tokenizer(self.tokenizer)
 
     def read_template(self) -> Template | None:
-        """The run's chat template; None for a run that has none. Raises UserError when its definition has changed since."""
+        """The run's chat template; None for a run without. Raises UserError when its definition has changed since."""
         if not self.template.exists():
             return None
         stored = read_json(_TemplateFile, self.template)
@@ -91,9 +91,9 @@ class RunDir:
         write_json(self.lineage, lineage)
 
     def load_params(self, abstract: Params, step: int | None = None) -> Params:
-        """The weights of one checkpoint (default: the newest) in the dtypes and shardings of `abstract`; nothing else is read.
+        """The weights of one checkpoint (default: the newest) in the dtypes and shardings of `abstract`.
 
-        Raises UserError when there is no checkpoint, or one that does not hold this model.
+        Nothing else is read. Raises UserError when there is no checkpoint, or one that does not hold this model.
         """
         step = self.newest_step() if step is None else step
         try:

@@ -17,7 +17,7 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 class TensorFiles:
     """Opens the weight files of `folder`; `shapes` and `dtypes` are known at once, numbers are read when asked for.
 
-    Raises UserError for a folder without safetensors, a missing or damaged file, and an index that disagrees with its files.
+    Raises UserError for a folder without safetensors, a missing or damaged file, and an index that disagrees.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -47,8 +47,8 @@ class TensorFiles:
         if (self.folder / SINGLE).is_file():
             return [SINGLE]
         if any(self.folder.glob("pytorch_model*.bin")):
-            raise UserError(f"{self.folder}: weights are in pytorch_model.bin, a pickle, which is not read; save the model "
-                            "as safetensors first (transformers: save_pretrained)")
+            raise UserError(f"{self.folder}: weights are in pytorch_model.bin, a pickle, which is not read; save "
+                            "the model as safetensors first (transformers: save_pretrained)")
         raise UserError(f"{self.folder}: there is no {SINGLE} and no {INDEX}")
 
     def _check_index(self) -> None:
