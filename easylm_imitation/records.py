@@ -181,16 +181,33 @@ def file_sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file atomically (a temporary file beside it, then a rename); parents are made."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes one JSON object atomically (a temporary file beside it, then a rename); parents are made."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    _write_atomically(pathlib.Path(path), text)
+    write_text(path, text)
 
 
 def write_jsonl(path: str | os.PathLike, values: Iterable[Any]) -> int:
     """Writes one JSON object a line, atomically; returns how many."""
     lines = [json.dumps(plain(value), ensure_ascii=False, allow_nan=False) for value in values]
-    _write_atomically(pathlib.Path(path), "".join(line + "\n" for line in lines))
+    write_text(path, "".join(line + "\n" for line in lines))
     return len(lines)
 
 
@@ -274,21 +291,6 @@ def _extras_to_meta(cls: type, mapping: dict[str, Any]) -> dict[str, Any]:
         return mapping
     kept = {k: v for k, v in mapping.items() if k in known}
     return {**kept, "meta": {**extras, **mapping.get("meta", {})}}
-
-
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 # Golden examples: one JSON-able object per schema. Tests read each and write it back unchanged.
