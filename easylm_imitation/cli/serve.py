@@ -1,0 +1,38 @@
+"""`serve`: a model behind an OpenAI-compatible HTTP server, until it is told to stop."""
+import argparse
+import signal
+import threading
+from typing import Any
+
+from easylm_imitation import console
+from easylm_imitation.cli import flags
+from easylm_imitation.config import load
+
+HELP = "serve a model over HTTP: OpenAI-compatible completions and chat, scoring, tokenizer"
+EXAMPLE = "easylm-imitation serve --model RUN --port 8000"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own flags."""
+    flags.add_model(parser, "a run dir or a Hugging Face dir")
+    flags.add_address(parser, port=8000)
+    flags.add_config(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Serves until SIGTERM or Ctrl-C; requests that run by then are finished first."""
+    from easylm_imitation.serve import ServeConfig, listen, open_server
+
+    config = load(ServeConfig, args.config, args.overrides)
+    listener = listen(config, args.host, args.port)     # before the weights: a taken port should be told at once
+    from easylm_imitation.weights import open_model
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    console.say(f"{args.model}: loading and compiling")
+    with open_server(open_model(args.model), config, listener=listener) as server:
+        console.say(f"{server.model_name} is ready at {server.url}/v1")
+        stop.wait()
+        console.say("stopping; running requests are finished first")
+    return {"model": server.model_name, "url": server.url, "counts": dict(server.service.scheduler.counts)}

@@ -1,0 +1,180 @@
+"""The routes. Each is a few lines: check, hand to completions.py or to the service, return the body.
+
+    /v1/completions  /v1/chat/completions  /v1/models      as OpenAI's
+    /v1/score                                              log-likelihoods of (context, continuation) pairs
+    /tokenize  /detokenize  /tokenizer_info                as vLLM's, which lm-eval's remote tokenizer asks for
+    /health  /ready  /metrics
+"""
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import fastapi
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+
+from easylm_imitation.schema import UserError, plain
+from easylm_imitation.serve.completions import chat, complete
+from easylm_imitation.serve.guard import Guard, error_body
+from easylm_imitation.serve.metrics import exposition
+from easylm_imitation.serve.scheduler import Busy, Stopped
+from easylm_imitation.serve.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    ScoreRequest,
+    TokenizeRequest,
+)
+from easylm_imitation.serve.service import Gone, Service
+from easylm_imitation.text import chat_jinja
+
+
+def make_app(service: Service, api_key: str | None) -> tuple[fastapi.FastAPI, Guard]:
+    """The application, and the same behind its guard: the guard is what to serve."""
+    app = fastapi.FastAPI(title="easylm_imitation", docs_url=None, redoc_url=None, openapi_url=None)
+    _add_generation(app, service)
+    _add_tokens(app, service)
+    _add_state(app, service)
+    _add_errors(app)
+    return app, Guard(app, api_key=api_key, body_bytes=service.limits.body_bytes)
+
+
+def _add_generation(app: fastapi.FastAPI, service: Service) -> None:
+    @app.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest, request: fastapi.Request) -> Response | dict[str, Any]:
+        _check_model(service, body.model)
+        async with _disconnect(request) as gone:
+            return await complete(service, body, gone)
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: ChatRequest, request: fastapi.Request) -> Response | dict[str, Any]:
+        _check_model(service, body.model)
+        async with _disconnect(request) as gone:
+            return await chat(service, body, gone)
+
+    @app.post("/v1/score", response_model=None)
+    async def score(body: ScoreRequest, request: fastapi.Request) -> dict[str, Any]:
+        _check_model(service, body.model)
+        if len(body.pairs) > service.limits.pairs:
+            raise UserError(f"pairs: {len(body.pairs)} in one request; at most {service.limits.pairs}")
+        pairs = [service.encode_pair(*pair) if isinstance(pair[0], str) else pair for pair in body.pairs]
+        async with _disconnect(request) as gone:
+            scores = await service.score_pairs(pairs, gone)
+        tokens = sum(len(before) + len(after) for before, after in pairs)
+        return {"object": "scores", "model": service.name, "scores": [plain(score) for score in scores],
+                "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}}
+
+
+def _add_tokens(app: fastapi.FastAPI, service: Service) -> None:
+    tokenizer = service.tokenizer
+
+    @app.post("/tokenize")
+    def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        _check_model(service, body.model)
+        start = [tokenizer.bos_id] if body.add_special_tokens and tokenizer.bos_id is not None else []
+        ids = [*start, *tokenizer.encode(body.prompt, parse_special=True)]
+        return {"tokens": ids, "count": len(ids), "max_model_len": service.context}
+
+    @app.post("/detokenize")
+    def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
+        _check_model(service, body.model)
+        return {"prompt": tokenizer.decode(body.tokens, skip_special=False)}
+
+    @app.get("/tokenizer_info")
+    def tokenizer_info() -> dict[str, Any]:
+        names = {"eos_token": tokenizer.eos_id, "bos_token": tokenizer.bos_id, "pad_token": tokenizer.pad_id}
+        jinja = None if service.template is None else chat_jinja(service.template, tokenizer)
+        return {**{name: None if i is None else tokenizer.token(i) for name, i in names.items()}, "chat_template": jinja,
+                "vocab_size": tokenizer.vocab_size, "model_max_length": service.context, "tokenizer_id": tokenizer.id,
+                "template": None if service.template is None else service.template.id}
+
+
+def _add_state(app: fastapi.FastAPI, service: Service) -> None:
+    card = {"id": service.name, "object": "model", "created": service.started, "owned_by": "easylm_imitation",
+            "max_model_len": service.context, "lineage": plain(service.lineage)}
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{name:path}")
+    def model(name: str) -> dict[str, Any]:
+        _check_model(service, name)
+        return card
+
+    @app.get("/health")
+    def health() -> JSONResponse:
+        return _state(service.scheduler.alive)
+
+    @app.get("/ready")
+    def ready() -> JSONResponse:
+        return _state(service.scheduler.alive)
+
+    @app.get("/metrics")
+    def metrics() -> PlainTextResponse:
+        return PlainTextResponse(exposition(service.engine, service.scheduler))
+
+
+def _add_errors(app: fastapi.FastAPI) -> None:
+    def refuse(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+        return JSONResponse(error_body(status, message), status, headers)
+
+    def handler(status: int) -> Callable[..., Awaitable[Response]]:
+        async def handle(request: fastapi.Request, error: Exception) -> Response:
+            return refuse(status, str(error))
+        return handle
+
+    async def busy(request: fastapi.Request, error: Busy) -> Response:
+        return refuse(429, "the queue is full; try again", {"Retry-After": str(error.retry_after)})
+
+    async def http(request: fastapi.Request, error: HTTPException) -> Response:
+        return refuse(error.status_code, str(error.detail), getattr(error, "headers", None))
+
+    async def invalid(request: fastapi.Request, error: RequestValidationError) -> Response:
+        return refuse(400, "; ".join(_describe(one) for one in error.errors()[:3]))
+
+    async def failed(request: fastapi.Request, error: Exception) -> Response:
+        return refuse(500, f"the server failed ({type(error).__name__}); its log says where")
+
+    app.add_exception_handler(UserError, handler(400))
+    app.add_exception_handler(ValueError, handler(400))
+    app.add_exception_handler(Stopped, handler(500))
+    app.add_exception_handler(Gone, handler(499))
+    app.add_exception_handler(Busy, busy)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, failed)
+
+
+def _describe(error: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"] if part != "body" and not str(part).startswith(("list[", "tuple[")))
+    if error["type"] == "extra_forbidden":
+        return f"unknown field '{place}'"
+    return f"{place or 'body'}: {error['msg']}"
+
+
+def _state(good: bool) -> JSONResponse:
+    return JSONResponse({"status": "ok" if good else "stopped"}, 200 if good else 503)
+
+
+def _check_model(service: Service, name: str | None) -> None:
+    if name not in (None, service.name):
+        raise HTTPException(404, f"the model '{name}' is not served here; this server has '{service.name}'")
+
+
+@contextlib.asynccontextmanager
+async def _disconnect(request: fastapi.Request) -> AsyncIterator[asyncio.Task]:
+    """A task that is done when the client hangs up (Starlette tells nobody but those who ask)."""
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task = asyncio.create_task(watch())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

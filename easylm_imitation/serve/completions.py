@@ -1,0 +1,200 @@
+"""POST /v1/completions and /v1/chat/completions: from a checked request to a response body or a stream of events."""
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from starlette.responses import StreamingResponse
+
+from easylm_imitation.records import Message
+from easylm_imitation.schema import UserError
+from easylm_imitation.serve.answer import AnswerText
+from easylm_imitation.serve.formats import Envelope, chat_logprobs, completion_logprobs, usage
+from easylm_imitation.serve.guard import error_body
+from easylm_imitation.serve.jobs import Answer, Update
+from easylm_imitation.serve.scheduler import Stopped
+from easylm_imitation.serve.schemas import ChatRequest, CompletionRequest, Generation, prompts
+from easylm_imitation.serve.service import Mailbox, PromptScores, Service
+
+Body = dict[str, Any]
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; its jobs are cancelled when it ends early, whether or not it ever began."""
+
+    def __init__(self, service: Service, jobs: Sequence[Answer], events: AsyncIterator[str]):
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._service, self._jobs = service, jobs
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """Sends the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._service.scheduler.cancel([job for job in self._jobs if not job.finish])
+
+
+async def complete(service: Service, request: CompletionRequest, gone: asyncio.Future) -> Body | EventStream:
+    """Answers a completion request. Raises UserError for what this model cannot do, and what `Service.finish` raises."""
+    given = prompts(request.prompt)
+    ids = [service.encode(prompt) for prompt in given]
+    _check_completion(service, request, ids)
+    envelope = Envelope(service, "cmpl", "text_completion", int(time.time()))
+    count = request.n or 1
+    if request.stream:
+        mailbox = Mailbox()
+        jobs = service.answers(ids, request, _max_tokens(request), mailbox)
+        service.scheduler.submit(jobs)
+        return EventStream(service, jobs, _events(service, request, jobs, mailbox, _text_chunks(envelope), _prompt_tokens(ids)))
+    top = request.logprobs or 0
+    scores: list[PromptScores | None] = [None] * len(ids)
+    if request.echo and request.logprobs is not None:
+        scores = await service.score_prompts(ids, top, gone)
+    jobs, updates = await _generate(service, request, ids, scores, top, gone)
+    choices = []
+    for i, update in enumerate(updates):
+        prompt = i // count
+        text, tokens = update.text, list(update.tokens)
+        if request.echo:
+            text = (given[prompt] if isinstance(given[prompt], str) else service.tokenizer.decode(ids[prompt], skip_special=False)) + text
+        if scores[prompt] is not None:
+            tokens = [ids[prompt][0], *scores[prompt].tokens[1:], *tokens]
+        logprobs = None if request.logprobs is None else completion_logprobs(service, tokens, top)
+        choices.append({"index": i, "text": text, "logprobs": logprobs, "finish_reason": update.finish})
+    return envelope.wrap(choices, usage(_prompt_tokens(ids), jobs))
+
+
+async def _generate(service: Service, request: CompletionRequest, ids: list[list[int]], scores: list[PromptScores | None],
+                    top: int, gone: asyncio.Future) -> tuple[int, list[Update]]:
+    """How many tokens were generated, and each choice's last update. A scored prompt knows its greedy next token already,
+    so the request that lm-eval sends (echo, one greedy token) needs no generation.
+    """
+    count, max_tokens = request.n or 1, _max_tokens(request)
+    if max_tokens == 0:
+        return 0, [Update(finish="length")] * (len(ids) * count)
+    greedy = request.temperature is not None and request.temperature < 1e-4
+    if scores[0] is not None and max_tokens == 1 and greedy:
+        updates = [_next_token(service, request, score) for score in scores for _ in range(count)]
+        return len(updates), updates
+    mailbox = Mailbox()
+    jobs = service.answers(ids, request, max_tokens, mailbox, top=top)
+    updates = await service.finish(jobs, mailbox, gone)
+    return sum(job.produced for job in jobs), updates
+
+
+def _next_token(service: Service, request: CompletionRequest, score: PromptScores) -> Update:
+    text = AnswerText(service.tokenizer, request.stops())
+    stopped = text.push(score.next)
+    text.finish()
+    end = service.is_end(score.next.id)
+    # The token is reported even where it ends the answer: lm-eval drops the last entry of the list, whatever it is.
+    return Update("" if end else text.text, [score.next], "stop" if end or stopped else "length")
+
+
+async def chat(service: Service, request: ChatRequest, gone: asyncio.Future) -> Body | EventStream:
+    """Answers a chat request. Raises as `complete` does."""
+    messages = [Message("system" if m.role == "developer" else m.role, m.text()) for m in request.messages]
+    ids = service.encode_chat(messages)
+    _check_common(service, request, 1)
+    if request.stream and request.logprobs:
+        raise UserError("logprobs: not offered together with stream; ask for one of them")
+    asked = request.max_completion_tokens or request.max_tokens
+    max_tokens = asked or max(1, service.context - len(ids) + 1)
+    service.check_room(ids, max_tokens)
+    envelope = Envelope(service, "chatcmpl", "chat.completion", int(time.time()))
+    mailbox = Mailbox()
+    jobs = service.answers([ids], request, max_tokens, mailbox, top=request.top_logprobs or 0,
+                           stops=service.template.stop_strings, lead=service.template.lead)
+    if request.stream:
+        service.scheduler.submit(jobs)
+        return EventStream(service, jobs, _events(service, request, jobs, mailbox, _chat_chunks(envelope), len(ids)))
+    updates = await service.finish(jobs, mailbox, gone)
+    choices = [{"index": i, "message": {"role": "assistant", "content": update.text, "refusal": None},
+                "logprobs": chat_logprobs(service, update.tokens) if request.logprobs else None,
+                "finish_reason": update.finish} for i, update in enumerate(updates)]
+    return envelope.wrap(choices, usage(len(ids), sum(job.produced for job in jobs)))
+
+
+def _check_completion(service: Service, request: CompletionRequest, ids: list[list[int]]) -> None:
+    _check_common(service, request, len(ids))
+    if request.stream and (request.echo or request.logprobs is not None):
+        raise UserError("stream: not offered together with echo or logprobs; ask without stream")
+    if _max_tokens(request) == 0 and not request.echo:
+        raise UserError("max_tokens: 0 makes sense only with echo")
+    for one in ids:
+        service.check_room(one, _max_tokens(request))
+
+
+def _check_common(service: Service, request: Generation, count: int) -> None:
+    limits, stops, samples = service.limits, request.stops(), request.n or 1
+    if count > limits.prompts:
+        raise UserError(f"prompt: {count} prompts in one request; at most {limits.prompts}")
+    if samples > limits.samples or samples * count > limits.queue:
+        raise UserError(f"n: {samples} answers to {count} prompts; at most {limits.samples} each and {limits.queue} in all")
+    if len(stops) > limits.stops or any(not 0 < len(stop) <= limits.stop_characters for stop in stops):
+        raise UserError(f"stop: at most {limits.stops} strings of 1 to {limits.stop_characters} characters")
+    if request.stream_options is not None and not request.stream:
+        raise UserError("stream_options: only with stream")
+
+
+def _max_tokens(request: CompletionRequest) -> int:
+    return 16 if request.max_tokens is None else request.max_tokens
+
+
+def _prompt_tokens(ids: list[list[int]]) -> int:
+    return sum(map(len, ids))
+
+
+Chunks = Callable[[int, str | None, str | None], list[Body]]
+
+
+async def _events(service: Service, request: Generation, jobs: Sequence[Answer], mailbox: Mailbox, chunks: Chunks,
+                  prompt_tokens: int) -> AsyncIterator[str]:
+    """The stream: openings, pieces as they come (a comment when nothing comes), ends, usage if asked, [DONE]."""
+    for index in range(len(jobs)):
+        for body in chunks(index, None, None):
+            yield _event(body)
+    left = len(jobs)
+    while left:
+        try:
+            index, update = await asyncio.wait_for(mailbox.get(), service.limits.keepalive_seconds)
+        except TimeoutError:
+            yield ": still here\n\n"
+            continue
+        except Stopped as error:
+            yield _event(error_body(500, str(error)))
+            break
+        for body in chunks(index, update.text, update.finish or None):
+            yield _event(body)
+        left -= bool(update.finish)
+    if request.stream_options is not None and request.stream_options.include_usage and not left:
+        produced = sum(job.produced for job in jobs)
+        yield _event({**chunks(0, "", None)[0], "choices": [], "usage": usage(prompt_tokens, produced)})
+    yield "data: [DONE]\n\n"
+
+
+def _text_chunks(envelope: Envelope) -> Chunks:
+    def chunks(index: int, text: str | None, finish: str | None) -> list[Body]:
+        if text is None:
+            return []
+        return [envelope.wrap([{"index": index, "text": text, "logprobs": None, "finish_reason": finish}])]
+    return chunks
+
+
+def _chat_chunks(envelope: Envelope) -> Chunks:
+    def wrap(index: int, delta: Body, finish: str | None = None) -> Body:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return envelope.wrap([choice], kind="chat.completion.chunk")
+
+    def chunks(index: int, text: str | None, finish: str | None) -> list[Body]:
+        if text is None:
+            return [wrap(index, {"role": "assistant", "content": ""})]
+        pieces = [wrap(index, {"content": text})] if text or not finish else []
+        return [*pieces, wrap(index, {}, finish)] if finish else pieces
+    return chunks
+
+
+def _event(body: Body) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+

@@ -1,0 +1,119 @@
+"""How a server is sized: what the user may set (`ServeConfig`), and the list of program shapes that follows (`Shapes`).
+
+Every shape that will ever run is in `Shapes`, and every shape in it is compiled before the server says ready. Few and
+geometric: a tiny model gets four programs, a large one about ten.
+"""
+import dataclasses
+from typing import Literal
+
+from easylm_imitation.schema import UserError
+
+DEFAULT_CONTEXT = 2048      # tokens a slot when the model could hold more and nothing was asked for
+TOP_SCORED = 5              # alternatives kept per scored position (OpenAI's cap for completions)
+TOP_SAMPLED = 20            # alternatives kept per generated token (OpenAI's cap for chat)
+MAX_STOP_IDS = 16           # end-of-answer ids that the device checks
+SMALL = 50_000_000          # parameters below which a padded row costs less than another program
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one client may ask for; beyond each limit stands a 4xx answer that names it."""
+    queue: int = 512                # unfinished answers and scoring requests in the server; more gets 429
+    prompts: int = 256              # prompts in one request
+    samples: int = 16               # `n`
+    stops: int = 32                 # stop strings (OpenAI allows 4; lm-eval sends more)
+    stop_characters: int = 256      # of one stop string
+    pairs: int = 8192               # pairs in one scoring request
+    body_bytes: int = 16 << 20
+    keepalive_seconds: float = 15.0     # silence on a stream after which a comment is sent
+    drain_seconds: float = 30.0         # what running requests get when the server is told to stop
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeConfig:
+    """Size and habits of a server. Empty tuples and "auto" are resolved from the model and the device by `shapes`."""
+    slots: int = 16                             # answers generated side by side
+    context: int | None = None                  # tokens of prompt and answer; None: the model's, at most 2048
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"          # auto: float32 on CPU, bfloat16 elsewhere
+    layers: Literal["auto", "stacked", "unstacked"] = "auto"        # auto: unstacked on CPU (docs/serve.md has figures)
+    prefill_chunks: tuple[int, ...] = ()        # tokens of a prompt read in one go
+    live_lengths: tuple[int, ...] = ()          # lengths of cache that a decode step may read
+    score_lengths: tuple[int, ...] = ()         # row lengths for scoring
+    score_tokens: int | None = None             # tokens scored in one go; None: 2048 for small models on CPU, else by size
+    decode_steps: int = 8                       # tokens an answer gains between two looks at the queue; 1 when one streams
+    api_key_env: str = "EASYLM_IMITATION_API_KEY"   # environment variable that holds the key; unset or empty: no key
+    limits: Limits = Limits()
+
+    def __post_init__(self):
+        for name in ("slots", "decode_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """Every program of an engine, as (rows, tokens) pairs. Hashable: the key under which compiled programs are shared."""
+    slots: int
+    context: int
+    steps: int
+    prefill: tuple[tuple[int, int], ...]    # (prompts, chunk)
+    decode: tuple[tuple[int, int], ...]     # (slots, live cache length), both ascending
+    score: tuple[tuple[int, int], ...]      # (rows, row length), by ascending area
+    head_chunk: int                         # positions whose logits exist at a time while scoring
+
+    def count(self) -> int:
+        """How many programs there are to compile."""
+        return len(self.prefill) + len(self.decode) + len(self.score)
+
+
+def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, parameters: int, platform: str) -> Shapes:
+    """The shapes for one model on one platform ("cpu", "gpu", "tpu"). Raises UserError where the config cannot be met."""
+    context = config.context or min(model_context, DEFAULT_CONTEXT)
+    if context > model_context:
+        raise UserError(f"context {context}: the model holds {model_context} tokens; set context to at most that")
+    small = parameters < SMALL
+    lengths = config.score_lengths or _ladder(64, context, 4)
+    budget = config.score_tokens or (8192 if platform != "cpu" else 2048 if small else 512)
+    return Shapes(
+        slots=config.slots, context=context, steps=config.decode_steps,
+        prefill=_prefill(config, context, small),
+        decode=_decode(config, context, small),
+        score=_score(_within(lengths, context, "score_lengths"), budget, small),
+        head_chunk=max(16, min(512, (1 << 24) // vocab_size)))   # at most 64 MB of float32 logits
+
+
+def _ladder(smallest: int, largest: int, factor: int) -> tuple[int, ...]:
+    """`largest`, divided by `factor` while that stays at or above `smallest`; ascending."""
+    steps = [largest]
+    while steps[-1] // factor >= smallest:
+        steps.append(steps[-1] // factor)
+    return tuple(reversed(steps))
+
+
+def _within(lengths: tuple[int, ...], context: int, name: str) -> tuple[int, ...]:
+    kept = tuple(sorted(set(lengths)))
+    if kept[0] < 1 or kept[-1] > context:
+        raise UserError(f"{name} {lengths}: each must lie between 1 and the context of {context}")
+    return kept if kept[-1] == context else (*kept, context)
+
+
+def _prefill(config: ServeConfig, context: int, small: bool) -> tuple[tuple[int, int], ...]:
+    chunks = config.prefill_chunks or tuple(sorted({min(32, context), min(256, context)}))
+    if min(chunks) < 1 or max(chunks) > context:
+        raise UserError(f"prefill_chunks {chunks}: each must lie between 1 and the context of {context}")
+    group = min(8, config.slots)
+    if small and context <= 256 and not config.prefill_chunks:
+        return ((group, chunks[0]),)
+    return tuple(sorted({(1, chunk) for chunk in chunks} | {(group, min(chunks))}, key=lambda s: s[0] * s[1]))
+
+
+def _decode(config: ServeConfig, context: int, small: bool) -> tuple[tuple[int, int], ...]:
+    live = _within(config.live_lengths or _ladder(256, context, 4), context, "live_lengths")
+    rows = (config.slots,) if small else tuple(sorted({1, config.slots}))
+    return tuple((row, length) for row in rows for length in live)
+
+
+def _score(lengths: tuple[int, ...], budget: int, small: bool) -> tuple[tuple[int, int], ...]:
+    single = lengths[-1:] if small and lengths[-1] <= 256 else lengths
+    wide = {(budget // lengths[-1], lengths[-1])} if budget >= 2 * lengths[-1] else set()
+    return tuple(sorted({(1, length) for length in single} | wide, key=lambda shape: shape[0] * shape[1]))

@@ -1,0 +1,130 @@
+"""One model on one device, ready to run: parameters, slot state, compiled programs. No queue, no text: see scheduler, api.
+
+An engine is used by one thread at a time. Its host side takes and gives numpy arrays; every array has one of the shapes
+that were compiled, so that no call compiles anything (`compilations` counts, and must stay 0 after the start).
+"""
+import dataclasses
+import threading
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easylm_imitation.models import ModelConfig
+from easylm_imitation.schema import UserError
+from easylm_imitation.serve.config import MAX_STOP_IDS, ServeConfig, shapes
+from easylm_imitation.serve.programs import Chunk, Common, Order, Points, Rows, State, Tree, get_programs, prepare
+from easylm_imitation.serve.sampling import Knobs, Sampled
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A piece of a prompt on its way into a slot. The last token of a prompt is no part of any piece."""
+    slot: int
+    tokens: np.ndarray          # int32 [n], at most the chunk's width
+    start: int                  # position of the first of them
+    newest: int = 0             # the prompt's last token
+    max_tokens: int = 0         # tokens to generate; 0 while more pieces of this prompt follow
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0               # any int; its low 64 bits count
+
+
+class Engine:
+    """Compiled programs and the state they run on.
+
+    >>> engine = Engine(loaded.config, loaded.params, ServeConfig(), stop_ids=[2], vocab_size=tokenizer.vocab_size)
+    """
+
+    def __init__(self, model_config: ModelConfig, params: Tree, config: ServeConfig, *, stop_ids: Sequence[int],
+                 vocab_size: int):
+        """Compiles what this process has not compiled before. `vocab_size`: ids from there on are never sampled.
+
+        Raises UserError for a config that the model cannot meet.
+        """
+        device = jax.local_devices()[0]
+        if len(stop_ids) > MAX_STOP_IDS:
+            raise UserError(f"{len(stop_ids)} stop ids; at most {MAX_STOP_IDS} fit")
+        self.config = model_config
+        self.shapes = shapes(config, model_context=model_config.context, vocab_size=model_config.vocab_size,
+                             parameters=model_config.parameters(), platform=device.platform)
+        on_cpu = device.platform == "cpu"
+        dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype)
+        unstacked = on_cpu if config.layers == "auto" else config.layers == "unstacked"
+        self.vocab_size = min(vocab_size, model_config.vocab_size)
+        self._programs = get_programs(model_config, self.shapes, dtype, unstacked, device)
+        self._params = prepare(jax.device_put(params, device), jnp.dtype(dtype), unstacked)
+        self._stop_ids = np.full(MAX_STOP_IDS, -1, np.int32)
+        self._stop_ids[:len(stop_ids)] = stop_ids
+        self._state: State = self._programs.fresh_state()
+        self._compiles = _CompileCounter()
+
+    @property
+    def compilations(self) -> int:
+        """Compilations in the engine's thread since `watch_compilations`."""
+        return self._compiles.count
+
+    def watch_compilations(self) -> None:
+        """Counts compilations that happen in the calling thread from now on."""
+        self._compiles.start()
+
+    def close(self) -> None:
+        """Frees the device memory of this engine; compiled programs stay for the next one."""
+        self._compiles.stop()
+        self._params = self._state = None
+
+    def prefill(self, shape: tuple[int, int], prompts: Sequence[Prompt]) -> None:
+        """Reads pieces of at most `shape[0]` prompts, each at most `shape[1]` long."""
+        chunk = _chunk(shape, prompts, self.shapes.slots)
+        self._state = self._programs.prefill[shape](self._params, self._state, chunk)
+
+    def decode(self, shape: tuple[int, int], alive: np.ndarray, steps: int, want_top: bool) -> Sampled:
+        """Up to `steps` tokens for the slots in `alive` [slots] bool. Entries [steps, shape[0]]; id -1 where nothing came."""
+        order = Order(alive, np.int32(min(steps, self.shapes.steps)))
+        common = Common(self._stop_ids, np.int32(self.vocab_size), np.bool_(want_top))
+        self._state, out = self._programs.decode[shape](self._params, self._state, order, common)
+        return Sampled(*(np.asarray(part)[:steps] for part in out))
+
+    def score(self, rows: Rows, points: Points) -> Sampled:
+        """Log-probabilities at `points` of packed `rows`, whose shape must be one of `shapes.score`."""
+        return Sampled(*map(np.asarray, self._programs.score[rows.tokens.shape](self._params, rows, points)))
+
+
+def _chunk(shape: tuple[int, int], prompts: Sequence[Prompt], slots: int) -> Chunk:
+    rows, width = shape
+    chunk = Chunk(
+        slots=np.full(rows, slots, np.int32), tokens=np.zeros((rows, width), np.int32), starts=np.zeros(rows, np.int32),
+        counts=np.zeros(rows, np.int32), newest=np.zeros(rows, np.int32), left=np.zeros(rows, np.int32),
+        knobs=Knobs(np.zeros(rows, np.float32), np.zeros(rows, np.int32), np.ones(rows, np.float32),
+                    np.zeros((rows, 2), np.uint32)))
+    for i, prompt in enumerate(prompts):
+        count = len(prompt.tokens)
+        chunk.slots[i], chunk.starts[i], chunk.counts[i], chunk.newest[i] = prompt.slot, prompt.start, count, prompt.newest
+        chunk.tokens[i, :count], chunk.left[i] = prompt.tokens, prompt.max_tokens
+        chunk.knobs.temperature[i], chunk.knobs.top_k[i], chunk.knobs.top_p[i] = prompt.temperature, prompt.top_k, prompt.top_p
+        chunk.knobs.seed[i] = (prompt.seed >> 32) & 0xFFFFFFFF, prompt.seed & 0xFFFFFFFF
+    return chunk
+
+
+class _CompileCounter:
+    """Counts XLA compilations of one thread; other threads of the process may train or compile as they like."""
+
+    def __init__(self):
+        self.count = 0
+        self._thread: int | None = None
+
+    def start(self) -> None:
+        self.stop()
+        self._thread = threading.get_ident()
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            self._thread = None
+            jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, duration: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration" and threading.get_ident() == self._thread:
+            self.count += 1

@@ -1,0 +1,78 @@
+"""What stands before every route: the API key, the size of the body, the refusal of new work while the server drains.
+
+Plain ASGI, because it must see each request before anything reads it.
+"""
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+PUBLIC = ("/health", "/ready")      # a load balancer asks these without a key; they say nothing about the model
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "invalid_request_error",
+          429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+
+
+def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """An error as OpenAI's clients expect it."""
+    kind = _TYPES.get(status, "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+class Guard:
+    """Wraps an ASGI app. With a key, everything but `PUBLIC` needs `Authorization: Bearer KEY`."""
+
+    def __init__(self, app: Callable, *, api_key: str | None, body_bytes: int):
+        self._app = app
+        self._key = api_key.encode() if api_key else None
+        self._limit = body_bytes
+        self.draining = False
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """Answers 401, 413 or 503 by itself; else passes the request on."""
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        if scope["path"] not in PUBLIC and self._key and not self._knows_key(headers):
+            await _refuse(send, 401, "a valid API key is needed: send the header 'Authorization: Bearer KEY'")
+        elif self.draining and scope["method"] == "POST":
+            await _refuse(send, 503, "the server is shutting down")
+        elif _declared(headers) > self._limit:
+            await _refuse(send, 413, self._too_large())
+        else:
+            await self._app(scope, self._counted(receive), send)
+
+    def _knows_key(self, headers: dict[bytes, bytes]) -> bool:
+        given = headers.get(b"authorization", b"")
+        return given[:7].lower() == b"bearer " and hmac.compare_digest(given[7:].strip(), self._key)
+
+    def _counted(self, receive: Callable) -> Callable:
+        """A body without a declared length is cut off as soon as it has grown too large."""
+        size = 0
+
+        async def counted() -> dict:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._limit:
+                raise HTTPException(413, self._too_large())
+            return message
+        return counted
+
+    def _too_large(self) -> str:
+        return f"the request body is larger than {self._limit} bytes; send fewer prompts or pairs at a time"
+
+
+def _declared(headers: dict[bytes, bytes]) -> int:
+    value = headers.get(b"content-length", b"0")
+    return int(value) if value.isdigit() else 0
+
+
+async def _refuse(send: Callable, status: int, message: str) -> None:
+    body = json.dumps(error_body(status, message)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,110 @@
+"""What the HTTP side hands to the scheduler: an answer to generate, or segments to score. Each reports through `notify`.
+
+`notify` is called in the scheduler's thread, with an `Update` or an exception, and must return at once.
+"""
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from easylm_imitation.serve.answer import AnswerText, Token
+from easylm_imitation.serve.engine import Prompt
+from easylm_imitation.serve.scoring import Segment
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """News of a job. `finish` is "" while it goes on; at the end "stop", "length", or "scored"."""
+    text: str = ""
+    tokens: Sequence[Token] = ()
+    finish: str = ""
+
+
+Notify = Callable[[Update | Exception], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens; temperature 0 is greedy."""
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Job:
+    """Anything that waits in the scheduler. `cancelled` may be set from any thread; the next turn lets go of the job."""
+
+    def __init__(self, notify: Notify):
+        self.notify = notify
+        self.cancelled = False
+
+
+class Answer(Job):
+    """One answer: a prompt that is read into a slot, then tokens until a stop or `max_tokens`."""
+
+    def __init__(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, text: AnswerText, notify: Notify, *,
+                 stop_ids: frozenset[int], top: int = 0, stream: bool = False):
+        """`top`: alternatives to report per token. `stream`: report text as it comes, not only at the end."""
+        super().__init__(notify)
+        self.prompt = np.asarray(prompt, np.int32)
+        self.max_tokens, self.sampling, self.text, self.stop_ids = max_tokens, sampling, text, stop_ids
+        self.top, self.stream = top, stream
+        self.read = 0               # prompt tokens in the cache
+        self.ready = False          # all but the last are: decode may go on from there
+        self.produced = 0           # tokens generated, a stop token included
+        self.finish = ""
+
+    @property
+    def unread(self) -> int:
+        """Prompt tokens that are still to be read before decoding, which reads the last one itself."""
+        return len(self.prompt) - 1 - self.read
+
+    @property
+    def position(self) -> int:
+        """Where the newest generated token goes in the cache."""
+        return len(self.prompt) + self.produced - 1
+
+    def next_piece(self, slot: int, width: int) -> Prompt:
+        """The next piece of the prompt, at most `width` tokens; counts it as read."""
+        start, self.read = self.read, min(self.read + width, len(self.prompt) - 1)
+        self.ready = not self.unread
+        return Prompt(slot, self.prompt[start:self.read], start, int(self.prompt[-1]), self.max_tokens if self.ready else 0,
+                      **dataclasses.asdict(self.sampling))
+
+    def accept(self, token_id: int, logprob: float, top_ids: np.ndarray, top_logprobs: np.ndarray) -> bool:
+        """Takes a generated token; True when the answer is complete (`finish` says why)."""
+        self.produced += 1
+        if token_id in self.stop_ids:
+            self.finish = "stop"
+        else:
+            top = tuple(zip(top_ids[:self.top].tolist(), top_logprobs[:self.top].tolist()))
+            if self.text.push(Token(token_id, logprob, top)):
+                self.finish = "stop"
+            elif self.produced == self.max_tokens:
+                self.finish = "length"
+        if self.finish:
+            self.text.finish()
+        return bool(self.finish)
+
+    def report(self) -> None:
+        """Tells what is new: to a stream after every turn, to others at the end."""
+        if self.finish:
+            self.notify(Update(self.text.take() if self.stream else self.text.text, self.text.kept_tokens(), self.finish))
+        elif self.stream and (piece := self.text.take()):
+            self.notify(Update(piece))
+
+
+class Scoring(Job):
+    """Segments whose `done` callbacks collect the results; reports once, when all are scored."""
+
+    def __init__(self, segments: Sequence[Segment], notify: Notify):
+        super().__init__(notify)
+        self.pending = len(segments)
+        self.segments = [dataclasses.replace(segment, done=self._counting(segment.done)) for segment in segments]
+
+    def _counting(self, done: Callable) -> Callable:
+        def counted(out: object) -> None:
+            done(out)
+            self.pending -= 1
+        return counted

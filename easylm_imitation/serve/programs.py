@@ -1,0 +1,257 @@
+"""The three device programs of the server, compiled ahead of time for a fixed list of shapes.
+
+    prefill(params, state, chunk)      a piece of some prompts, all but their last token, written straight into their slots
+    decode(params, state, order)       up to `steps` tokens for every live slot
+    score(params, rows, points)        log-probabilities at chosen positions of packed rows
+
+`state` is one pytree that lives on the device and is donated to every call. The compiled executables are called directly:
+a shape that was not foreseen is an error, never a compilation. They are shared by all engines of one process that have
+the same model config and shapes, because `reproduce` serves several models of one kind in turn.
+"""
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from easylm_imitation.models import Model, ModelConfig, create, unstack
+from easylm_imitation.serve.config import MAX_STOP_IDS, TOP_SAMPLED, TOP_SCORED, Shapes
+from easylm_imitation.serve.sampling import Knobs, Sampled, describe, sample
+
+Tree = Any
+Shape2 = tuple[int, int]
+
+
+class State(NamedTuple):
+    """What a running engine keeps on the device. B slots."""
+    cache: Tree             # keys and values, [L, B, S, K, H] or one [B, S, K, H] a layer
+    tokens: jax.Array       # int32 [B]: the newest token of each slot, not in the cache yet
+    positions: jax.Array    # int32 [B]: where that token goes
+    left: jax.Array         # int32 [B]: tokens still to generate; 0: nothing to do
+    knobs: Knobs            # [B] each
+
+
+class Chunk(NamedTuple):
+    """A piece of P prompts, C tokens wide. A padding row has the slot B, which does not exist: its writes are dropped."""
+    slots: jax.Array        # int32 [P]
+    tokens: jax.Array       # int32 [P, C]
+    starts: jax.Array       # int32 [P]: position of the first token
+    counts: jax.Array       # int32 [P]: tokens that are no padding, maybe 0
+    newest: jax.Array       # int32 [P]: the prompt's last token, which decode will read
+    left: jax.Array         # int32 [P]: tokens to generate; 0 while more chunks of the prompt follow
+    knobs: Knobs            # [P] each
+
+
+class Common(NamedTuple):
+    """What sampling needs to know of the model's vocabulary, and of the requests at large."""
+    stop_ids: jax.Array     # int32 [MAX_STOP_IDS], padded with -1
+    allowed: jax.Array      # int32 []: ids from here on are padding of the vocabulary
+    want_top: jax.Array     # bool []: somebody asked for alternatives
+
+
+class Order(NamedTuple):
+    """One call of decode."""
+    alive: jax.Array        # bool [B]: slots that the host has not given up
+    steps: jax.Array        # int32 []: at most Shapes.steps
+
+
+class Rows(NamedTuple):
+    """Packed rows to score, R x T; segment 0 is padding."""
+    tokens: jax.Array       # int32 [R, T]
+    positions: jax.Array    # int32 [R, T]
+    segment_ids: jax.Array  # int32 [R, T]
+
+
+class Points(NamedTuple):
+    """Positions to project, as indices into the flattened rows, and the token whose probability is asked there."""
+    indices: jax.Array      # int32 [R * T]
+    targets: jax.Array      # int32 [R * T]
+    count: jax.Array        # int32 []: how many are real
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """Compiled executables by shape, and the function that makes a fresh state."""
+    prefill: dict[Shape2, Callable[..., Any]]
+    decode: dict[Shape2, Callable[..., Any]]
+    score: dict[Shape2, Callable[..., Any]]
+    fresh_state: Callable[[], State]
+
+
+_shared: dict[tuple, Programs] = {}
+_lock = threading.Lock()
+
+
+def get_programs(config: ModelConfig, shapes: Shapes, dtype: str, unstacked: bool, device: jax.Device) -> Programs:
+    """Compiles every program of `shapes`, or returns those that this process already has."""
+    key = (config, shapes, dtype, unstacked, device)
+    with _lock:
+        if key not in _shared:
+            _shared[key] = _compile_all(create(config), shapes, jnp.dtype(dtype), unstacked, device)
+        return _shared[key]
+
+
+def prepare(params: Tree, dtype: jnp.dtype, unstacked: bool) -> Tree:
+    """Parameters as the programs take them: cast once, layers apart where that is asked."""
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return unstack(params) if unstacked and not isinstance(params["layers"], tuple) else params
+
+
+def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: Chunk) -> State:
+    """Reads a chunk of P prompts into the cache. Where a prompt ends, its slot comes alive with the last prompt token as
+    its newest token, so that the first step of decode samples the first token of the answer.
+    """
+    slots, length = state.tokens.shape[0], _length(state.cache)
+    offsets = jnp.arange(chunk.tokens.shape[1])
+    # A position beyond the cache marks padding: extend drops what would be written there.
+    positions = jnp.where(offsets < chunk.counts[:, None], chunk.starts[:, None] + offsets, length)
+    rows = jax.tree.map(lambda leaf: leaf.take(chunk.slots, axis=leaf.ndim - 4, mode="clip"), state.cache)
+    _, rows = model.extend(params, chunk.tokens, positions, rows, dtype=dtype)
+    cache = jax.tree.map(lambda leaf, new: _put_rows(leaf, chunk.slots, new), state.cache, rows)
+    target = jnp.where(chunk.left > 0, chunk.slots, slots)
+    fresh = (chunk.newest, chunk.starts + chunk.counts, chunk.left, chunk.knobs)
+    old = (state.tokens, state.positions, state.left, state.knobs)
+    return State(cache, *jax.tree.map(lambda leaf, new: leaf.at[target].set(new, mode="drop"), old, fresh))
+
+
+def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params: Tree, state: State, order: Order,
+           common: Common) -> tuple[State, Sampled]:
+    """Up to `order.steps` tokens for the first `rows` slots, reading `length` positions of cache: shape = (rows, length).
+
+    Sampled holds [max_steps, rows] entries; -1 stands where a slot had nothing left to do.
+    """
+    rows, length = shape
+    whole = state
+    state = jax.tree.map(lambda leaf: leaf[:rows], state._replace(cache=None))
+    # All slots: the cache stays in place, and `span` bounds what is read. Fewer: their corner is worked on apart.
+    everything = rows == len(whole.tokens)
+    cache = whole.cache if everything else jax.tree.map(lambda leaf: leaf[..., :rows, :length, :, :], whole.cache)
+    state = state._replace(cache=cache, left=jnp.where(order.alive[:rows], state.left, 0))
+    advance = functools.partial(_one_step, model, dtype, length, params, common)
+    blank = jax.eval_shape(lambda s: advance(s)[1], state)
+    out = jax.tree.map(lambda leaf: jnp.full((max_steps, *leaf.shape), -1, leaf.dtype), blank)
+
+    def more(carry: tuple) -> jax.Array:
+        step, state, _ = carry
+        return (step < order.steps) & jnp.any(state.left > 0)
+
+    def body(carry: tuple) -> tuple:
+        step, state, out = carry
+        state, new = advance(state)
+        return step + 1, state, jax.tree.map(lambda all_, one: all_.at[step].set(one), out, new)
+
+    _, state, out = jax.lax.while_loop(more, body, (jnp.int32(0), state, out))
+    cache = jax.tree.map(lambda leaf, new: _put_corner(leaf, new), whole.cache, state.cache)
+    rest = jax.tree.map(lambda leaf, new: leaf.at[:rows].set(new), whole._replace(cache=None), state._replace(cache=None))
+    return rest._replace(cache=cache), out
+
+
+def score(model: Model, dtype: jnp.dtype, chunk: int, params: Tree, rows: Rows, points: Points) -> Sampled:
+    """Log-probability of each point's target and the likeliest alternatives there (Sampled of R * T entries).
+
+    The head runs over `chunk` points at a time, and only over as many as there are: [R, T, V] never exists.
+    """
+    hidden = model.hidden(params, rows.tokens, rows.positions, rows.segment_ids, dtype=dtype)
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    size = len(points.indices)
+    chunk = min(chunk, size)
+
+    def some(start: jax.Array) -> Sampled:
+        indices = jax.lax.dynamic_slice_in_dim(points.indices, start, chunk)
+        targets = jax.lax.dynamic_slice_in_dim(points.targets, start, chunk)
+        return describe(model.unembed(params, hidden[indices]), targets, jnp.bool_(True), TOP_SCORED)
+
+    blank = jax.eval_shape(some, jnp.int32(0))
+    out = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), blank)
+
+    def body(i: jax.Array, out: Sampled) -> Sampled:
+        start = jnp.minimum(i * chunk, size - chunk)    # the last chunk may overlap the one before it
+        return jax.tree.map(lambda all_, new: jax.lax.dynamic_update_slice_in_dim(all_, new, start, 0), out, some(start))
+
+    return jax.lax.fori_loop(0, (points.count + chunk - 1) // chunk, body, out)
+
+
+def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: Common, state: State) -> tuple[State, Sampled]:
+    live = state.left > 0
+    positions = jnp.where(live, state.positions, _length(state.cache))      # idle slots write nothing
+    hidden, cache = model.extend(params, state.tokens[:, None], positions[:, None], state.cache, dtype=dtype, span=span)
+    logits = model.unembed(params, hidden[:, 0])
+    ids = sample(logits, state.knobs, state.positions + 1, common.allowed)
+    out = describe(logits, ids, common.want_top, TOP_SAMPLED)
+    left = jnp.where(_stops(ids, common), 0, state.left - 1)
+    state = State(cache, jnp.where(live, ids, state.tokens), jnp.where(live, state.positions + 1, state.positions),
+                  jnp.where(live, left, 0), state.knobs)
+    return state, out._replace(ids=jnp.where(live, ids, -1))
+
+
+def _stops(ids: jax.Array, common: Common) -> jax.Array:
+    return jnp.any(ids[:, None] == common.stop_ids, -1)
+
+
+def _length(cache: Tree) -> int:
+    leaf = jax.tree.leaves(cache)[0]
+    return leaf.shape[leaf.ndim - 3]
+
+
+def _put_rows(leaf: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
+    index = (slice(None),) * (leaf.ndim - 4) + (slots,)
+    return leaf.at[index].set(new, mode="drop")
+
+
+def _put_corner(leaf: jax.Array, new: jax.Array) -> jax.Array:
+    return new if new.shape == leaf.shape else jax.lax.dynamic_update_slice(leaf, new, (0,) * leaf.ndim)
+
+
+def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool, device: jax.Device) -> Programs:
+    """Lowers one program after the other (Python), compiles them side by side (XLA lets go of the interpreter)."""
+    place = jax.sharding.SingleDeviceSharding(device)
+    params = jax.eval_shape(lambda p: prepare(p, dtype, unstacked), model.abstract(dtype))
+
+    def fresh_state() -> State:
+        return _fresh_state(model, shapes, dtype, unstacked)
+
+    state = jax.eval_shape(fresh_state)
+    common = Common(_int32(MAX_STOP_IDS), _int32(), jax.ShapeDtypeStruct((), bool))
+    jobs: dict[tuple, Any] = {("state", ()): jax.jit(fresh_state, out_shardings=place).lower()}
+
+    def lower(name: str, shape: Shape2, call: Callable, *args: Tree, donate: tuple[int, ...] = ()) -> None:
+        placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), args)
+        jobs[name, shape] = jax.jit(call, donate_argnums=donate).lower(*placed)
+
+    for shape in shapes.prefill:
+        lower("prefill", shape, lambda *a: prefill(model, dtype, *a), params, state, _chunk_shape(*shape), donate=(1,))
+    for shape in shapes.decode:
+        order = Order(jax.ShapeDtypeStruct((shapes.slots,), bool), _int32())
+        lower("decode", shape, lambda *a, s=shape: decode(model, dtype, shapes.steps, s, *a), params, state, order, common,
+              donate=(1,))
+    for rows, length in shapes.score:
+        packed = Rows(*[_int32(rows, length)] * 3)
+        points = Points(_int32(rows * length), _int32(rows * length), _int32())
+        lower("score", (rows, length), lambda *a: score(model, dtype, shapes.head_chunk, *a), params, packed, points)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = dict(zip(jobs, pool.map(lambda lowered: lowered.compile(), jobs.values())))
+    groups = {name: {shape: run for (kind, shape), run in done.items() if kind == name} for name in ("prefill", "decode", "score")}
+    return Programs(**groups, fresh_state=done["state", ()])
+
+
+def _fresh_state(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool) -> State:
+    slots = shapes.slots
+    zeros = [jnp.zeros(slots, jnp.int32) for _ in range(3)]     # one buffer each: all of it is donated
+    knobs = Knobs(jnp.zeros(slots, jnp.float32), jnp.zeros(slots, jnp.int32), jnp.ones(slots, jnp.float32),
+                  jnp.zeros((slots, 2), jnp.uint32))
+    return State(model.init_cache(slots, shapes.context, dtype, stacked=not unstacked), *zeros, knobs)
+
+
+def _chunk_shape(rows: int, width: int) -> Chunk:
+    floats, row = jax.ShapeDtypeStruct((rows,), jnp.float32), _int32(rows)
+    knobs = Knobs(floats, row, floats, jax.ShapeDtypeStruct((rows, 2), jnp.uint32))
+    return Chunk(row, _int32(rows, width), row, row, row, row, knobs)
+
+
+def _int32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)

@@ -1,0 +1,95 @@
+"""The next token, chosen on the device. Every knob is an array with one entry a row: no request can cause a compilation.
+
+    logits [B, V] float32 -> ids [B]     temperature 0: the likeliest; else temperature, then top_k, then top_p, then a draw
+
+The cut-offs are found by bisection over the bits of a float (as T5X does) rather than by sorting a vocabulary of 150,000.
+"""
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Knobs(NamedTuple):
+    """Sampling settings, one entry a row."""
+    temperature: jax.Array  # float32 [B]; 0 is greedy
+    top_k: jax.Array        # int32 [B]; 0 keeps every token
+    top_p: jax.Array        # float32 [B]; 1 keeps every token
+    seed: jax.Array         # uint32 [B, 2]; with the position, decides the draw
+
+
+class Sampled(NamedTuple):
+    """What became of one position of each row. Log-probabilities are the model's own: before temperature and cut-offs."""
+    ids: jax.Array              # int32 [B]
+    logprobs: jax.Array         # float32 [B]
+    top_ids: jax.Array          # int32 [B, K], likeliest first
+    top_logprobs: jax.Array     # float32 [B, K]; the chosen token's entry is the same float as in `logprobs`
+
+
+def sample(logits: jax.Array, knobs: Knobs, positions: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Ids [B] for logits [B, V]. Ids at or above the scalar `allowed` (rows of padding in a vocabulary) are never chosen.
+
+    `positions` [B] are those of the chosen tokens: with the seed they fix the draw, whatever the other rows hold.
+    """
+    logits = jnp.where(jnp.arange(logits.shape[-1]) < allowed, logits, -jnp.inf)
+    greedy = jnp.argmax(logits, -1).astype(jnp.int32)
+
+    def draw() -> jax.Array:
+        scaled = logits / jnp.where(knobs.temperature > 0, knobs.temperature, 1.0)[:, None]
+        cut = jnp.any((knobs.temperature > 0) & ((knobs.top_k > 0) | (knobs.top_p < 1)))
+        scaled = jax.lax.cond(cut, lambda x: _cut(x, knobs), lambda x: x, scaled)
+        noise = jax.vmap(_noise, in_axes=(0, 0, None))(knobs.seed, positions, logits.shape[-1])
+        drawn = jnp.argmax(scaled + noise, -1).astype(jnp.int32)
+        return jnp.where(knobs.temperature > 0, drawn, greedy)
+
+    return jax.lax.cond(jnp.any(knobs.temperature > 0), draw, lambda: greedy)
+
+
+def describe(logits: jax.Array, ids: jax.Array, want_top: jax.Array, k: int) -> Sampled:
+    """Log-probabilities of `ids` [B] under logits [B, V], and of the `k` likeliest where the scalar `want_top` is true."""
+    k = min(k, logits.shape[-1])
+    norm = jax.nn.logsumexp(logits, -1)
+    chosen = jnp.take_along_axis(logits, ids[:, None], 1)[:, 0] - norm
+
+    def top() -> tuple[jax.Array, jax.Array]:
+        values, indices = jax.lax.top_k(logits, k)
+        return indices.astype(jnp.int32), values - norm[:, None]
+
+    def nothing() -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros((len(ids), k), jnp.int32), jnp.zeros((len(ids), k), jnp.float32)
+
+    return Sampled(ids, chosen, *jax.lax.cond(want_top, top, nothing))
+
+
+def _noise(seed: jax.Array, position: jax.Array, size: int) -> jax.Array:
+    key = jax.random.wrap_key_data(seed, impl="threefry2x32")   # gives each row the same bits in any batch
+    return jax.random.gumbel(jax.random.fold_in(key, position), (size,))
+
+
+def _cut(logits: jax.Array, knobs: Knobs) -> jax.Array:
+    """-inf for every token outside the top_k likeliest, then outside the smallest set that holds top_p of what is left."""
+    size = logits.shape[-1]
+    count = jnp.where(knobs.top_k > 0, jnp.minimum(knobs.top_k, size), size).astype(jnp.float32)
+    logits = _keep(logits, jnp.ones_like(logits), count)
+    mass = jnp.where(knobs.top_p < 1, jnp.maximum(knobs.top_p, 1e-6), 0.0)
+    kept = _keep(logits, jax.nn.softmax(logits, -1), mass)
+    return jnp.where((knobs.top_p < 1)[:, None], kept, logits)
+
+
+def _keep(logits: jax.Array, weights: jax.Array, target: jax.Array) -> jax.Array:
+    """Keeps the largest logits of each row, as few as weigh `target` [B] together (ties are kept together)."""
+    keys = _sortable(logits)
+
+    def bit(i: jax.Array, threshold: jax.Array) -> jax.Array:
+        higher = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+        weight = jnp.sum(jnp.where(keys >= higher[:, None], weights, 0.0), -1)
+        return jnp.where(weight >= target, higher, threshold)
+
+    threshold = jax.lax.fori_loop(0, 32, bit, jnp.zeros(logits.shape[:1], jnp.uint32))
+    return jnp.where(keys >= threshold[:, None], logits, -jnp.inf)
+
+
+def _sortable(x: jax.Array) -> jax.Array:
+    """uint32 that order as the float32 in `x` do."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))

@@ -1,0 +1,228 @@
+"""The one thread that owns the engine: takes jobs from a bounded inbox, and keeps the device busy with all of them.
+
+A turn: drop what was cancelled, give free slots to waiting answers, read one chunk of prompts, score one batch of
+segments, generate a few tokens for every live slot. HTTP lives elsewhere (api.py) and speaks with this thread only
+through `submit`, `cancel` and the jobs' `notify`. If a turn fails, every waiter gets the error and nothing more is taken.
+"""
+import collections
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+
+import numpy as np
+
+from easylm_imitation import console
+from easylm_imitation.serve.engine import Engine
+from easylm_imitation.serve.jobs import Answer, Job, Scoring, Update
+from easylm_imitation.serve.scoring import Pool
+
+_GATHER_QUIET, _GATHER_LONGEST = 0.002, 0.010   # seconds: jobs that arrive together should start together
+
+
+class Busy(Exception):
+    """The queue is full; the same request may be sent again after `retry_after` seconds."""
+
+    retry_after = 1
+
+
+class Stopped(Exception):
+    """The engine does not run any more: it was closed, or it failed."""
+
+
+class Scheduler:
+    """Runs jobs on an engine, in its own thread, from `start` to `close`."""
+
+    def __init__(self, engine: Engine, queue_limit: int):
+        self.counts: collections.Counter[str] = collections.Counter()   # for /metrics; written by the engine's thread
+        self._engine = engine
+        self._limit = queue_limit
+        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._unfinished: set[Job] = set()
+        self._stopped = ""                  # why nothing is taken any more
+        self._waiting: collections.deque[Answer] = collections.deque()
+        self._slots: list[Answer | None] = [None] * engine.shapes.slots
+        self._pool = Pool(engine)
+        self._scorings: list[Scoring] = []
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are taken."""
+        return not self._stopped
+
+    @property
+    def queue_depth(self) -> int:
+        """Unfinished jobs, running ones included."""
+        return len(self._unfinished)
+
+    @property
+    def slots_busy(self) -> int:
+        """Slots that hold an answer."""
+        return sum(job is not None for job in self._slots)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Takes all of the jobs or none. Raises Busy when they do not fit the queue, Stopped after a failure or `close`."""
+        with self._lock:
+            if self._stopped:
+                raise Stopped(self._stopped)
+            if len(self._unfinished) + len(jobs) > self._limit:
+                self.counts["rejected"] += len(jobs)
+                raise Busy
+            self._unfinished.update(jobs)
+            for job in jobs:
+                self._inbox.put(job)
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Lets go of jobs that nobody waits for; their slots are free from the next turn on. Safe from any thread."""
+        for job in jobs:
+            job.cancelled = True
+        self._inbox.put(None)   # wakes the thread
+
+    def close(self) -> None:
+        """Fails what is unfinished and ends the thread."""
+        self._stop("the server is shutting down")
+        self._inbox.put(None)
+        self._thread.join()
+
+    # ------------------------------------------------------------------ the engine's thread
+
+    def _run(self) -> None:
+        self._engine.watch_compilations()
+        try:
+            while not self._stopped:
+                self._receive()
+                self._turn()
+        except Exception as error:
+            traceback.print_exc()
+            console.error(f"the engine failed ({type(error).__name__}: {error}); all requests are refused from now on")
+            self._stop(f"the engine failed: {type(error).__name__}")
+        finally:
+            self._engine.close()
+
+    def _stop(self, reason: str) -> None:
+        with self._lock:
+            if not self._stopped:
+                self._stopped = reason
+            jobs, self._unfinished = self._unfinished, set()
+        for job in jobs:
+            _tell(job, Stopped(reason))
+
+    def _receive(self) -> None:
+        """Takes what has arrived. An idle thread waits, then gathers for a few milliseconds what arrives together."""
+        idle = not (self._waiting or self._pool or self.slots_busy)
+        if idle:
+            self._take(self._inbox.get())
+        until = time.monotonic() + _GATHER_LONGEST
+        while True:
+            try:
+                self._take(self._inbox.get(timeout=_GATHER_QUIET) if idle else self._inbox.get_nowait())
+            except queue.Empty:
+                return
+            idle = idle and time.monotonic() < until
+
+    def _take(self, job: Job | None) -> None:
+        if isinstance(job, Answer):
+            self._waiting.append(job)
+        elif isinstance(job, Scoring):
+            self._scorings.append(job)
+            self._pool.add(job.segments)
+
+    def _turn(self) -> None:
+        self._drop_cancelled()
+        self._admit()
+        if any(job is not None and not job.ready for job in self._slots):
+            self._prefill()
+        if self._pool:
+            self._score()
+        if any(job is not None and job.ready for job in self._slots):
+            self._decode()
+
+    def _drop_cancelled(self) -> None:
+        with self._lock:
+            gone = [job for job in self._unfinished if job.cancelled]
+        for job in gone:
+            self.counts["cancelled"] += 1
+            if isinstance(job, Scoring):
+                self._pool.remove(job.segments)
+                self._scorings = [other for other in self._scorings if other is not job]
+            elif job in self._slots:
+                self._slots[self._slots.index(job)] = None
+            elif job in self._waiting:
+                self._waiting.remove(job)
+            else:
+                continue    # still in the inbox: the next turn sees it
+            self._forget(job)
+
+    def _admit(self) -> None:
+        for slot, job in enumerate(self._slots):
+            if job is None and self._waiting:
+                self._slots[slot] = self._waiting.popleft()
+
+    def _prefill(self) -> None:
+        """Reads one chunk of the prompts in slots, in the shape that wastes least."""
+        reading = [(slot, job) for slot, job in enumerate(self._slots) if job is not None and not job.ready]
+        rows, width = max(self._engine.shapes.prefill, key=lambda shape: _worth(shape, [job.unread for _, job in reading]))
+        self._engine.prefill((rows, width), [job.next_piece(slot, width) for slot, job in reading[:rows]])
+
+    def _score(self) -> None:
+        self._pool.step()
+        self.counts["scored_tokens"], self.counts["scored_cells"] = self._pool.tokens, self._pool.cells
+        done = [job for job in self._scorings if not job.pending]
+        self._scorings = [job for job in self._scorings if job.pending]
+        for job in done:
+            self._forget(job)
+            _tell(job, Update(finish="scored"))
+
+    def _decode(self) -> None:
+        live = [(slot, job) for slot, job in enumerate(self._slots) if job is not None and job.ready]
+        shapes = self._engine.shapes
+        steps = 1 if any(job.stream for _, job in live) else shapes.steps
+        reach = min(max(job.position for _, job in live) + steps, shapes.context)
+        shape = next(s for s in shapes.decode if s[0] > live[-1][0] and s[1] >= reach)
+        alive = np.zeros(shapes.slots, bool)
+        alive[[slot for slot, _ in live]] = True
+        out = self._engine.decode(shape, alive, steps, any(job.top for _, job in live))
+        for slot, job in live:
+            self._accept(slot, job, *(part[:, slot] for part in out))
+
+    def _accept(self, slot: int, job: Answer, ids: np.ndarray, logprobs: np.ndarray, top_ids: np.ndarray,
+                top_logprobs: np.ndarray) -> None:
+        """Gives a job its new tokens ([steps] entries, -1 where none came); frees the slot when that completes it."""
+        for i, token in enumerate(ids.tolist()):
+            if token < 0 or job.accept(token, float(logprobs[i]), top_ids[i], top_logprobs[i]):
+                break
+        if job.finish:
+            self.counts["prompt_tokens"] += len(job.prompt)
+            self.counts["generated_tokens"] += job.produced
+            self.counts["answers"] += 1
+            self._slots[slot] = None
+            self._forget(job)
+        _tell(job)
+
+    def _forget(self, job: Job) -> None:
+        with self._lock:
+            self._unfinished.discard(job)
+
+
+def _worth(shape: tuple[int, int], unread: list[int]) -> float:
+    """Prompt tokens read for the cost of a chunk, which is its area and a fixed part of about 64 tokens."""
+    rows, width = shape
+    return sum(min(count, width) for count in unread[:rows]) / (rows * width + 64)
+
+
+def _tell(job: Job, news: Update | Exception | None = None) -> None:
+    """Notifies; a receiver that has gone (its event loop is closed) must not stop the engine."""
+    try:
+        if news is not None:
+            job.notify(news)
+        elif isinstance(job, Answer):
+            job.report()
+    except RuntimeError:
+        job.cancelled = True

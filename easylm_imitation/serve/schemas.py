@@ -1,0 +1,138 @@
+"""What requests may say. Strict: an unknown field, a wrong type or a value out of range is a 400 that names it.
+
+A field that we do not implement but that clients send with its neutral value (`frequency_penalty: 0`) is accepted with
+that value alone. `user` and its like, which carry no meaning for an answer, are the only fields that are ignored.
+"""
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+Seed = Annotated[int, Field(ge=-2**63, lt=2**64)]
+Zero = Annotated[float, Field(ge=0, le=0)]
+Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
+
+
+class Strict(pydantic.BaseModel):
+    """No unknown fields, no silent conversions, no NaN."""
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(Strict):
+    """Options of a stream."""
+    include_usage: bool = False
+
+
+class Generation(Strict):
+    """What completions and chat completions have in common."""
+    model: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = 1.0
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = 0      # 0 and -1 keep every token
+    n: Annotated[int, Field(ge=1)] | None = 1
+    seed: Seed | None = None
+    stop: str | list[str | None] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    # Neutral values only.
+    frequency_penalty: Zero | None = 0
+    presence_penalty: Zero | None = 0
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    # Ignored: they name the caller, or ask for what is always so.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: Literal[False] | None = None
+
+    def stops(self) -> list[str]:
+        """Stop strings as a list; lm-eval may send null inside it."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [stop for stop in given if stop is not None]
+
+
+class CompletionRequest(Generation):
+    """POST /v1/completions. `prompt` is checked by `prompts`."""
+    prompt: Any
+    max_tokens: Annotated[int, Field(ge=0)] | None = 16
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    echo: bool | None = False
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    suffix: Annotated[str, Field(max_length=0)] | None = None
+
+
+class ChatMessage(Strict):
+    """One message. Content is text, or a list of text parts."""
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list["TextPart"]
+    name: str | None = None
+
+    def text(self) -> str:
+        """The content as one string."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class TextPart(Strict):
+    """A part of a message's content."""
+    type: Literal["text"]
+    text: str
+
+
+class ChatRequest(Generation):
+    """POST /v1/chat/completions."""
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "ChatRequest":
+        if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
+            raise ValueError("max_tokens and max_completion_tokens differ; send one of them")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+
+class ScoreRequest(Strict):
+    """POST /v1/score: [context, continuation] pairs, both texts or both lists of ids."""
+    model: str | None = None
+    pairs: Annotated[list[tuple[str, str] | tuple[Ids, Ids]], Field(min_length=1)]
+
+    # JSON has no tuples; strict mode would refuse the lists.
+    @pydantic.field_validator("pairs", mode="before")
+    @classmethod
+    def _tuples(cls, value: Any) -> Any:
+        return [tuple(pair) if isinstance(pair, list) else pair for pair in value] if isinstance(value, list) else value
+
+
+class TokenizeRequest(Strict):
+    """POST /tokenize. Special tokens spelled out in the prompt become their ids, as in /v1/completions."""
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool = False
+
+
+class DetokenizeRequest(Strict):
+    """POST /detokenize."""
+    model: str | None = None
+    tokens: Ids
+
+
+def prompts(value: Any) -> list[str] | list[list[int]]:
+    """`prompt` as a list of texts or of id lists. Raises ValueError for anything else, and for an empty one."""
+    if isinstance(value, str) or (isinstance(value, list) and value and all(type(item) is int for item in value)):
+        value = [value]
+    if not isinstance(value, list):
+        raise ValueError(f"prompt: expected a string, a list of strings, token ids or lists of token ids, got {_kind(value)}")
+    texts = all(isinstance(item, str) for item in value)
+    ids = all(isinstance(item, list) and all(type(token) is int for token in item) for item in value)
+    if not (texts or ids):
+        raise ValueError("prompt: a list must hold only strings, only token ids, or only lists of token ids")
+    if not value or not all(value):
+        raise ValueError("prompt: empty; it needs at least one token")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", dict: "an object", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)

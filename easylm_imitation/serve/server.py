@@ -1,0 +1,118 @@
+"""`open_server`: a model behind HTTP, in a thread of this process, ready when the call returns.
+
+    with open_server(open_model("RUN"), ServeConfig()) as server:
+        httpx.get(server.url + "/v1/models")
+"""
+import ipaddress
+import os
+import socket
+import threading
+import time
+
+import uvicorn
+
+from easylm_imitation.schema import UserError
+from easylm_imitation.serve.api import make_app
+from easylm_imitation.serve.config import ServeConfig
+from easylm_imitation.serve.engine import Engine
+from easylm_imitation.serve.guard import Guard
+from easylm_imitation.serve.scheduler import Scheduler
+from easylm_imitation.serve.service import Service, end_ids
+from easylm_imitation.weights import LoadedModel
+
+
+class RunningServer:
+    """A server that answers at `url`; a context manager that closes it."""
+
+    def __init__(self, service: Service, guard: Guard, listener: socket.socket):
+        self.service = service
+        self.model_name = service.name
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._guard = guard
+        self._server = uvicorn.Server(uvicorn.Config(
+            guard, lifespan="off", ws="none", access_log=False, log_level="warning", server_header=False, log_config=None,
+            timeout_graceful_shutdown=int(service.limits.drain_seconds)))
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
+
+    def start(self) -> None:
+        """Starts both threads; returns when requests are answered."""
+        self.service.scheduler.start()
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise RuntimeError("the HTTP server ended before it was ready; its log says why")
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        """Refuses new work, gives running requests `drain_seconds` to end, then stops. May be called twice."""
+        self._guard.draining = True
+        self._server.should_exit = True
+        self._thread.join()
+        self.service.scheduler.close()
+
+    def __enter__(self) -> "RunningServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: str = "127.0.0.1", port: int = 0, *,
+                listener: socket.socket | None = None) -> RunningServer:
+    """Serves `loaded`; port 0 takes a free one. `listener` is a socket from `listen`, for callers that had to bind first.
+
+    Raises UserError for a taken port, for a host beyond loopback without an API key, for a model without a tokenizer,
+    and for a config that the model cannot meet; each before anything is compiled.
+    """
+    config = config or ServeConfig()
+    listener = listener or listen(config, host, port)
+    try:
+        if loaded.tokenizer is None:
+            raise UserError(f"{loaded.path}: has no tokenizer, so texts cannot be served; put tokenizer.json beside the weights")
+        engine = Engine(loaded.config, loaded.params, config, stop_ids=end_ids(loaded.template, loaded.tokenizer),
+                        vocab_size=loaded.tokenizer.vocab_size)
+        service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
+                          template=loaded.template, lineage=loaded.lineage)
+        _, guard = make_app(service, api_key(config))
+        running = RunningServer(service, guard, listener)
+        running.start()
+    except BaseException:
+        listener.close()
+        raise
+    return running
+
+
+def listen(config: ServeConfig, host: str, port: int) -> socket.socket:
+    """Takes the address, before the slow work of loading. Raises UserError when it is taken, unknown, or open to others
+    without an API key."""
+    if not _is_loopback(host) and not api_key(config):
+        raise UserError(f"--host {host}: others could reach the server without a key; set the environment variable "
+                        f"{config.api_key_env} to a secret, or listen on 127.0.0.1")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: not an address of this machine ({error})") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.set_inheritable(False)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--port {port} on {host}: cannot be used ({reason}); stop what holds it, or give another --port "
+                        "(0 takes a free one)") from None
+    return listener
+
+
+def api_key(config: ServeConfig) -> str | None:
+    """The key from the environment, or None when there is none."""
+    return os.environ.get(config.api_key_env, "").strip() or None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,227 @@
+"""Between HTTP and the scheduler: requests become jobs, results become the objects that OpenAI's clients expect.
+
+Everything runs in the event loop; the engine's thread is reached through `Mailbox` alone.
+"""
+import asyncio
+import contextlib
+import dataclasses
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from easylm_imitation.records import Lineage, Message
+from easylm_imitation.schema import UserError
+from easylm_imitation.serve.answer import AnswerText, Token
+from easylm_imitation.serve.config import ServeConfig
+from easylm_imitation.serve.engine import Engine
+from easylm_imitation.serve.jobs import Answer, Job, Notify, Sampling, Scoring, Update
+from easylm_imitation.serve.sampling import Sampled
+from easylm_imitation.serve.scheduler import Scheduler
+from easylm_imitation.serve.schemas import Generation
+from easylm_imitation.serve.scoring import Pair, Score, Segment, check_ids, pair_segments
+from easylm_imitation.text import Template, Tokenizer, prompt_ids, stop_ids
+
+GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same
+
+
+class Gone(Exception):
+    """The client hung up."""
+
+
+class Mailbox:
+    """News of a request's jobs, brought from the engine's thread into the event loop."""
+
+    def __init__(self):
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[tuple[int, Update | Exception]] = asyncio.Queue()
+
+    def slot(self, index: int) -> Notify:
+        """The `notify` of job number `index`."""
+        return lambda news: self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, news))
+
+    async def get(self) -> tuple[int, Update]:
+        """The next news, as (index, update); raises what a job reports as an exception."""
+        index, news = await self._queue.get()
+        if isinstance(news, Exception):
+            raise news
+        return index, news
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptScores:
+    """Log-probabilities of an echoed prompt. `tokens[i]` belongs to prompt id i (the first has none); `next` is the
+    likeliest token after it."""
+    tokens: tuple[Token | None, ...]
+    next: Token
+
+
+class Service:
+    """What the routes use: the model's identity, its tokenizer, and ways to run jobs."""
+
+    def __init__(self, engine: Engine, scheduler: Scheduler, config: ServeConfig, *, tokenizer: Tokenizer,
+                 template: Template | None, lineage: Lineage):
+        self.engine, self.scheduler, self.config, self.limits = engine, scheduler, config, config.limits
+        self.tokenizer, self.template, self.lineage = tokenizer, template, lineage
+        self.name = lineage.name
+        self.context = engine.shapes.context
+        self.vocab_size = engine.config.vocab_size
+        self.started = int(time.time())
+        self._stop_ids = frozenset(end_ids(template, tokenizer))
+        self._texts: dict[int, str] = {}
+
+    # ---------------------------------------------------------------- requests to jobs
+
+    def encode(self, prompt: str | list[int]) -> list[int]:
+        """Ids of a raw prompt: special tokens spelled out in it count, nothing is added. Raises UserError for bad ids."""
+        ids = self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else prompt
+        check_ids(ids, self.vocab_size, "prompt")
+        return ids
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation with its generation prompt: the prefix of its training row. Raises UserError."""
+        if self.template is None:
+            raise UserError("this model came without a chat template, so /v1/chat/completions is not offered; use "
+                            "/v1/completions, or convert the model with --template NAME")
+        return prompt_ids(self.template, self.tokenizer, messages)
+
+    def encode_pair(self, context: str, continuation: str) -> Pair:
+        """Ids of a text pair, as lm-eval makes them: split after the context's tokens in the encoding of the whole, with
+        spaces at the end of the context moved over. An empty context becomes the BOS or EOS token."""
+        if not context:
+            start = self.tokenizer.eos_id if self.tokenizer.bos_id is None else self.tokenizer.bos_id
+            return [start], self.encode(continuation)
+        moved = len(context) - len(context.rstrip())
+        if moved:
+            context, continuation = context[:-moved], context[-moved:] + continuation
+        before, whole = self.encode(context), self.encode(context + continuation)
+        return before, whole[len(before):]
+
+    def check_room(self, ids: Sequence[int], max_tokens: int) -> None:
+        """Raises UserError when prompt and answer do not fit the context (the last token need not be read again)."""
+        if len(ids) + max(max_tokens, 1) - 1 > self.context:
+            raise UserError(f"the prompt has {len(ids)} tokens and max_tokens is {max_tokens}: together more than this "
+                            f"server's context of {self.context}; shorten the prompt or lower max_tokens")
+
+    def answers(self, prompts: Sequence[list[int]], request: Generation, max_tokens: int, mailbox: Mailbox, *, top: int = 0,
+                stops: Sequence[str] = (), lead: str = "") -> list[Answer]:
+        """Jobs for `n` answers to each prompt, in that order; sample i of a seeded request uses seed + i."""
+        seed = secrets.randbits(63) if request.seed is None else request.seed
+        ends = self._stop_ids | self._special_stops(request.stops())
+        count = request.n or 1
+        jobs = []
+        for prompt in prompts:
+            for i in range(count):
+                text = AnswerText(self.tokenizer, (*request.stops(), *stops), lead)
+                jobs.append(Answer(prompt, max_tokens, _sampling(request, seed + i), text, mailbox.slot(len(jobs)),
+                                   stop_ids=ends, top=top, stream=bool(request.stream)))
+        return jobs
+
+    def _special_stops(self, stops: Sequence[str]) -> frozenset[int]:
+        """Stop strings that spell a special token, which never shows in the text: they stop by id."""
+        parsed = [self.tokenizer.encode(stop, parse_special=True) for stop in stops]
+        return frozenset(ids[0] for stop, ids in zip(stops, parsed) if len(ids) == 1 and ids != self.tokenizer.encode(stop))
+
+    # ---------------------------------------------------------------- running them
+
+    async def finish(self, jobs: Sequence[Job], mailbox: Mailbox, gone: asyncio.Future) -> list[Update]:
+        """Runs jobs to their end; their last updates, in order. Cancels them all when one fails or the client is gone."""
+        found: list[Update | None] = [None] * len(jobs)
+
+        async def collect() -> None:
+            while any(update is None for update in found):
+                index, update = await mailbox.get()
+                found[index] = update if update.finish else None
+
+        self.scheduler.submit(jobs)
+        async with _task(collect()) as collecting:
+            try:
+                await asyncio.wait({collecting, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not collecting.done():
+                    raise Gone
+                collecting.result()
+            except BaseException:
+                self.scheduler.cancel(jobs)
+                raise
+        return found
+
+    async def score_pairs(self, pairs: Sequence[Pair], gone: asyncio.Future) -> list[Score]:
+        """One Score a pair. Raises UserError for pairs that cannot be scored."""
+        found: list[Score | None] = [None] * len(pairs)
+        segments = pair_segments(pairs, self.context, self.vocab_size, found)
+        mailbox = Mailbox()
+        await self.finish([Scoring(segments, mailbox.slot(0))], mailbox, gone)
+        return found
+
+    async def score_prompts(self, prompts: Sequence[list[int]], top: int, gone: asyncio.Future) -> list[PromptScores]:
+        """Log-probabilities of every token of each prompt, and the likeliest next token."""
+        found: list[PromptScores | None] = [None] * len(prompts)
+        mailbox = Mailbox()
+        segments = [_whole_prompt(ids, top, found, i) for i, ids in enumerate(prompts)]
+        await self.finish([Scoring(segments, mailbox.slot(0))], mailbox, gone)
+        return found
+
+    # ---------------------------------------------------------------- tokens as text
+
+    def token_text(self, token_id: int) -> str:
+        """What stands for a token in log-probabilities: its text, or its spelling where it is only part of a character."""
+        if token_id not in self._texts:
+            text = self.tokenizer.decode([token_id], skip_special=False)
+            if "\ufffd" in text or not text:
+                text = self.tokenizer.token(token_id) if self._exists(token_id) else f"token_id:{token_id}"
+            self._texts[token_id] = text
+        return self._texts[token_id]
+
+    def top_dict(self, token: Token) -> dict[str, float]:
+        """Alternatives by text, the chosen token included. Different tokens with one text keep entries of their own."""
+        table: dict[str, float] = {}
+        for token_id, logprob in dict([*token.top, (token.id, token.logprob)]).items():
+            text = self.token_text(token_id)
+            table[f"token_id:{token_id}" if text in table else text] = logprob
+        return table
+
+    def is_end(self, token_id: int) -> bool:
+        """Whether a token ends every answer of this model."""
+        return token_id in self._stop_ids
+
+    def _exists(self, token_id: int) -> bool:
+        with contextlib.suppress(UserError):
+            return bool(self.tokenizer.token(token_id))
+        return False
+
+
+def end_ids(template: Template | None, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids at which generation ends."""
+    return (tokenizer.eos_id,) if template is None else stop_ids(template, tokenizer)
+
+
+def _sampling(request: Generation, seed: int) -> Sampling:
+    temperature = 1.0 if request.temperature is None else request.temperature
+    return Sampling(temperature=temperature if temperature >= GREEDY_BELOW else 0.0, top_k=max(0, request.top_k or 0),
+                    top_p=1.0 if request.top_p is None else request.top_p, seed=seed)
+
+
+def _whole_prompt(ids: list[int], top: int, found: list[PromptScores | None], place: int) -> Segment:
+    def done(out: Sampled) -> None:
+        likeliest = [tuple(zip(a[:max(top, 1)].tolist(), b[:max(top, 1)].tolist())) for a, b in zip(out.top_ids, out.top_logprobs)]
+        scored = [Token(token, float(logprob), best[:top]) for token, logprob, best in zip(ids[1:], out.logprobs, likeliest)]
+        first = likeliest[-1][0]
+        found[place] = PromptScores((None, *scored), Token(*first, likeliest[-1][:top]))
+
+    points = [*((i, token) for i, token in enumerate(ids[1:])), (len(ids) - 1, 0)]
+    return Segment(np.asarray(ids, np.int32), points, done)
+
+
+@contextlib.asynccontextmanager
+async def _task(work: Any) -> AsyncIterator[asyncio.Task]:
+    """A task that does not outlive the block."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
