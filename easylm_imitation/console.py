@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 
 _console = rich.console.Console(stderr=True, highlight=False)
 
@@ -30,12 +31,12 @@ def error(message: str) -> None:
 
 
 def table(title: str, columns: list[str], rows: list[list[object]]) -> None:
-    """Prints a small table; numbers are right-aligned by rich when given as strings of digits."""
-    made = rich.table.Table(title=title, title_justify="left")
+    """Prints a small table, the first column left-aligned; square brackets are not markup."""
+    made = rich.table.Table(title=rich.text.Text(title), title_justify="left")
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i == 0 else "right")
+        made.add_column(rich.text.Text(column), justify="left" if i == 0 else "right")
     for row in rows:
-        made.add_row(*[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row])
+        made.add_row(*[rich.text.Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row])
     _console.print(made)
 
 
