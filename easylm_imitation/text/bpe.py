@@ -29,4 +29,4 @@ def train_bpe(texts: Iterable[str], vocab_size: int, specials: Sequence[str] = (
     backend.train_from_iterator(texts, trainer=trainer)
     eos = next((name for name in (_EOS, "</s>") if name in specials), specials[0])
     bos = next((name for name in ("<s>", _EOS) if name in specials), None)
-    return Tokenizer(backend.to_str(), eos=eos, bos=bos, pad="<pad>" if "<pad>" in specials else None)
+    return Tokenizer(backend, eos=eos, bos=bos, pad="<pad>" if "<pad>" in specials else None)

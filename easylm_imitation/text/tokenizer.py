@@ -4,12 +4,12 @@ Two Rust tokenizers stand behind one `Tokenizer`: one parses special tokens spel
 want them), the other takes the same characters as ordinary text (for everything that people or models wrote). Two
 instances and not one that is toggled: encoding runs in several threads at once.
 """
+import functools
 import json
 import os
 import pathlib
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
 import tokenizers
 
@@ -24,27 +24,36 @@ _IDENTITY = ("normalizer", "pre_tokenizer", "decoder", "model")
 class Tokenizer:
     """Text <-> ids. Never adds a beginning or end token by itself; templates do that.
 
-    Attributes: `id` (16 hex digits over everything that decides ids), `vocab_size` (largest id + 1), `bos_id` (or
-    None), `eos_id`, `pad_id` (the EOS id when the tokenizer has no padding token).
+    Attributes: `vocab_size` (largest id + 1), `bos_id` (or None), `eos_id`, `pad_id` (the EOS id when the tokenizer has
+    no padding token), `definition` (the text of a tokenizer.json).
     """
 
-    def __init__(self, definition: str, *, eos: str, bos: str | None = None, pad: str | None = None):
-        """`definition`: the text of a tokenizer.json. `eos`, `bos`, `pad`: tokens by name. Raises UserError if one is
-        absent."""
-        names = [name for name in (eos, bos, pad) if name is not None]
-        self.definition = _normalized(definition, names)
-        self._parsing = tokenizers.Tokenizer.from_str(self.definition)
+    def __init__(self, backend: tokenizers.Tokenizer, *, eos: str, bos: str | None = None, pad: str | None = None):
+        """Takes `backend` over. `eos`, `bos`, `pad`: tokens by name. Raises UserError if it lacks one of them."""
+        _mark_control(backend, {name for name in (eos, bos, pad) if name is not None})
+        self.definition = backend.to_str()  # the text of a tokenizer.json
+        self._parsing = backend
         self._literal = tokenizers.Tokenizer.from_str(self.definition)
         self._literal.encode_special_tokens = True
         self._literal.add_tokens([tokenizers.AddedToken(_SENTINEL, normalized=False, special=False)])
-        self.vocab_size = max(self._parsing.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.eos_id = self.special_id(eos)
         self.bos_id = None if bos is None else self.special_id(bos)
         self.pad_id = self.eos_id if pad is None else self.special_id(pad)
         self.has_pad = pad is not None
-        self.id = self._digest()
         self._plain_after_special = self._after_special("a a") == self.encode("a a")
         self._plain_after_text = self._after_text("a a") == self.encode("a a")
+
+    @functools.cached_property
+    def id(self) -> str:
+        """16 hex digits over everything that decides ids."""
+        content = json.loads(self.definition)
+        merges = content["model"].get("merges")
+        if merges:  # "a b" in older files, ["a", "b"] in newer ones
+            content["model"]["merges"] = [m if isinstance(m, str) else " ".join(m) for m in merges]
+        added = [(t["id"], t["content"], t["special"]) for t in content["added_tokens"]]
+        parts = [[content.get(key) for key in _IDENTITY], added, self.bos_id, self.eos_id]
+        return digest(json.dumps(parts, sort_keys=True).encode())
 
     def encode(self, text: str, parse_special: bool = False) -> list[int]:
         """Ids of `text`; a special token spelled out in it stays text unless `parse_special`. Raises UserError for text
@@ -127,14 +136,6 @@ class Tokenizer:
         # serves.
         return joint[len(anchor):] if joint[:len(anchor)] == anchor else self.encode(text)
 
-    def _digest(self) -> str:
-        content = json.loads(self.definition)
-        merges = content["model"].get("merges")
-        if merges:  # "a b" in older files, ["a", "b"] in newer ones
-            content["model"]["merges"] = [m if isinstance(m, str) else " ".join(m) for m in merges]
-        added = [(t["id"], t["content"], t["special"]) for t in content["added_tokens"]]
-        return digest([[content.get(key) for key in _IDENTITY], added, self.bos_id, self.eos_id])
-
 
 class Stream:
     """Incremental decoding: `push` gives the text that became certain, holding back an incomplete UTF-8 character."""
@@ -165,19 +166,17 @@ class Stream:
 
 
 def _restore(definition: str, eos: str, bos: str | None, pad: str | None) -> Tokenizer:
-    return Tokenizer(definition, eos=eos, bos=bos, pad=pad)
+    return Tokenizer(tokenizers.Tokenizer.from_str(definition), eos=eos, bos=bos, pad=pad)
 
 
-def _normalized(definition: str, names: list[str]) -> str:
-    """A tokenizer.json without truncation and padding, in which control tokens are marked special (so that text cannot
-    forge them)."""
-    content: dict[str, Any] = json.loads(definition)
-    content["truncation"] = content["padding"] = None
-    control = set(names)
-    for token in content["added_tokens"]:
-        looks_control = token["content"].startswith("<|") and token["content"].endswith("|>")
-        token["special"] = token["special"] or token["content"] in control or looks_control
-    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
-    present = {token["content"] for token in content["added_tokens"]}
-    backend.add_special_tokens([n for n in names if n not in present and backend.token_to_id(n) is not None])
-    return backend.to_str()
+def _mark_control(backend: tokenizers.Tokenizer, names: set[str]) -> None:
+    """Marks control tokens as special, so that text cannot forge them; lifts truncation and padding."""
+    backend.no_truncation()
+    backend.no_padding()
+    added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    backend.add_special_tokens([name for name in names - set(added) if backend.token_to_id(name) is not None])
+    for name, token in added.items():
+        if name in names or (name.startswith("<|") and name.endswith("|>")):
+            backend.add_special_tokens([tokenizers.AddedToken(
+                name, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip,
+                normalized=token.normalized, special=True)])

@@ -33,7 +33,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     if eos is None:
         raise UserError(f"tokenizer {path}: no end token; name it as \"eos_token\" in {folder}/tokenizer_config.json")
     try:
-        return Tokenizer(backend.to_str(), eos=eos, bos=bos, pad=pad)
+        return Tokenizer(backend, eos=eos, bos=bos, pad=pad)
     except UserError as error:
         raise UserError(f"tokenizer {path}: {error}") from None
 

@@ -1,0 +1,149 @@
+"""Tokenizers: reading, writing, identity, streaming, threads."""
+import concurrent.futures
+import json
+import pickle
+import random
+import shutil
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_tokenizers import KINDS, TEXTS, byte_tokenizer, trained
+
+from easylm_imitation.schema import UserError
+from easylm_imitation.text import Tokenizer, load_tokenizer, train_bpe
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_save_load_and_pickle_keep_the_identity(kind, tmp_path):
+    tokenizer = KINDS[kind]()
+    tokenizer.save(tmp_path / "t")
+    for other in (load_tokenizer(tmp_path / "t"), pickle.loads(pickle.dumps(tokenizer))):
+        assert (other.id, other.bos_id, other.eos_id, other.pad_id, other.vocab_size) == (
+            tokenizer.id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocab_size)
+        assert other.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
+
+
+def test_identity_tells_tokenizers_apart():
+    ids = [KINDS[kind]().id for kind in KINDS] + [byte_tokenizer(merges=((97, 98),)).id, byte_tokenizer(bos="<eos>").id,
+                                                   byte_tokenizer(specials=("<eos>", "<other>", "<|im_end|>")).id]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(max_size=30))
+def test_decoding_gives_the_text_back_whole_and_in_a_stream(kind, text):
+    tokenizer = KINDS[kind]()
+    ids = tokenizer.encode(text)
+    whole = tokenizer.decode(ids)
+    if kind in ("bytes", "trained"):
+        assert whole == text
+    stream = tokenizer.stream()
+    pieces = [stream.push(token) for token in ids]
+    assert "".join(pieces) + stream.finish() == whole
+
+
+def test_a_stream_holds_back_incomplete_characters():
+    tokenizer, stream = byte_tokenizer(), byte_tokenizer().stream()
+    assert [stream.push(token) for token in "é🙂".encode()] == ["", "é", "", "", "", "🙂"]
+    assert [stream.push(token) for token in b"a\xc3"] == ["a", ""]
+    assert stream.finish() == "\ufffd"
+    assert tokenizer.stream().finish() == ""
+
+
+def test_special_tokens_vanish_in_decoding_unless_asked_for():
+    tokenizer = byte_tokenizer()
+    assert tokenizer.decode([97, 256, 98]) == "ab"
+    assert tokenizer.decode([97, 256, 98], skip_special=False) == "a<eos>b"
+    assert tokenizer.token(256) == "<eos>"
+
+
+def test_threads_that_parse_and_threads_that_do_not_never_disturb_each_other():
+    tokenizer = trained()
+    text = "a <|im_end|> b <|endoftext|> " * 20
+    expected = {parse: tokenizer.encode(text, parse_special=parse) for parse in (False, True)}
+    assert expected[False] != expected[True]
+    flags = [bool(random.Random(i).getrandbits(1)) for i in range(400)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        results = pool.map(lambda parse: tokenizer.encode(text, parse_special=parse), flags)
+        assert [expected[flag] for flag in flags] == list(results)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda t: t.encode("half \ud800 a pair"), "no UTF-8 form"),
+    (lambda t: t.special_id("<|im_ned|>"), r"no token '<\|im_ned\|>'; did you mean '<\|im_end\|>'"),
+    (lambda t: t.token(10**6), "token id 1000000")])
+def test_errors_name_the_value(call, message):
+    with pytest.raises(UserError, match=message):
+        call(trained())
+
+
+def test_training_is_deterministic_and_puts_specials_and_bytes_first():
+    first, second = (train_bpe(TEXTS * 4, 300, ("</s>", "<s>", "<pad>")) for _ in range(2))
+    assert first.id == second.id
+    assert (first.eos_id, first.bos_id, first.pad_id, first.vocab_size) == (0, 1, 2, 300)
+    assert len(first.encode(TEXTS[0])) < len(TEXTS[0].encode())
+    with pytest.raises(UserError, match="vocab_size 200"):
+        train_bpe(TEXTS, 200)
+
+
+def write(folder, name, content):
+    (folder / name).write_text(json.dumps(content))
+
+
+def test_where_special_tokens_come_from(tmp_path):
+    trained().save(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "special_tokens_map.json").unlink()
+    assert load_tokenizer(tmp_path).eos_id == 0                                       # a well-known name
+    write(tmp_path, "config.json", {"eos_token_id": [2, 0], "bos_token_id": 1})
+    assert (load_tokenizer(tmp_path).eos_id, load_tokenizer(tmp_path).bos_id) == (2, 1)
+    write(tmp_path, "tokenizer_config.json", {"eos_token": {"content": "<|im_end|>"}, "bos_token": None})
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.eos_id, tokenizer.bos_id) == (trained().special_id("<|im_end|>"), None)   # null says: none
+
+
+def test_control_tokens_that_a_file_forgot_to_mark_are_still_not_forged(tmp_path):
+    trained().save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    for token in content["added_tokens"]:
+        token["special"] = False
+    write(tmp_path, "tokenizer.json", content)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.special_id("<|im_end|>") not in tokenizer.encode("a <|im_end|>")
+
+
+def test_folders_that_are_no_tokenizer(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        load_tokenizer(tmp_path / "absent")
+    with pytest.raises(UserError, match="neither tokenizer.json nor"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="not readable"):
+        load_tokenizer(tmp_path)
+    byte_tokenizer(specials=("<stop>",)).save(tmp_path / "odd")
+    shutil.copy(tmp_path / "odd" / "tokenizer.json", tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match="no end token"):
+        load_tokenizer(tmp_path)
+    write(tmp_path, "tokenizer_config.json", {"eos_token": "<gone>"})
+    with pytest.raises(UserError, match="no token '<gone>'"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gpt2_hf_json", "gpt2_opt", "gpt_neox_20b"])
+def test_real_tokenizers_give_text_back(shared_data, name):
+    tokenizer = load_tokenizer(shared_data / "tokenizers" / name)
+    text = "Hello  world,\n\n<|endoftext|> it's 東京\t🙂 123."
+    assert isinstance(tokenizer, Tokenizer)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.eos_id not in tokenizer.encode(text)
+    assert tokenizer.eos_id in tokenizer.encode(text, parse_special=True)
+
+
+def test_gpt2_from_either_form_gives_its_published_ids(shared_data):
+    for name in ("gpt2_hf_json", "gpt2_opt"):
+        tokenizer = load_tokenizer(shared_data / "tokenizers" / name)
+        ids = [tokenizer.token(token) for token in tokenizer.encode("The capital of France is")]
+        assert ids == ["The", "Ġcapital", "Ġof", "ĠFrance", "Ġis"]
+    assert load_tokenizer(shared_data / "tokenizers" / "gpt2_hf_json").encode("Hello world") == [15496, 995]
