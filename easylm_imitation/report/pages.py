@@ -1,0 +1,104 @@
+"""report.html: one file that needs nothing else, made from the verdict and the results by page.html.jinja.
+
+Every text is escaped by the template engine; only the figures of plots.py enter as markup. A content security policy in
+the page forbids scripts and loading anything.
+"""
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import jinja2
+
+from easylm_imitation.records import Item, TaskResult
+from easylm_imitation.report import plots, wording
+from easylm_imitation.report.compare import Numbers, group_of
+from easylm_imitation.report.pairing import Measured, task_key
+from easylm_imitation.report.verdict import STYLE, ImitationVerdict, Verdict
+
+EXAMPLES_A_TASK = 4     # of each kind: gained, lost
+_SHOWN = 200            # characters of an answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An item on which base and imitation differ."""
+    task: str
+    prompt: str
+    item: str
+    target: str
+    base: str
+    imitation: str
+    what: str           # "gained" or "lost"
+
+
+def render(verdict: Verdict, models: Sequence[Measured]) -> str:
+    """The whole page."""
+    folder = pathlib.Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined)
+    dates = sorted(date for model in models for date in model.dates)
+    return environment.get_template("page.html.jinja").render(
+        verdict=verdict, tile=_tile, models=sorted(models, key=lambda m: (m.role == "other", m.lineage.name)),
+        dates=" to ".join(dict.fromkeys((dates[0][:10], dates[-1][:10]))) if dates else "", lineage=_lineage,
+        scatter=plots.style_against_substance(verdict), scaling=plots.scaling(verdict),
+        bars=[_bars(made) for made in verdict.imitations], number=wording.number, share=wording.share,
+        examples=[list(_examples(made, models)) for made in verdict.imitations],
+        signed_points=wording.signed_points, form_name=wording.form_name, short_form=wording.short_form)
+
+
+def _tile(numbers: Numbers) -> tuple[str, str]:
+    """The one number of a view and what it is: the share of the gap, else the change, else the level."""
+    if numbers.closed.status == "measured":
+        value, interval = wording.share(numbers.closed).split(" ", 1)
+        return value, f"of the gap closed {interval}"
+    if numbers.change is not None:
+        value, interval = wording.signed_points(numbers.change).split(" ", 1)
+        why = "no gap to close; " if numbers.closed.status == "no gap" else ""
+        return value, f"{why}{interval.removeprefix('points ')} points against the base"
+    value, interval = wording.points(numbers.imitation).split(" ", 1)
+    return value, interval
+
+
+def _bars(made: ImitationVerdict) -> list[tuple[str, str]]:
+    """(figure, caption) for style and for everything else."""
+    others = tuple(dict.fromkeys(task.group for task in made.tasks if task.group != STYLE))
+    return [(plots.task_bars(made, others, "Scores"), "Scores of each task; the bars' whiskers are 95% intervals."),
+            (plots.task_bars(made, (STYLE,), "Style measures"), "Measures of likeness to the teacher's answers.")]
+
+
+def _lineage(model: Measured) -> Iterator[tuple[str, str]]:
+    """(what, value) of everything known about the model's origin, empty things left out."""
+    for field in dataclasses.fields(model.lineage):
+        value = getattr(model.lineage, field.name)
+        if value not in ("", (), 0, None) or field.name == "seed" and value == 0:
+            yield field.name.replace("_", " "), ", ".join(value) if isinstance(value, tuple) else str(value)
+    if model.dates:
+        yield "measured", ", ".join(model.dates)
+
+
+def _examples(made: ImitationVerdict, models: Sequence[Measured]) -> Iterator[Example]:
+    """Items that the imitation gets right and its base wrong, and the reverse, a few of each task."""
+    mine, base = (next((m for m in models if m.lineage == lineage), None) for lineage in (made.imitation, made.base))
+    if mine is None or base is None:
+        return
+    for task in mine.tasks:
+        theirs = base.find(task_key(task), task.protocol)
+        if theirs and theirs.protocol == task.protocol and group_of(task) != STYLE:
+            yield from _changed(task, theirs)
+
+
+def _changed(mine: TaskResult, base: TaskResult) -> Iterator[Example]:
+    before = {item.id: item for item in base.items}
+    pairs = [(before[item.id], item) for item in mine.items if item.id in before]
+    for what, sign in (("gained", 1), ("lost", -1)):
+        found = [pair for pair in pairs if sign * (pair[1].score - pair[0].score) > 0]
+        for old, new in found[:EXAMPLES_A_TASK]:
+            yield Example(mine.task, mine.prompt, new.id, _cut(new.target), _said(old), _said(new), what)
+
+
+def _said(item: Item) -> str:
+    return _cut(item.prediction) if item.prediction else "—"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -1,0 +1,160 @@
+"""Reads a folder of results and finds each imitation's own base and teacher through its lineage.
+
+An imitation names its base by id (`lineage.base`) and its teachers by name or id (`lineage.teachers`). A role that a
+results file states comes before what its lineage suggests. Several files about one model are read as one.
+"""
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Literal
+
+from easylm_imitation.records import Lineage, Results, TaskResult, read_json
+from easylm_imitation.schema import UserError
+
+Key = tuple[str, str, str]      # task, prompt form, metric
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One model and all that was measured of it, possibly in several files."""
+    lineage: Lineage
+    role: Literal["base", "imitation", "teacher", "other"]
+    tasks: tuple[TaskResult, ...]
+    files: tuple[str, ...]
+    commands: tuple[str, ...]
+    dates: tuple[str, ...]
+    code: tuple[str, ...]
+
+    def find(self, key: Key, protocol: str) -> TaskResult | None:
+        """The result of that task under that protocol, else one under another protocol, else None."""
+        same = [task for task in self.tasks if task_key(task) == key]
+        return next((task for task in same if task.protocol == protocol), same[0] if same else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trio:
+    """An imitation with the base and the teacher that its lineage names; `missing` says in words what was not found."""
+    imitation: Measured
+    base: Measured | None
+    teacher: Measured | None
+    missing: tuple[str, ...]
+
+
+def task_key(task: TaskResult) -> Key:
+    """What must be equal for two results to speak about the same thing; their protocols must then agree too."""
+    return task.task, task.prompt, task.metric
+
+
+def read_results(folder: str | os.PathLike) -> tuple[list[Measured], list[str]]:
+    """All models measured in the `*.json` files of `folder` and remarks about what was read.
+
+    Raises UserError when the folder is absent or holds no results, or a file is no results file.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; report reads a folder of files written by evaluate --out")
+    files = [(path.name, _checked(read_json(Results, path), path)) for path in sorted(folder.glob("*.json"))]
+    if not files:
+        raise UserError(f"{folder}: holds no .json file; write results there with evaluate --out {folder}/NAME.json")
+    by_model: dict[str, list[tuple[str, Results]]] = {}
+    for name, results in files:
+        by_model.setdefault(results.model.id or results.model.name, []).append((name, results))
+    remarks: list[str] = []
+    models = [_merge(sorted(group, key=lambda f: f[1].date), remarks) for group in by_model.values()]
+    return _with_roles(models), remarks
+
+
+def make_trios(models: list[Measured]) -> list[Trio]:
+    """One trio an imitation, in order of base name, tokens and name."""
+    imitations = [m for m in models if m.role == "imitation"]
+    order = sorted(imitations, key=lambda m: (m.lineage.base_name, m.lineage.tokens, m.lineage.name, m.lineage.id))
+    return [_trio(model, models) for model in order]
+
+
+def _checked(results: Results, path: pathlib.Path) -> Results:
+    """`results`, or UserError: every task needs items, with different ids and finite scores."""
+    for task in results.tasks:
+        what = f"{path}: task '{task.task}' ({task.prompt})"
+        if not task.items:
+            raise UserError(f"{what} has no items; evaluate it again, without an empty --limit")
+        if len({item.id for item in task.items}) < len(task.items):
+            raise UserError(f"{what} holds two items of the same id; items pair by id, so evaluate it again")
+        bad = next((item for item in task.items if not math.isfinite(item.score)), None)
+        if bad:
+            raise UserError(f"{what}: the score of item '{bad.id}' is {bad.score}; scores must be finite")
+    return results
+
+
+def _merge(group: list[tuple[str, Results]], remarks: list[str]) -> Measured:
+    """Files of one model, oldest first; of two results under one protocol the newer holds."""
+    tasks: dict[tuple, tuple[str, TaskResult]] = {}
+    for name, results in group:
+        for task in results.tasks:
+            key = (*task_key(task), task.protocol, task.data)
+            if key in tasks:
+                remarks.append(f"{results.model.name} was measured twice on {task.task} ({task.prompt}): {name} is "
+                               f"used, not {tasks[key][0]}.")
+            tasks[key] = (name, task)
+    newest = group[-1][1]
+    roles = {results.role for _, results in group if results.role}
+    if len(roles) > 1:
+        raise UserError(f"{', '.join(name for name, _ in group)}: the same model is called "
+                        f"{' and '.join(sorted(roles))}; give one role, or none")
+    commands, dates, code = (_distinct(getattr(r, what) for _, r in group) for what in ("command", "date", "code"))
+    return Measured(newest.model, roles.pop() if roles else "other", tuple(task for _, task in tasks.values()),
+                    tuple(name for name, _ in group), commands, dates, code)
+
+
+def _distinct(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for text in texts if text))
+
+
+def _with_roles(models: list[Measured]) -> list[Measured]:
+    """Fills in roles that no file states: an imitation had teachers; base and teacher are what an imitation names."""
+    models = [dataclasses.replace(m, role="imitation") if m.role == "other" and m.lineage.teachers else m
+              for m in models]
+    imitations = [m.lineage for m in models if m.role == "imitation"]
+    bases = {lineage.base for lineage in imitations}
+    teachers = {name for lineage in imitations for name in lineage.teachers}
+    made = []
+    for model in models:
+        if model.role == "other" and model.lineage.id and model.lineage.id in bases:
+            model = dataclasses.replace(model, role="base")
+        elif model.role == "other" and {model.lineage.id, model.lineage.name} & teachers:
+            model = dataclasses.replace(model, role="teacher")
+        made.append(model)
+    return made
+
+
+def _trio(model: Measured, models: list[Measured]) -> Trio:
+    lineage = model.lineage
+    others = [m for m in models if m is not model]
+    missing = []
+    base = next((m for m in others if lineage.base and m.lineage.id == lineage.base), None)
+    if base is None and not lineage.base:
+        base = _only([m for m in others if m.role == "base"])
+    if base is None:
+        known = f" '{lineage.base_name}' (id {lineage.base})" if lineage.base else ", which its lineage does not name"
+        missing.append(f"No results of the base of '{lineage.name}'{known}: without them no change can be measured. "
+                       "Evaluate the base on the same tasks, with --out in the same folder.")
+    found = [m for m in others if {m.lineage.id, m.lineage.name} & set(lineage.teachers) - {""}]
+    if not lineage.teachers:
+        found = [m for m in others if m.role == "teacher"]
+    teacher = max(found, key=lambda m: _shared(model, m), default=None)
+    if teacher is None:
+        named = " (" + ", ".join(lineage.teachers) + ")" if lineage.teachers else ""
+        missing.append(f"No results of the teacher of '{lineage.name}'{named}: without them there is no gap to close. "
+                       "Evaluate the teacher on the same tasks, with --out in the same folder.")
+    return Trio(model, base, teacher, tuple(missing))
+
+
+def _only(models: list[Measured]) -> Measured | None:
+    return models[0] if len(models) == 1 else None
+
+
+def _shared(first: Measured, second: Measured) -> int:
+    """How many of `first`'s results `second` has under the same protocol."""
+    theirs = {(task_key(task), task.protocol) for task in second.tasks}
+    return sum((task_key(task), task.protocol) in theirs for task in first.tasks)

@@ -1,0 +1,173 @@
+"""Figures as inline SVG: no script, no font, no address outside the page; axes and words take the page's colour.
+
+Each function returns markup with an accessible description, or "" when there is nothing to draw. Colour is never the
+only cue: models differ in marker or hatching too, and every number drawn also stands in a table.
+"""
+import io
+import re
+from collections.abc import Sequence
+
+import matplotlib
+import matplotlib.figure
+import numpy as np
+from matplotlib.axes import Axes
+
+from easylm_imitation.report.compare import TaskComparison, View
+from easylm_imitation.report.statistics import Estimate
+from easylm_imitation.report.verdict import STYLE, SUBSTANCE, ImitationVerdict, Verdict
+from easylm_imitation.report.wording import form_name, number, points
+
+_INK = "#010203"        # drawn with this, then replaced by the page's text colour
+_COLOURS = {"base": "#4477aa", "imitation": "#e07b39", "teacher": "#2a9d6f"}
+_MARKERS = {"base": "o", "imitation": "D", "teacher": "*"}
+_HATCHES = {"base": "", "imitation": "////", "teacher": "...."}
+_LOOK = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 10, "axes.spines.top": False,
+    "axes.spines.right": False, "hatch.linewidth": 0.5,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)}
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def style_against_substance(verdict: Verdict) -> str:
+    """Base → imitation → teacher, style across and substance up; one panel for each view of substance."""
+    many = len(verdict.imitations) > 1
+    pairs = [(str(i) if many else "imitation", style, substance) for i, v in enumerate(verdict.imitations, 1)
+             for style in _views(v, STYLE)[:1] for substance in _views(v, SUBSTANCE)
+             if style.numbers.base or style.numbers.teacher]
+    panels = list(dict.fromkeys(form_name(substance) for _, _, substance in pairs))
+    if not panels:
+        return ""
+    with matplotlib.rc_context(_LOOK | {"svg.hashsalt": "scatter"}):
+        figure = matplotlib.figure.Figure(figsize=(3.9 * len(panels) + 0.6, 3.9), layout="constrained")
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+            _path_panel(axes, panel, [pair for pair in pairs if form_name(pair[2]) == panel])
+    told = "; ".join(f"{label}, {form_name(sub)}: style {points(style.numbers.imitation)}, substance "
+                     f"{points(sub.numbers.imitation)}" for label, style, sub in pairs)
+    return _svg(figure, f"Style against substance, from base over imitation to teacher. {told}.")
+
+
+def task_bars(verdict: ImitationVerdict, groups: Sequence[str], title: str) -> str:
+    """Scores of base, imitation and teacher with 95% intervals, one set of bars a task of these groups."""
+    tasks = [task for task in verdict.tasks if task.group in groups]
+    if not tasks:
+        return ""
+    with matplotlib.rc_context(_LOOK | {"svg.hashsalt": f"bars {title}"}):
+        figure = matplotlib.figure.Figure(figsize=(8, 0.9 + 0.75 * len(tasks)), layout="constrained")
+        _bars(figure.subplots(), tasks)
+    told = "; ".join(f"{t.task} ({t.prompt}): imitation {points(t.numbers.imitation)}" for t in tasks)
+    return _svg(figure, f"{title} of {verdict.imitation.name} beside its base and teacher. {told}.")
+
+
+def scaling(verdict: Verdict) -> str:
+    """Score against imitation tokens, one line a view; drawn when imitations of one base differ in their budget."""
+    families: dict[str, list[ImitationVerdict]] = {}
+    for made in verdict.imitations:
+        families.setdefault(made.imitation.base, []).append(made)
+    families = {base: f for base, f in families.items() if len({v.imitation.tokens for v in f}) > 1}
+    if not families:
+        return ""
+    with matplotlib.rc_context(_LOOK | {"svg.hashsalt": "scaling"}):
+        figure = matplotlib.figure.Figure(figsize=(8, 3.6 * len(families)), layout="constrained")
+        for axes, family in zip(figure.subplots(len(families), squeeze=False)[:, 0], families.values()):
+            _scaling_panel(axes, sorted(family, key=lambda v: v.imitation.tokens))
+    told = "; ".join(f"{v.imitation.name} at {v.imitation.tokens} tokens" for f in families.values() for v in f)
+    return _svg(figure, f"Scores against the number of imitation tokens: {told}.")
+
+
+def _views(verdict: ImitationVerdict, group: str) -> list[View]:
+    return [view for view in verdict.views if view.group == group]
+
+
+def _path_panel(axes: Axes, title: str, drawn: list[tuple[str, View, View]]) -> None:
+    told = set()
+    for label, style, substance in drawn:
+        before = None
+        for role in ("base", "imitation", "teacher"):
+            x, y = getattr(style.numbers, role), getattr(substance.numbers, role)
+            if x is None or y is None:
+                continue
+            _point(axes, role, x, y)
+            if before:
+                axes.annotate("", (x.value, y.value), before, zorder=1,
+                              arrowprops={"arrowstyle": "->", "color": _INK, "alpha": 0.45, "shrinkA": 7, "shrinkB": 7})
+            before = (x.value, y.value)
+            text = label if role == "imitation" else role
+            if (text, before) not in told:
+                axes.annotate(text, before, xytext=(7, 7), textcoords="offset points", fontsize=9)
+            told.add((text, before))
+    axes.set(xlim=(-0.03, 1.12), ylim=(-0.03, 1.12), xlabel="style match", ylabel="substance", title=title)
+    axes.title.set_fontsize(10)
+    _percent(axes.xaxis)
+    _percent(axes.yaxis)
+
+
+def _point(axes: Axes, role: str, x: Estimate, y: Estimate) -> None:
+    axes.errorbar(x.value, y.value, xerr=_arms(x), yerr=_arms(y), fmt=_MARKERS[role], color=_COLOURS[role],
+                  markersize=11 if role == "teacher" else 7, elinewidth=1, alpha=0.95, zorder=3)
+
+
+def _bars(axes: Axes, tasks: list[TaskComparison]) -> None:
+    roles = ("base", "imitation", "teacher")
+    for place, role in enumerate(roles):
+        rows = [(i, getattr(task.numbers, role)) for i, task in enumerate(tasks)]
+        rows = [(i + (place - 1) * 0.26, estimate) for i, estimate in rows if estimate]
+        if not rows:
+            continue
+        y, estimates = [row[0] for row in rows], [row[1] for row in rows]
+        axes.barh(y, [e.value for e in estimates], 0.24, color=_COLOURS[role], hatch=_HATCHES[role], label=role,
+                  edgecolor="white", linewidth=0, xerr=np.hstack([_arms(e) for e in estimates]),
+                  error_kw={"ecolor": _INK, "elinewidth": 1, "capsize": 2})
+        for position, estimate in rows:
+            axes.annotate(number(estimate.value), (max(estimate.high, 0), position), xytext=(4, 0), fontsize=8,
+                          textcoords="offset points", va="center")
+    axes.set_yticks(range(len(tasks)), [f"{_short(t.task)}\n{t.prompt} prompt" for t in tasks])
+    axes.invert_yaxis()
+    axes.set_xlim(min(0, axes.get_xlim()[0]), max(1.08, axes.get_xlim()[1]))
+    _percent(axes.xaxis)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+
+
+def _scaling_panel(axes: Axes, family: list[ImitationVerdict]) -> None:
+    views = list(dict.fromkeys((view.group, view.prompt, view.form) for v in family for view in v.views))
+    for index, key in enumerate(views):
+        found = [(v.imitation.tokens, view) for v in family for view in v.views
+                 if (view.group, view.prompt, view.form) == key]
+        colour = matplotlib.colormaps["tab10"](index % 10)
+        estimates = [view.numbers.imitation for _, view in found]
+        axes.errorbar([tokens for tokens, _ in found], [e.value for e in estimates],
+                      yerr=np.hstack([_arms(e) for e in estimates]), marker="oDs^v*"[index % 6], color=colour,
+                      capsize=2, label=f"{key[0]}: {form_name(found[0][1])}")
+        if found[0][1].numbers.base:
+            axes.axhline(found[0][1].numbers.base.value, color=colour, linestyle=":", linewidth=1)
+    axes.set(xlabel="training tokens of the imitation", ylabel="score", ylim=(-0.03, 1.05),
+             title=f"from base {_short(family[0].imitation.base_name)} (dotted: the base)")
+    if min(v.imitation.tokens for v in family) > 0:
+        axes.set_xscale("log")
+    _percent(axes.yaxis)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _arms(estimate: Estimate) -> np.ndarray:
+    """Distances from the value to its bounds: [2, 1], never negative."""
+    return np.maximum([[estimate.value - estimate.low], [estimate.high - estimate.value]], 0)
+
+
+def _percent(axis: matplotlib.axis.Axis) -> None:
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+
+
+def _short(name: str) -> str:
+    name = _UNPRINTABLE.sub("�", name)
+    return name if len(name) <= 34 else name[:33] + "…"
+
+
+def _svg(figure: matplotlib.figure.Figure, description: str) -> str:
+    """The figure's <svg>: without prolog and namespaces (HTML needs none), described, in the page's text colour."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg"):]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href").replace(_INK, "currentColor")
+    label = (_UNPRINTABLE.sub(" ", description).replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;"))
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
