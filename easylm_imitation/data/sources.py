@@ -59,7 +59,8 @@ def _open(path: pathlib.Path) -> BinaryIO:
     file = open(path, "rb")
     if file.peek(2)[:2] != b"\x1f\x8b":
         return file
-    return io.BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"))
+    file.close()    # gzip closes only what it opened itself
+    return io.BufferedReader(gzip.open(path, "rb"))
 
 
 def _first_byte(file: BinaryIO) -> bytes:
@@ -79,27 +80,34 @@ def _lines(file: BinaryIO) -> Iterator[RawRecord]:
 
 def _array(path: pathlib.Path, content: bytes) -> Iterator[RawRecord]:
     """Elements one by one, so that each has its line number."""
+    line = 1
     try:
         text = content.decode("utf-8")
+        counted = 0
+        for number, (start, value) in enumerate(_elements(text)):
+            line, counted = line + text.count("\n", counted, start), start
+            yield RawRecord(line, number, value)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: not valid UTF-8") from None
-    decoder, line, counted, number = json.JSONDecoder(), 1, 0, 0
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}:{getattr(error, 'lineno', line)}: not valid JSON ({error}); mend the file, or turn it "
+                        "into JSONL, where one bad line spoils no other") from None
+
+
+def _elements(text: str) -> Iterator[tuple[int, Any]]:
+    """(position, value) of each element of the array that `text` is. Raises ValueError where it breaks off."""
+    decoder = json.JSONDecoder()
     position = _skip(text, text.index("[") + 1)
     while text[position:position + 1] != "]":
-        line, counted = line + text.count("\n", counted, position), position
-        try:
-            value, end = decoder.raw_decode(text, position)
-            after = _skip(text, end)
-            if text[after:after + 1] not in (",", "]"):
-                raise json.JSONDecodeError("expected ',' or ']'", text, after)
-        except (ValueError, RecursionError) as error:
-            at = getattr(error, "lineno", line)
-            raise UserError(f"{path}:{at}: not valid JSON ({error}); mend the file, or turn it into JSONL, "
-                            "where one bad line spoils no other") from None
-        yield RawRecord(line, number, value)
-        number += 1
-        position = _skip(text, after + 1) if text[after] == "," else after
+        value, end = decoder.raw_decode(text, position)
+        yield position, value
+        end = _skip(text, end)
+        if text[end:end + 1] not in (",", "]"):
+            raise json.JSONDecodeError("expected ',' or ']'", text, end)
+        position = _skip(text, end + 1) if text[end] == "," else end
+    if _skip(text, position + 1) < len(text):
+        raise json.JSONDecodeError("text after the array", text, position + 1)
 
 
 def _skip(text: str, position: int) -> int:
