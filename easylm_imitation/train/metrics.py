@@ -1,0 +1,121 @@
+"""Metrics of a run: one JSON object a line in metrics.jsonl, the same scalars in TensorBoard.
+
+A step's scalars stay on the device until the next step is on its way (`Recorder`), so the host never waits for the step
+that it has just started. A continued run first cuts off what was logged after its checkpoint: the history has no fork.
+"""
+import json
+import math
+import os
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from easylm_imitation.records import iter_jsonl
+from easylm_imitation.schema import UserError
+from easylm_imitation.train.checkpoint import Progress
+
+
+class MetricsLog:
+    """Writes lines to `path` and scalars to `tensorboard`; on every process but the first, writes nothing."""
+
+    def __init__(self, path: pathlib.Path, tensorboard: pathlib.Path, step: int) -> None:
+        """Opens the log of a run that stands at `step`; later lines of an earlier attempt are cut off."""
+        self._file = self._board = None
+        if jax.process_index() == 0:
+            cut_back(path, step)
+            self._file = open(path, "a", encoding="utf-8")
+            self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Appends one line; `values["step"]` is the x axis of the scalars. The line is on its way to disk at return."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in values.items()}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if name != "step":
+                self._board.add_scalar(f"train/{name}", value, values["step"])
+
+    def close(self) -> None:
+        """Ends both files."""
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+
+
+def cut_back(path: pathlib.Path, step: int) -> None:
+    """Drops the lines of `path` after `step`, and a last line that a kill left unfinished. Atomic; no file is fine."""
+    if not path.exists():
+        return
+    kept = []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for line in lines:
+        if line.endswith("\n") and json.loads(line)["step"] <= step:
+            kept.append(line)
+    if kept != lines:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            file.writelines(kept)
+        os.replace(file.name, path)
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """All lines of a metrics.jsonl, in order. Raises UserError for a bad line."""
+    return [values for _, values in iter_jsonl(path)]
+
+
+class Recorder:
+    """Turns each step's device scalars into totals and, where due, a line of the log; always one step late.
+
+    >>> recorder.push(1, metrics_1)     # keeps them
+    >>> recorder.push(2, metrics_2)     # step 2 is queued on the device: now step 1 is read and written
+    >>> recorder.flush()                # waits for step 2, so that `progress` stands there
+    """
+
+    def __init__(self, log: MetricsLog, progress: Progress, every: int) -> None:
+        self.progress, self.last = progress, {}
+        self._log, self._every = log, every
+        self._held: tuple[int, dict[str, jax.Array]] | None = None
+        self._first = progress.step + 1
+        self._time = time.monotonic()
+        self._window = (self._time, progress.tokens)    # where the last line stood, for tokens per second
+
+    def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes in the scalars of `step`, and reads those of the step before. Raises UserError as `flush` does."""
+        held, self._held = self._held, (step, metrics)
+        self._read(held)
+
+    def flush(self) -> None:
+        """Reads what is held. Raises UserError when a loss or gradient is not finite."""
+        held, self._held = self._held, None
+        self._read(held)
+
+    def _read(self, held: tuple[int, dict[str, jax.Array]] | None) -> None:
+        if held is None:
+            return
+        step, metrics = held[0], {name: value.item() for name, value in jax.device_get(held[1]).items()}
+        before, now = self.progress, time.monotonic()
+        self.progress = Progress(step, before.total_steps, before.tokens + metrics["tokens"],
+                                 before.loss_tokens + metrics["loss_tokens"], before.seconds + now - self._time)
+        self._time = now
+        finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
+        if step % self._every == 0 or step in (self._first, before.total_steps) or not finite:
+            self._write(metrics, now)
+        if not finite:
+            raise UserError(
+                f"step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}, learning rate "
+                f"{metrics['learning_rate']:.3g}: training has diverged and stops here. Lower optimizer.learning_rate, "
+                "lengthen optimizer.warmup or set optimizer.clip, in a new workdir")
+
+    def _write(self, metrics: dict[str, float], now: float) -> None:
+        progress, (since, tokens) = self.progress, self._window
+        self._window = (now, progress.tokens)
+        self.last = {
+            "step": progress.step, "loss": metrics["loss"], "z_loss": metrics["z_loss"],
+            "learning_rate": metrics["learning_rate"], "grad_norm": metrics["grad_norm"], "tokens": progress.tokens,
+            "loss_tokens": progress.loss_tokens, "seconds": progress.seconds,
+            "tokens_per_second": (progress.tokens - tokens) / max(now - since, 1e-9)}
+        self._log.write(self.last)
