@@ -23,7 +23,7 @@ class Rows:
 
 
 def first_fit(lengths: np.ndarray, order: np.ndarray, context: int, open_rows: int) -> Rows:
-    """Puts conversations, in `order`, into the first of `open_rows` rows of `context` tokens that has room.
+    """Puts conversations, in `order`, into the oldest of `open_rows` rows of `context` tokens that has room.
 
     Where none has, the fullest is closed and a new one opened in its place. No conversation is split; `lengths` must
     not exceed `context` (ValueError). Lengths 3 4 2 in that order, context 6, two open rows: rows (0, 2) and (1,).
@@ -35,9 +35,11 @@ def first_fit(lengths: np.ndarray, order: np.ndarray, context: int, open_rows: i
     row_of = np.empty(len(order), np.int64)
     opened = 0
     for i, length in enumerate(lengths[order].tolist()):
-        slot = int((room >= length).argmax())
-        if room[slot] < length:
-            slot = int(room.argmin())
+        fits = np.flatnonzero(room >= length)
+        if len(fits):
+            slot = fits[number[fits].argmin()]
+        else:
+            slot = room.argmin()
             room[slot], number[slot] = context, opened
             opened += 1
         room[slot] -= length

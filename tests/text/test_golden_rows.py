@@ -1,4 +1,4 @@
-"""Rows in integers, computed by hand, for every template. Ids 0-255 are bytes, 256 is EOS, 257 and 258 ChatML's marks."""
+"""Rows in integers, computed by hand, for every template. Ids 0-255 are bytes, 256 EOS, 257 and 258 ChatML's marks."""
 import numpy as np
 import pytest
 from tiny_tokenizers import byte_tokenizer

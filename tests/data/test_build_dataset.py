@@ -1,0 +1,185 @@
+"""Raw files to shards: contents, counts, reasons, all or nothing."""
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from data_helpers import listing, turns, write_lines
+from tiny_tokenizers import byte_tokenizer
+
+from easylm_imitation.data import BuildConfig, SourceConfig, build, build_dataset, read_card
+from easylm_imitation.data.shards import open_shards
+from easylm_imitation.records import Conversation, Message
+from easylm_imitation.schema import UserError
+from easylm_imitation.schema import build as make
+from easylm_imitation.text import TEMPLATES, load_tokenizer, tokenize
+
+
+def conversations(count, dataset="d"):
+    return [{"dataset": dataset, "id": f"{dataset}{i}", "messages": turns(f"question {i}?", "answer " * (i % 5 + 1)),
+             "teacher": "gpt-4" if i % 2 else ""} for i in range(count)]
+
+
+def config_of(tokenizer_folder, *sources, **other):
+    return BuildConfig("set", tuple(sources), str(tokenizer_folder), **other)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", conversations(9))
+    return folder
+
+
+def test_shards_hold_the_rows_of_tokenize_in_order(tmp_path, raw, tokenizer_folder):
+    config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl")), template="chatml")
+    card = build_dataset(config, tmp_path / "out")
+    tokenizer = load_tokenizer(tmp_path / "out" / "tokenizer")
+    shards = open_shards(tmp_path / "out" / "shards")
+    rows = []
+    for i, record in enumerate(conversations(9)):
+        row = tokenize(TEMPLATES["chatml"], tokenizer, make(Conversation, record, "test"))
+        assert shards[i]["id"].decode() == record["id"]
+        np.testing.assert_array_equal(shards[i]["tokens"], row.tokens)
+        np.testing.assert_array_equal(shards[i]["loss_weights"], row.loss_weights)
+        assert shards[i]["loss_weights"][0] == 0
+        rows.append(row)
+    assert card.conversations == len(shards) == 9
+    assert card.tokens == sum(len(row.tokens) for row in rows)
+    assert card.loss_tokens == sum(row.loss_weights.sum() for row in rows)
+    assert card.longest == max(len(row.tokens) for row in rows)
+    assert card.tokenizer == byte_tokenizer().id == tokenizer.id
+    assert card.template == TEMPLATES["chatml"].id
+    assert card.teachers == ("gpt-4",)
+    assert np.load(tmp_path / "out" / "lengths.npy").tolist() == [len(row.tokens) for row in rows]
+    assert read_card(tmp_path / "out") == card
+
+
+def test_bad_records_are_counted_named_and_left_out(tmp_path, raw, tokenizer_folder, capsys):
+    lines = (raw / "a.jsonl").read_bytes().splitlines()
+    empty = {"dataset": "d", "id": "e", "messages": turns("", "a")}
+    lines[3:3] = [b"{broken", b"\xff", json.dumps(empty).encode(), b"", b'{"messages": []}'] + [b"[]"] * 12
+    (raw / "a.jsonl").write_bytes(b"\n".join(lines))
+    card = build_dataset(config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl"))), tmp_path / "out")
+    source = card.sources[0]
+    assert (source.read, source.kept) == (25, 9)
+    assert source.dropped == {"bad JSON": 13, "bad UTF-8": 1, "empty turn": 1, "no messages": 1}
+    dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert [(entry["line"], entry["reason"]) for entry in dropped[:4]] == [
+        (4, "bad JSON"), (5, "bad UTF-8"), (6, "empty turn"), (8, "no messages")]
+    assert len(dropped) == 16
+    assert {entry["file"] for entry in dropped} == {str(raw / "a.jsonl")}
+    shown = capsys.readouterr().err
+    assert f"{raw / 'a.jsonl'}:4: dropped, bad JSON" in shown
+    assert shown.count(": dropped, ") == 10
+    assert "6 more dropped" in shown
+
+
+def test_sources_follow_each_other_and_limits_count_what_is_kept(tmp_path, raw, tokenizer_folder):
+    (raw / "b.json").write_text(json.dumps([{"instruction": "Q", "output": text} for text in ("", "A", "B", "C")]))
+    config = config_of(tokenizer_folder, SourceConfig("b.json", "alpaca", teacher="t", limit=2),
+                       SourceConfig("a.jsonl", limit=3), root=str(raw))
+    card = build_dataset(config, tmp_path / "out")
+    shards = open_shards(tmp_path / "out" / "shards")
+    assert [shards[i]["id"].decode() for i in range(5)] == ["b_1", "b_2", "d0", "d1", "d2"]
+    counts = [(source.path, source.dataset, source.read, source.kept) for source in card.sources]
+    assert counts == [("b.json", "b", 3, 2), ("a.jsonl", "a", 3, 3)]
+    assert card.teachers == ("gpt-4", "t")
+
+
+def test_a_seed_shuffles_and_one_seed_gives_one_order(tmp_path, raw, tokenizer_folder):
+    source = SourceConfig(str(raw / "a.jsonl"))
+    orders = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        card = build_dataset(config_of(tokenizer_folder, source, seed=seed), tmp_path / name)
+        shards = open_shards(tmp_path / name / "shards")
+        orders.append(([shards[i]["id"].decode() for i in range(9)], card.hash))
+    assert sorted(orders[0][0]) == [f"d{i}" for i in range(9)]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert orders[0][0] != sorted(orders[0][0])
+
+
+def test_processes_change_nothing(tmp_path, tokenizer_folder):
+    write_lines(tmp_path / "a.jsonl", [*conversations(300), {"messages": 3}, *conversations(300, "e")])
+    config = config_of(tokenizer_folder, SourceConfig(str(tmp_path / "a.jsonl"), limit=500))
+    alone = build_dataset(config, tmp_path / "one")
+    assert build_dataset(dataclasses.replace(config, processes=2), tmp_path / "two") == alone
+    assert alone.conversations == 500
+
+
+def test_the_hash_depends_on_contents_and_not_on_places(tmp_path, raw, tokenizer_folder):
+    card = build_dataset(config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl"))), tmp_path / "one")
+    moved = raw.rename(tmp_path / "elsewhere")
+    again = build_dataset(config_of(tokenizer_folder, SourceConfig("a.jsonl"), root=str(moved)), tmp_path / "two")
+    assert again.hash == card.hash
+    write_lines(moved / "a.jsonl", conversations(8))
+    other = build_dataset(config_of(tokenizer_folder, SourceConfig("a.jsonl"), root=str(moved)), tmp_path / "three")
+    assert other.hash != card.hash
+
+
+def test_the_same_build_again_is_done_and_another_is_refused(tmp_path, raw, tokenizer_folder, capsys):
+    config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl")))
+    card = build_dataset(config, tmp_path / "out")
+    before = listing(tmp_path / "out")
+    assert build_dataset(config, tmp_path / "out") == card
+    assert "already built" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds a dataset of other sources or another config"):
+        build_dataset(dataclasses.replace(config, template="tulu"), tmp_path / "out")
+    write_lines(raw / "a.jsonl", conversations(3))
+    with pytest.raises(UserError, match="holds a dataset of other sources"):
+        build_dataset(config, tmp_path / "out")
+    assert listing(tmp_path / "out") == before
+
+
+def test_a_folder_of_something_else_is_refused_and_an_empty_one_is_taken(tmp_path, raw, tokenizer_folder):
+    config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl")))
+    with pytest.raises(UserError, match="holds files that are no dataset"):
+        build_dataset(config, raw)
+    (tmp_path / "out").mkdir()
+    assert build_dataset(config, tmp_path / "out").conversations == 9
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"sources": (SourceConfig("absent.jsonl"),)}, r"absent.jsonl: no such file; set --config.root"),
+    ({"sources": (SourceConfig("empty.jsonl"),)}, "dataset 'set' is empty .no records."),
+    ({"sources": (SourceConfig("bad.jsonl"),)}, "dataset 'set' is empty .2 bad JSON, 1 wrong shape."),
+    ({"sources": (SourceConfig("a.jsonl"), SourceConfig("broken.json"))}, "broken.json:1: not valid JSON"),
+    ({"tokenizer": "absent"}, "tokenizer absent: no such file"), ({"template": "chatmal"}, "did you mean 'chatml'"),
+    ({"template": "chatml", "tokenizer": "bare"}, "the tokenizer has no <|im_end|>")])
+def test_what_cannot_be_built_leaves_nothing_behind(tmp_path, raw, tokenizer_folder, monkeypatch, change, message):
+    monkeypatch.chdir(raw)
+    pathlib.Path("empty.jsonl").write_text("\n")
+    pathlib.Path("bad.jsonl").write_text('{\n[]\n{"messages": 3}\n')
+    pathlib.Path("broken.json").write_text("[{}")
+    byte_tokenizer(specials=("<|endoftext|>",)).save("bare")
+    config = dataclasses.replace(config_of(tokenizer_folder, SourceConfig("a.jsonl")), **change)
+    with pytest.raises(UserError) as caught:
+        build_dataset(config, tmp_path / "new" / "out")
+    assert message.replace(".no records.", "(no records)").replace(".2 bad JSON, 1 wrong shape.",
+                                                                   "(2 bad JSON, 1 wrong shape)") in str(caught.value)
+    assert not (tmp_path / "new").exists() or not listing(tmp_path / "new")
+
+
+def test_an_interrupted_build_leaves_nothing_behind(tmp_path, raw, tokenizer_folder, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(build, "write_jsonl", interrupt)      # after the shards are written
+    with pytest.raises(KeyboardInterrupt):
+        build_dataset(config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl"))), tmp_path / "out")
+    assert listing(tmp_path) == ["raw", "raw/a.jsonl"]
+
+
+def test_documents_are_built_too(tmp_path, tokenizer_folder):
+    write_lines(tmp_path / "a.jsonl", [{"messages": [{"role": "document", "content": "some text"}]}])
+    card = build_dataset(config_of(tokenizer_folder, SourceConfig(str(tmp_path / "a.jsonl"))), tmp_path / "out")
+    document = Conversation("a", "a_0", (Message("document", "some text"),))
+    row = tokenize(TEMPLATES["plain"], byte_tokenizer(), document)
+    assert (card.tokens, card.loss_tokens) == (10, 9) == (len(row.tokens), row.loss_weights.sum())
+
+
+def test_a_folder_without_a_card_is_no_dataset(tmp_path):
+    with pytest.raises(UserError, match=r"no card.json\); make one with `easylm-imitation build`"):
+        read_card(tmp_path)

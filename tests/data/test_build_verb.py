@@ -1,0 +1,92 @@
+"""The verb `build` as a user runs it: quiet, offline, without TensorFlow."""
+import json
+import subprocess
+import sys
+
+import pytest
+from data_helpers import listing, turns, write_lines
+
+from easylm_imitation.cli.main import main
+from easylm_imitation.config import load
+from easylm_imitation.data import BuildConfig
+
+CONFIG = """
+from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict({"name": "set", "sources": [{"path": "a.jsonl", "teacher": "gpt-4"}], "tokenizer": "tokenizer"})
+"""
+
+
+@pytest.fixture
+def place(tmp_path, tokenizer_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenizer").symlink_to(tokenizer_folder)
+    (tmp_path / "config.py").write_text(CONFIG)
+    write_lines(tmp_path / "a.jsonl", [{"messages": turns("q", "a" * i)} for i in range(4)])
+    return tmp_path
+
+
+def test_the_result_is_the_card(place, capsys):
+    assert main(["build", "--config", "config.py", "--out", "out", "--config.template=chatml", "--json"]) == 0
+    out, err = capsys.readouterr()
+    card = json.loads(out.splitlines()[-1])
+    assert card == json.loads((place / "out" / "card.json").read_text())
+    assert (card["conversations"], card["teachers"]) == (3, ["gpt-4"])
+    assert card["template"].startswith("chatml@")
+    assert "1 empty turn" in err
+    assert "a.jsonl:1: dropped, empty turn" in err
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--config.root=absent"], "absent/a.jsonl: no such file"),
+    (["--config.templat=chatml"], "did you mean 'template'"),
+    (["--config.processes=0"], "processes 0: at least 1"), (["--config.seed=x"], "seed: expected int, got 'x'")])
+def test_errors_are_one_line_and_exit_code_2(place, capsys, flags, message):
+    before = listing(place)
+    assert main(["build", "--config", "config.py", "--out", "out", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert listing(place) == before
+
+
+ALONE = """
+import socket, sys
+def refuse(*arguments): raise AssertionError(f"reached out to {arguments}")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+from easylm_imitation.cli.main import main
+assert main(["build", "--config", "config.py", "--out", "out", "--quiet"]) == 0
+assert "jax" not in sys.modules, "building needs no jax"
+from easylm_imitation.data import LoaderConfig, open_loader
+batches = list(open_loader("out", LoaderConfig(context=64, batch=2), seed=0, epochs=2))
+assert len(batches) == 2, len(batches)
+assert "tensorflow" not in sys.modules and "torch" not in sys.modules
+"""
+
+
+def test_building_and_loading_alone_offline_without_tensorflow_and_without_a_word(place):
+    write_lines(place / "a.jsonl", [{"messages": turns("q", "a" * i)} for i in range(1, 4)])
+    done = subprocess.run([sys.executable, "-W", "error", "-c", ALONE], cwd=place, capture_output=True, text=True,
+                          env={"PATH": "", "PYTHONPATH": ":".join(sys.path)}, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["gpteacher", "halueval"])
+def test_the_recipes_fit_their_schema(name, request):
+    config = load(BuildConfig, str(request.config.rootpath / f"configs/data/{name}.py"))
+    assert config.name == name
+    assert all(source.teacher for source in config.sources)
+
+
+@pytest.mark.parametrize(("name", "folder", "counts"), [
+    ("gpteacher", "gpteacher", (6458, 983430, 695990, 677)),
+    ("halueval", "halueval_general", (4507, 620845, 518423, 847))])
+@pytest.mark.slow
+def test_the_recipes_give_the_counts_of_the_docs(name, folder, counts, shared_data, request, tmp_path, capsys):
+    recipe = str(request.config.rootpath / f"configs/data/{name}.py")
+    tokenizer = shared_data / "tokenizers" / "gpt2_hf_json"
+    assert main(["build", "--config", recipe, f"--config.root={shared_data / folder}",
+                 f"--config.tokenizer={tokenizer}", "--out", str(tmp_path / "out"), "--json"]) == 0
+    card = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert tuple(card[key] for key in ("conversations", "tokens", "loss_tokens", "longest")) == counts

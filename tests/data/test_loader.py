@@ -1,0 +1,206 @@
+"""Batches: contents, packing, epochs, hosts, exact resumption."""
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from easylm_imitation.data import LoaderConfig, count_batches, open_loader
+from easylm_imitation.data.loader import _Batches, _Plan
+from easylm_imitation.data.shards import open_shards
+from easylm_imitation.schema import UserError
+
+CONFIG = LoaderConfig(context=96, batch=4, packing_bins=4)
+
+
+def with_(**changes):
+    return dataclasses.replace(CONFIG, **changes)
+
+
+def conversations_in(batches):
+    """(tokens, loss weights) of every conversation in the batches, as tuples."""
+    found = []
+    for batch in batches:
+        for row in range(len(batch["tokens"])):
+            segments = batch["segment_ids"][row]
+            for segment in range(1, segments.max(initial=0) + 1):
+                where = segments == segment
+                assert batch["positions"][row][where].tolist() == list(range(where.sum()))
+                found.append((tuple(batch["tokens"][row][where]), tuple(batch["loss_weights"][row][where])))
+    return found
+
+
+def records(folder):
+    shards = open_shards(folder / "shards")
+    return [(tuple(shards[i]["tokens"]), tuple(shards[i]["loss_weights"])) for i in range(len(shards))]
+
+
+def equal(left, right):
+    return len(left) == len(right) and all(
+        np.array_equal(a[key], b[key]) for a, b in zip(left, right, strict=True) for key in a)
+
+
+@pytest.mark.parametrize("packing", ["first_fit", "none"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_holds_every_conversation_once(built, packing, shuffle):
+    folder, card = built
+    batches = list(open_loader(folder, with_(packing=packing, shuffle=shuffle), seed=3, epochs=1))
+    assert sorted(conversations_in(batches)) == sorted(records(folder))
+    assert sum(batch["loss_weights"].sum() for batch in batches) == card.loss_tokens
+    assert sum((batch["segment_ids"] > 0).sum() for batch in batches) == card.tokens
+    if not shuffle and packing == "none":
+        assert conversations_in(batches) == records(folder)
+
+
+def test_shapes_dtypes_and_padding(built):
+    for batch in open_loader(built[0], CONFIG, seed=0, epochs=1):
+        assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
+            "tokens": ((4, 96), "int32"), "loss_weights": ((4, 96), "float32"), "segment_ids": ((4, 96), "int32"),
+            "positions": ((4, 96), "int32")}
+        padding = batch["segment_ids"] == 0
+        assert not batch["tokens"][padding].any()
+        assert not batch["loss_weights"][padding].any()
+        assert not batch["loss_weights"][batch["positions"] == 0].any()    # no prediction crosses conversations
+        assert (np.diff(padding.astype(int), axis=1) >= 0).all()           # padding stands at the end
+
+
+class InMemory:
+    """Shards of given lengths; every token and every weight is different from all others."""
+
+    def __init__(self, lengths):
+        ends = np.cumsum(lengths)
+        self.lengths = np.asarray(lengths)
+        self.tokens = [np.arange(end - length, end, dtype=np.int32) + 1 for length, end in zip(lengths, ends, strict=True)]
+
+    def __getitems__(self, indices):
+        return [{"tokens": self.tokens[i], "loss_weights": self.tokens[i].astype(np.float32)} for i in indices]
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=40), batch=st.integers(1, 5), bins=st.integers(1, 6),
+       epochs=st.integers(1, 3), seed=st.integers(0, 5), packing=st.sampled_from(["first_fit", "none"]))
+def test_no_token_is_lost_or_doubled_and_no_weight_changes(lengths, batch, bins, epochs, seed, packing):
+    shards, config = InMemory(lengths), LoaderConfig(context=12, batch=batch, packing=packing, packing_bins=bins)
+    batches = _Batches(shards, _Plan(shards.lengths, config, seed), config, epochs, slice(None))
+    made = [batches[i] for i in range(len(batches))]
+    found = conversations_in(made)
+    assert sorted(found) == sorted(epochs * [(tuple(t), tuple(t.astype(np.float32))) for t in shards.tokens])
+    assert sum(int(b["loss_weights"].sum(dtype=np.float64)) for b in made) == epochs * sum(t.sum() for t in shards.tokens)
+    assert all(b["tokens"].shape == (batch, 12) for b in made)
+
+
+def test_packing_saves_rows(built):
+    packed, alone = (count_batches(built[0], with_(packing=packing), seed=0, epochs=1)
+                     for packing in ("first_fit", "none"))
+    assert alone == -(-57 // 4)
+    assert packed < 0.7 * alone
+
+
+def test_epochs_differ_in_order_and_runs_of_one_seed_do_not(built):
+    one = list(open_loader(built[0], with_(packing="none"), seed=5, epochs=2))
+    found = conversations_in(one)
+    assert sorted(found[:57]) == sorted(found[57:]) == sorted(records(built[0]))
+    assert found[:57] != found[57:]
+    assert equal(one, list(open_loader(built[0], with_(packing="none"), seed=5, epochs=2)))
+    assert not equal(one, list(open_loader(built[0], with_(packing="none"), seed=6, epochs=2)))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_counting_agrees_with_loading(built, epochs):
+    batches = list(open_loader(built[0], CONFIG, seed=1, epochs=epochs))
+    assert len(batches) == count_batches(built[0], CONFIG, seed=1, epochs=epochs)
+    assert len(conversations_in(batches)) == 57 * epochs
+
+
+def test_the_last_batch_is_filled_with_empty_rows(built):
+    batches = list(open_loader(built[0], with_(packing="none"), seed=0, epochs=1))
+    used = (batches[-1]["segment_ids"] > 0).any(axis=1)
+    assert used.tolist() == [True, False, False, False]     # 57 rows, 4 to a batch
+
+
+@pytest.mark.parametrize("epochs", [3, None])
+def test_resuming_anywhere_gives_the_uninterrupted_stream(built, epochs):
+    total = 20
+    loader = open_loader(built[0], CONFIG, seed=7, epochs=epochs)
+    states, batches = [json.dumps(loader.get_state())], []
+    for _ in range(total):
+        batches.append(next(loader))
+        states.append(json.dumps(loader.get_state()))
+    for position in (0, 1, 2, 6, 7, 13, total - 1):         # inside epochs and across their ends
+        fresh = open_loader(built[0], CONFIG, seed=7, epochs=epochs)
+        fresh.set_state(json.loads(states[position]))
+        assert equal([next(fresh) for _ in range(total - position)], batches[position:])
+        assert json.dumps(fresh.get_state()) == states[-1]
+    loader.set_state(json.loads(states[3]))                 # and back, in a loader that has gone on
+    assert equal([next(loader)], batches[3:4])
+
+
+def test_a_finished_run_resumes_as_finished(built):
+    loader = open_loader(built[0], CONFIG, seed=7, epochs=1)
+    list(loader)
+    fresh = open_loader(built[0], CONFIG, seed=7, epochs=1)
+    fresh.set_state(loader.get_state())
+    assert list(fresh) == []
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"epochs": 2}, {"config": with_(context=100)}])
+def test_a_position_of_another_run_is_refused(built, change):
+    arguments = {"config": CONFIG, "seed": 7, "epochs": 1}
+    state = open_loader(built[0], **arguments).get_state()
+    with pytest.raises(UserError, match="belongs to another dataset, loader config, seed"):
+        open_loader(built[0], **(arguments | change)).set_state(state)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_take_their_rows_of_the_same_batches(built, hosts):
+    share = 4 // hosts
+    whole = list(open_loader(built[0], CONFIG, seed=2, epochs=1))
+    parts = [list(open_loader(built[0], CONFIG, seed=2, epochs=1, rows=slice(i * share, (i + 1) * share)))
+             for i in range(hosts)]
+    joined = [{key: np.concatenate([part[key] for part in batch]) for key in batch[0]}
+              for batch in zip(*parts, strict=True)]
+    assert equal(whole, joined)
+
+
+def test_a_position_holds_for_any_number_of_hosts(built):
+    loader = open_loader(built[0], CONFIG, seed=2, epochs=1)
+    next(loader)
+    part = open_loader(built[0], CONFIG, seed=2, epochs=1, rows=slice(2, 4))
+    part.set_state(json.loads(json.dumps(loader.get_state())))
+    assert np.array_equal(next(part)["tokens"], next(loader)["tokens"][2:])
+
+
+def test_too_long_is_an_error_that_names_a_conversation_and_the_cure(built):
+    with pytest.raises(UserError) as caught:
+        open_loader(built[0], with_(context=70), seed=0, epochs=1)
+    assert "conversation 'c55' has 81 tokens, the context 70 (9 of 57" in str(caught.value)
+    assert "raise data.context, or set data.too_long to drop or truncate" in str(caught.value)
+    with pytest.raises(UserError, match="has 81 tokens"):
+        count_batches(built[0], with_(context=70), seed=0, epochs=1)
+
+
+@pytest.mark.parametrize("packing", ["first_fit", "none"])
+def test_too_long_conversations_are_dropped_or_cut_when_asked(built, packing):
+    whole = records(built[0])
+    short = [record for record in whole if len(record[0]) <= 70]
+    dropped = list(open_loader(built[0], with_(context=70, too_long="drop", packing=packing), seed=0, epochs=1))
+    assert sorted(conversations_in(dropped)) == sorted(short)
+    assert len(short) < 57
+    cut = list(open_loader(built[0], with_(context=70, too_long="truncate", packing=packing), seed=0, epochs=1))
+    assert sorted(conversations_in(cut)) == sorted((tokens[:70], weights[:70]) for tokens, weights in whole)
+    with pytest.raises(UserError, match="every conversation is longer than the context 10"):
+        open_loader(built[0], with_(context=10, too_long="drop"), seed=0, epochs=1)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"context": 1}, "context 1: at least 2"), ({"batch": 0}, "batch 0"), ({"packing_bins": 0}, "packing_bins 0")])
+def test_sizes_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        with_(**change)
+
+
+def test_a_folder_that_is_no_dataset(tmp_path):
+    with pytest.raises(UserError, match="not a built dataset"):
+        open_loader(tmp_path, CONFIG, seed=0, epochs=1)

@@ -1,0 +1,81 @@
+"""Raw files as numbered records, broken ones included."""
+import gzip
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from easylm_imitation.data.sources import Drop, iter_records
+from easylm_imitation.schema import UserError
+
+
+def records_of(path):
+    return [(record.line, record.number, record.parse()) for record in iter_records(path)]
+
+
+def test_lines_are_numbered_as_an_editor_does(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\r\n\n   \n{"a": 2}\n{"a": 3}')
+    assert records_of(path) == [(1, 0, {"a": 1}), (4, 1, {"a": 2}), (5, 2, {"a": 3})]
+
+
+def test_a_bad_line_is_only_that_lines_fault(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": \n\xff\xfe{}\n[1]\n"text"\n' + b"[" * 100_000 + b'\n{"a": 2}\n')
+    reasons = {}
+    for record in iter_records(path):
+        try:
+            record.parse()
+        except Drop as drop:
+            reasons[record.line] = drop.reason
+    assert reasons == {2: "bad JSON", 3: "bad UTF-8", 4: "bad JSON", 5: "bad JSON", 6: "bad JSON"}
+
+
+values = st.lists(st.dictionaries(st.text(max_size=4), st.one_of(st.text(max_size=6), st.integers(), st.none()),
+                                  max_size=3), max_size=5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(values=values, indent=st.sampled_from([None, 0, 2]), packed=st.booleans(), mark=st.booleans())
+def test_arrays_are_read_like_json_reads_them(tmp_path_factory, values, indent, packed, mark):
+    text = json.dumps(values, indent=indent, ensure_ascii=False) + "\n"
+    raw = (b"\xef\xbb\xbf" if mark else b"") + text.encode()
+    path = tmp_path_factory.getbasetemp() / "array.json"
+    path.write_bytes(gzip.compress(raw) if packed else raw)
+    records = records_of(path)
+    assert [value for _, _, value in records] == values
+    assert [number for _, number, _ in records] == list(range(len(values)))
+    lines = text.splitlines()
+    if indent == 2 and "\x85" not in text and len(lines) == text.count("\n"):
+        assert all(lines[line - 1].startswith("  {") for line, _, _ in records)
+
+
+def test_elements_that_are_no_objects_are_dropped_alone(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('[\n{"a": 1},\n3,\n{"a": 2}]')
+    records = list(iter_records(path))
+    assert [record.line for record in records] == [2, 3, 4]
+    with pytest.raises(Drop, match="bad JSON: expected an object, got int"):
+        records[1].parse()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b'[{"a": 1},\n{"a": }]', r":2: not valid JSON"), (b'[{"a": 1}\n{"a": 2}]', ":2: not valid JSON .*expected ','"),
+    (b'[{"a": 1}', "expected ',' or ']'"), (b'[{"a": 1},', ":1: not valid JSON"), (b"[]\n[]", "text after the array"),
+    (b'[\n"\xff"]', ":2: not valid UTF-8"), (gzip.compress(b'{"a": 1}\n' * 999)[:-20], "cannot be read"),
+    (b"\x1f\x8bnot gzip", "cannot be read")])
+def test_files_that_cannot_be_read_as_a_whole_are_errors(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        records_of(path)
+
+
+def test_packing_is_told_by_content_and_not_by_name(tmp_path):
+    (tmp_path / "x.jsonl.gz").write_text('{"a": 1}\n')
+    (tmp_path / "y.jsonl").write_bytes(gzip.compress(b'{"a": 2}\n'))
+    assert records_of(tmp_path / "x.jsonl.gz") == [(1, 0, {"a": 1})]
+    assert records_of(tmp_path / "y.jsonl") == [(1, 0, {"a": 2})]
+    (tmp_path / "empty.jsonl").write_text("")
+    assert records_of(tmp_path / "empty.jsonl") == []
