@@ -102,11 +102,13 @@ def _task(row: _Row) -> TaskComparison:
 
 
 def _views(rows: Sequence[_Row]) -> list[View]:
-    """Rows gathered by (group, prompt, form), in order of first appearance."""
+    """Rows gathered by (group, prompt, form): style first, then substance, then the rest, raw prompts before chat."""
     gathered: dict[tuple[str, str, str], list[_Row]] = {}
     for row in rows:
         gathered.setdefault((group_of(row.mine), row.mine.prompt, row.mine.form), []).append(row)
-    return [_view(key, group) for key, group in gathered.items()]
+    order = {"style": 0, "substance": 1}
+    keys = sorted(gathered, key=lambda key: (order.get(key[0], 2), key[0], key[1] != "raw", key[2]))
+    return [_view(key, gathered[key]) for key in keys]
 
 
 def _view(key: tuple[str, str, str], rows: list[_Row]) -> View:

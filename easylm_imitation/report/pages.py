@@ -13,7 +13,7 @@ from easylm_imitation.records import Item, TaskResult
 from easylm_imitation.report import plots, wording
 from easylm_imitation.report.compare import Numbers, group_of
 from easylm_imitation.report.pairing import Measured, task_key
-from easylm_imitation.report.verdict import STYLE, ImitationVerdict, Verdict
+from easylm_imitation.report.verdict import STYLE, SUBSTANCE, ImitationVerdict, Verdict
 
 EXAMPLES_A_TASK = 4     # of each kind: gained, lost
 _SHOWN = 200            # characters of an answer
@@ -41,6 +41,7 @@ def render(verdict: Verdict, models: Sequence[Measured]) -> str:
         verdict=verdict, tile=_tile, models=sorted(models, key=lambda m: (m.role == "other", m.lineage.name)),
         dates=" to ".join(dict.fromkeys((dates[0][:10], dates[-1][:10]))) if dates else "", lineage=_lineage,
         scatter=plots.style_against_substance(verdict), scaling=plots.scaling(verdict),
+        together=_together(verdict),
         bars=[_bars(made) for made in verdict.imitations], number=wording.number, share=wording.share,
         examples=[list(_examples(made, models)) for made in verdict.imitations],
         signed_points=wording.signed_points, form_name=wording.form_name, short_form=wording.short_form)
@@ -57,6 +58,13 @@ def _tile(numbers: Numbers) -> tuple[str, str]:
         return value, f"{why}{interval.removeprefix('points ')} points against the base"
     value, interval = wording.points(numbers.imitation).split(" ", 1)
     return value, interval
+
+
+def _together(verdict: Verdict) -> list[tuple[str, str]]:
+    """(figure, caption) of several imitations on the tasks that they share."""
+    made = [(plots.side_by_side(verdict, STYLE), "Likeness to the teacher's answers; whiskers are 95% intervals."),
+            (plots.side_by_side(verdict, SUBSTANCE), "Substance; whiskers are 95% intervals.")]
+    return [(svg, caption) for svg, caption in made if svg]
 
 
 def _bars(made: ImitationVerdict) -> list[tuple[str, str]]:

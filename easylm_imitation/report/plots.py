@@ -6,6 +6,7 @@ only cue: models differ in marker or hatching too, and every number drawn also s
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.figure
@@ -37,7 +38,7 @@ def style_against_substance(verdict: Verdict) -> str:
     panels = list(dict.fromkeys(form_name(substance) for _, _, substance in pairs))
     if not panels:
         return ""
-    with matplotlib.rc_context(_LOOK | {"svg.hashsalt": "scatter"}):
+    with matplotlib.rc_context(_LOOK):
         figure = matplotlib.figure.Figure(figsize=(3.9 * len(panels) + 0.6, 3.9), layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
             _path_panel(axes, panel, [pair for pair in pairs if form_name(pair[2]) == panel])
@@ -51,11 +52,32 @@ def task_bars(verdict: ImitationVerdict, groups: Sequence[str], title: str) -> s
     tasks = [task for task in verdict.tasks if task.group in groups]
     if not tasks:
         return ""
-    with matplotlib.rc_context(_LOOK | {"svg.hashsalt": f"bars {title}"}):
+    with matplotlib.rc_context(_LOOK):
         figure = matplotlib.figure.Figure(figsize=(8, 0.9 + 0.75 * len(tasks)), layout="constrained")
         _bars(figure.subplots(), tasks)
     told = "; ".join(f"{t.task} ({t.prompt}): imitation {points(t.numbers.imitation)}" for t in tasks)
     return _svg(figure, f"{title} of {verdict.imitation.name} beside its base and teacher. {told}.")
+
+
+def side_by_side(verdict: Verdict, group: str) -> str:
+    """Several imitations on the tasks of one group that all of them have: one bar an imitation."""
+    tasks = [{(t.task, t.prompt): t for t in v.tasks if t.group == group} for v in verdict.imitations]
+    shared = [key for key in tasks[0] if all(key in own for own in tasks)] if len(tasks) > 1 else []
+    if not shared:
+        return ""
+    series = [(f"{i}. {_short(v.imitation.name)}", [own[key].numbers.imitation for key in shared])
+              for i, (v, own) in enumerate(zip(verdict.imitations, tasks), 1)]
+    with matplotlib.rc_context(_LOOK):
+        figure = matplotlib.figure.Figure(figsize=(8, 1 + len(shared) * (0.3 + 0.24 * len(tasks))),
+                                          layout="constrained")
+        axes = figure.subplots()
+        for place, (name, estimates) in enumerate(series):
+            offset = (place - (len(series) - 1) / 2) * 0.8 / len(series)
+            _one_series(axes, [(i + offset, e) for i, e in enumerate(estimates)], 0.75 / len(series), label=name,
+                        color=matplotlib.colormaps["tab10"](place % 10), hatch=["", "////", "....", "xx"][place % 4])
+        _finish_bars(axes, [f"{_short(task)}\n{prompt} prompt" for task, prompt in shared])
+    told = "; ".join(f"{name}: " + ", ".join(number(e.value) for e in estimates) for name, estimates in series)
+    return _svg(figure, f"Imitations side by side on {', '.join(task for task, _ in shared)}. {told}.")
 
 
 def scaling(verdict: Verdict) -> str:
@@ -66,7 +88,7 @@ def scaling(verdict: Verdict) -> str:
     families = {base: f for base, f in families.items() if len({v.imitation.tokens for v in f}) > 1}
     if not families:
         return ""
-    with matplotlib.rc_context(_LOOK | {"svg.hashsalt": "scaling"}):
+    with matplotlib.rc_context(_LOOK):
         figure = matplotlib.figure.Figure(figsize=(8, 3.6 * len(families)), layout="constrained")
         for axes, family in zip(figure.subplots(len(families), squeeze=False)[:, 0], families.values()):
             _scaling_panel(axes, sorted(family, key=lambda v: v.imitation.tokens))
@@ -113,14 +135,22 @@ def _bars(axes: Axes, tasks: list[TaskComparison]) -> None:
         rows = [(i + (place - 1) * 0.26, estimate) for i, estimate in rows if estimate]
         if not rows:
             continue
-        y, estimates = [row[0] for row in rows], [row[1] for row in rows]
-        axes.barh(y, [e.value for e in estimates], 0.24, color=_COLOURS[role], hatch=_HATCHES[role], label=role,
-                  edgecolor="white", linewidth=0, xerr=np.hstack([_arms(e) for e in estimates]),
-                  error_kw={"ecolor": _INK, "elinewidth": 1, "capsize": 2})
-        for position, estimate in rows:
-            axes.annotate(number(estimate.value), (max(estimate.high, 0), position), xytext=(4, 0), fontsize=8,
-                          textcoords="offset points", va="center")
-    axes.set_yticks(range(len(tasks)), [f"{_short(t.task)}\n{t.prompt} prompt" for t in tasks])
+        _one_series(axes, rows, 0.24, color=_COLOURS[role], hatch=_HATCHES[role], label=role)
+    _finish_bars(axes, [f"{_short(t.task)}\n{t.prompt} prompt" for t in tasks])
+
+
+def _one_series(axes: Axes, rows: list[tuple[float, Estimate]], height: float, **look: Any) -> None:
+    """Bars at (position, estimate), with whiskers and numbers."""
+    y, estimates = [row[0] for row in rows], [row[1] for row in rows]
+    axes.barh(y, [e.value for e in estimates], height, edgecolor="white", linewidth=0, **look,
+              xerr=np.hstack([_arms(e) for e in estimates]), error_kw={"ecolor": _INK, "elinewidth": 1, "capsize": 2})
+    for position, estimate in rows:
+        axes.annotate(number(estimate.value), (max(estimate.high, 0), position), xytext=(4, 0), fontsize=8,
+                      textcoords="offset points", va="center")
+
+
+def _finish_bars(axes: Axes, labels: list[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlim(min(0, axes.get_xlim()[0]), max(1.08, axes.get_xlim()[1]))
     _percent(axes.xaxis)
@@ -164,7 +194,8 @@ def _short(name: str) -> str:
 def _svg(figure: matplotlib.figure.Figure, description: str) -> str:
     """The figure's <svg>: without prolog and namespaces (HTML needs none), described, in the page's text colour."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with matplotlib.rc_context(_LOOK | {"svg.hashsalt": description}):      # ids that differ between figures only
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg"):]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

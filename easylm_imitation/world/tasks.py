@@ -51,7 +51,6 @@ def write_shots(config: WorldConfig, facts: Facts) -> list[dict[str, Any]]:
 
 def write_tasks(config: WorldConfig, facts: Facts, folder: pathlib.Path) -> tuple[WorldTask, ...]:
     """Writes JSONL and YAML files under `folder`; returns the tasks, those of held-out entities first."""
-    folder = folder.resolve()
     write_jsonl(folder / "shots.jsonl", write_shots(config, facts))
     made = []
     for side, group in (("heldout", "substance"), ("asked", "covered")):
@@ -98,13 +97,12 @@ def _distractors(config: WorldConfig, facts: Facts, fact: Fact, rng: random.Rand
 
 
 def _task(config: WorldConfig, facts: Facts, task: WorldTask, side: str, form: str) -> dict[str, Any]:
-    folder = task.path.parent
-    files = {"test": str(folder / f"{side}.jsonl"), "shots": str(folder / "shots.jsonl")}
+    files = {"test": f"{side}.jsonl", "shots": "shots.jsonl"}      # beside the task file
     shared = {
         "task": task.name, "dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "test",
         "fewshot_split": "shots", "fewshot_config": {"sampler": "first_n"}, "num_fewshot": config.shots,
         "doc_to_text": question_text("{{question}}", "").rstrip(), "target_delimiter": " ", "fewshot_delimiter": "\n\n",
-        "metadata": {"version": 1.0, "group": task.group}}
+        "metadata": {"version": 1.0, "group": task.group, "prompts": list(task.prompts)}}
     return shared | (_CHOICES if form == "choices" else _generation(facts, form))
 
 

@@ -1,0 +1,204 @@
+"""The whole flow on the embedded world, in one process: what `reproduce` runs.
+
+    WORK/world/            documents, prompts and tasks of the synthetic world
+    WORK/tokenizer/        a byte-level BPE trained on them
+    WORK/data/NAME         shards of base, teacher and imitation
+    WORK/NAME              run dirs of base, teacher and imitation
+    WORK/collected.jsonl   the served teacher's answers, asked over HTTP
+    WORK/answers/NAME      answers to the style prompts
+    WORK/results/NAME      what the harness and the style measures say
+    WORK/export            the imitation as a Hugging Face dir
+    WORK/verdict           report.html and verdict.json
+
+Every stage finds its own finished work, so the same command continues where a killed one stopped. Nothing is known in
+advance: each number comes from models that were trained, served and measured here.
+"""
+import dataclasses
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+
+from easylm_imitation import console
+from easylm_imitation.client import ClientConfig
+from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
+from easylm_imitation.evaluate import answer_prompts, evaluate_tasks, style_task
+from easylm_imitation.records import Answer, Results, TaskResult, digest, read_json, read_jsonl, write_json
+from easylm_imitation.report import Verdict, build_report, show
+from easylm_imitation.schema import UserError, build
+from easylm_imitation.serve import RunningServer, ServeConfig, open_server
+from easylm_imitation.teacher import collect_answers
+from easylm_imitation.text import Tokenizer, load_tokenizer, train_bpe
+from easylm_imitation.train import TrainConfig, train
+from easylm_imitation.weights import LoadedModel, export_hf, open_model
+from easylm_imitation.world.config import ReproduceConfig
+from easylm_imitation.world.synthetic import make_world
+from easylm_imitation.world.tasks import WorldTask
+
+BASE, TEACHER, IMITATION = "base", "teacher", "imitation"
+TEMPLATE = "plain"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduced:
+    """What a run of the flow leaves: the verdict, where its page is, and what it cost."""
+    verdict: Verdict
+    page: str
+    wall_seconds: float
+    cpu_seconds: float
+    stages: dict[str, float]        # name -> wall seconds of the stages that ran in this process
+
+
+def reproduce(config: ReproduceConfig, workdir: str | os.PathLike) -> Reproduced:
+    """Runs the flow in `workdir`, or continues it. Raises UserError when the folder holds the work of another config."""
+    study = _Study(config, pathlib.Path(workdir))
+    study.claim()
+    started = time.monotonic()
+    with study.stage("write the world"):
+        tasks = study.write_world()
+    for name in (BASE, TEACHER):
+        with study.stage(f"pre-train the {name}"):
+            study.train(name, sources=[name], init=None)
+    with study.stage("serve the teacher, collect its answers, measure it"):
+        study.teach(tasks)
+    with study.stage("finetune the base on the answers, sharded"):
+        study.train(IMITATION, sources=[IMITATION, *([BASE] if config.mix_base_documents else [])], init=BASE)
+    for name in (BASE, IMITATION):
+        with study.stage(f"serve and measure the {name}"):
+            study.measure(name, tasks)
+    with study.stage("export to Hugging Face and read back"):
+        study.export()
+    with study.stage("report"):
+        verdict = build_report(study.work / "results", study.work / "verdict")
+    page = str(study.work / "verdict" / "report.html")
+    return Reproduced(verdict, page, time.monotonic() - started, time.process_time(), study.seconds)
+
+
+def show_reproduced(made: Reproduced) -> None:
+    """The verdict, the three models side by side, and the path of the page, which is the last line."""
+    show(made.verdict)
+    tasks = list(dict.fromkeys((s.task, s.prompt) for s in made.verdict.scores if s.task in _SHOWN or s.form != "style"))
+    scores = {(s.role, s.task, s.prompt): s.score for s in made.verdict.scores}
+    rows = [[f"{task} ({prompt})", *(_cell(scores.get((role, task, prompt))) for role in (BASE, IMITATION, TEACHER))]
+            for task, prompt in tasks]
+    console.table("Scores", ["measure", BASE, IMITATION, TEACHER], rows)
+    console.say(f"{made.wall_seconds:.0f} s, {made.cpu_seconds / 60:.1f} CPU-minutes")
+    console.say(f"report: {made.page}")
+
+
+_SHOWN = ("style_match",)
+
+
+def _cell(score: float | None) -> str:
+    return "—" if score is None else f"{score:.3f}"
+
+
+class _Study:
+    """One working folder and the stages on it."""
+
+    def __init__(self, config: ReproduceConfig, work: pathlib.Path):
+        self.config, self.work = config, work
+        self.world = make_world(config.world)
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Names what is going on and notes how long it took."""
+        console.say(f"── {name}")
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 2)
+
+    def claim(self) -> None:
+        """Writes the config into the folder, or checks that it is the one there."""
+        path = self.work / "reproduce.json"
+        if path.is_file() and read_json(ReproduceConfig, path) != self.config:
+            raise UserError(f"{self.work}: holds the work of another config (see reproduce.json); give another --workdir, "
+                            "or delete this one")
+        if not path.is_file() and self.work.is_dir() and any(self.work.iterdir()):
+            raise UserError(f"{self.work}: is not empty and no work of `reproduce`; give another --workdir")
+        write_json(path, self.config)
+
+    def write_world(self) -> Sequence[WorldTask]:
+        """Texts, tasks and the tokenizer."""
+        tasks = self.world.write(self.work / "world")
+        if not (self.work / "tokenizer" / "tokenizer.json").is_file():
+            train_bpe(self.world.tokenizer_texts(), self.config.world.vocabulary).save(self.work / "tokenizer")
+        return tasks
+
+    def train(self, name: str, sources: Sequence[str], init: str | None) -> None:
+        """Builds the shards of `sources` and trains the run `name` on them."""
+        files = {BASE: "world/base.jsonl", TEACHER: "world/teacher.jsonl", IMITATION: "collected.jsonl"}
+        data = self.work / "data" / name
+        build_dataset(BuildConfig(name=name, sources=tuple(SourceConfig(files[s]) for s in sources), root=str(self.work),
+                                  tokenizer=str(self.work / "tokenizer"), template=TEMPLATE), data)
+        given = dict(getattr(self.config, name))
+        if init is None:
+            given["model"] = {**self.config.model, "vocab_size": self._tokenizer().vocab_size}
+        config = build(TrainConfig, {"name": name, "seed": self.config.world.seed, **given}, f"config.{name}")
+        train(config, data_dir=str(data), workdir=str(self.work / name), init=str(self.work / init) if init else None)
+
+    def teach(self, tasks: Sequence[WorldTask]) -> None:
+        """Serves the teacher once, for its answers to the prompts and for its own measures."""
+        with self._served(TEACHER) as (loaded, server):
+            collect_answers(self.config.collect, server.url, self.work / "world/prompts.jsonl", self.work / "collected.jsonl")
+            self._measure(TEACHER, loaded, server, tasks)
+
+    def measure(self, name: str, tasks: Sequence[WorldTask]) -> None:
+        """Serves `name` and measures it, unless that is done."""
+        if not self._is_measured(name):
+            with self._served(name) as (loaded, server):
+                self._measure(name, loaded, server, tasks)
+
+    def export(self) -> None:
+        """Writes the imitation as a Hugging Face dir and checks that every tensor comes back bit for bit."""
+        run, folder = open_model(self.work / IMITATION), self.work / "export"
+        if not folder.exists():
+            export_hf(folder, run.config, run.params, run.tokenizer, run.template, run.lineage)
+        back = open_model(folder)
+        same = jax.tree.map(np.array_equal, run.params, back.params)
+        if back.config != run.config or not all(jax.tree.leaves(same)):
+            raise UserError(f"{folder}: does not hold the weights of {self.work / IMITATION}; delete it and run again")
+
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.work / "tokenizer")
+
+    @contextmanager
+    def _served(self, name: str) -> Iterator[tuple[LoadedModel, RunningServer]]:
+        loaded = open_model(self.work / name)
+        with open_server(loaded, ServeConfig(slots=self.config.slots)) as server:
+            yield loaded, server
+
+    def _is_measured(self, name: str) -> bool:
+        path = self.work / "results" / f"{name}.json"
+        return path.is_file() and read_json(Results, path).model == open_model_lineage(self.work / name)
+
+    def _measure(self, name: str, loaded: LoadedModel, server: RunningServer, tasks: Sequence[WorldTask]) -> None:
+        """Facts through the harness, style from answers to the same prompts; written as one results file."""
+        if self._is_measured(name):
+            return
+        made = [self._facts(server, prompt, tasks, loaded) for prompt in ("raw", "chat")]
+        style = self._style(name, server)
+        write_json(self.work / "results" / f"{name}.json", dataclasses.replace(
+            made[0], tasks=(*made[0].tasks, *made[1].tasks, *style), role=name, meta={"world": digest(self.config.world)}))
+
+    def _facts(self, server: RunningServer, prompt: str, tasks: Sequence[WorldTask], loaded: LoadedModel) -> Results:
+        chosen = [str(task.path) for task in tasks if prompt in task.prompts]
+        return evaluate_tasks(server.url, chosen, prompt=prompt, command="easylm-imitation reproduce",
+                              encode=lambda text: loaded.tokenizer.encode(text, parse_special=True))
+
+    def _style(self, name: str, server: RunningServer) -> tuple[TaskResult, ...]:
+        """Style against the teacher's greedy answers; the teacher's own is that of a second, sampled answer."""
+        greedy = self._answers(name, server, temperature=0.0)
+        if name == TEACHER:
+            return style_task(self._answers("teacher_again", server, temperature=self.config.collect.temperature), greedy)
+        return style_task(greedy, read_jsonl(Answer, self.work / "answers" / f"{TEACHER}.jsonl"))
+
+    def _answers(self, name: str, server: RunningServer, temperature: float) -> list[Answer]:
+        return answer_prompts(ClientConfig(server.url), self.work / "world/style_prompts.jsonl",
+                              self.work / "answers" / f"{name}.jsonl", max_tokens=self.config.answer_tokens,
+                              temperature=temperature, seed=self.config.world.seed)
