@@ -69,6 +69,8 @@ def _apply(cls: type, mapping: dict[str, Any], override: str) -> None:
 def _child(hint: Any, name: str, override: str) -> Any:
     """The annotation of `name` inside annotation `hint`; free-form mappings accept any name."""
     for option in _options(hint):
+        if option is Any:
+            return Any
         if dataclasses.is_dataclass(option):
             hints = typing.get_type_hints(option)
             if name not in hints:

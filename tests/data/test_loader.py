@@ -72,7 +72,8 @@ class InMemory:
     def __init__(self, lengths):
         ends = np.cumsum(lengths)
         self.lengths = np.asarray(lengths)
-        self.tokens = [np.arange(end - length, end, dtype=np.int32) + 1 for length, end in zip(lengths, ends, strict=True)]
+        self.tokens = [np.arange(end - length, end, dtype=np.int32) + 1
+                       for length, end in zip(lengths, ends, strict=True)]
 
     def __getitems__(self, indices):
         return [{"tokens": self.tokens[i], "loss_weights": self.tokens[i].astype(np.float32)} for i in indices]
@@ -87,7 +88,8 @@ def test_no_token_is_lost_or_doubled_and_no_weight_changes(lengths, batch, bins,
     made = [batches[i] for i in range(len(batches))]
     found = conversations_in(made)
     assert sorted(found) == sorted(epochs * [(tuple(t), tuple(t.astype(np.float32))) for t in shards.tokens])
-    assert sum(int(b["loss_weights"].sum(dtype=np.float64)) for b in made) == epochs * sum(t.sum() for t in shards.tokens)
+    weights = sum(b["loss_weights"].sum(dtype=np.float64) for b in made)
+    assert weights == epochs * sum(t.sum() for t in shards.tokens)
     assert all(b["tokens"].shape == (batch, 12) for b in made)
 
 
