@@ -5,6 +5,7 @@ only cue: models differ in marker or hatching too, and every number drawn also s
 """
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -194,7 +195,8 @@ def _short(name: str) -> str:
 def _svg(figure: matplotlib.figure.Figure, description: str) -> str:
     """The figure's <svg>: without prolog and namespaces (HTML needs none), described, in the page's text colour."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_LOOK | {"svg.hashsalt": description}):      # ids that differ between figures only
+    with matplotlib.rc_context(_LOOK | {"svg.hashsalt": description}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")   # words stay words: the reader's fonts draw them
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg"):]
