@@ -1,6 +1,6 @@
 """The embedded synthetic world: who lives in it, what a base and a teacher read, and what is asked of them."""
-from easylm_imitation.world.config import WorldConfig
+from easylm_imitation.world.config import ReproduceConfig, WorldConfig
 from easylm_imitation.world.synthetic import World, make_world
 from easylm_imitation.world.tasks import WorldTask
 
-__all__ = ["World", "WorldConfig", "WorldTask", "make_world"]
+__all__ = ["ReproduceConfig", "World", "WorldConfig", "WorldTask", "make_world"]

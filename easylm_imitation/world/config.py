@@ -3,7 +3,9 @@
 The defaults here are those of configs/reproduce/quick.py; docs/world.md says how they were found and what they give.
 """
 import dataclasses
+from typing import Any
 
+from easylm_imitation.teacher import CollectConfig
 from easylm_imitation.world.vocabulary import ATTRIBUTES, HEADS, TAILS
 
 
@@ -34,3 +36,29 @@ class WorldConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is outside {low}..{high}")
         if not 2 <= round(self.held_out * self.entities) <= self.entities - 2:
             raise ValueError(f"held_out={self.held_out} of entities={self.entities} leaves fewer than two on one side")
+
+
+def _training(steps: int, batch: int, learning_rate: float, **more: Any) -> dict[str, Any]:
+    """A TrainConfig for the world's models: rows of 128 tokens, float32, nothing recomputed, one checkpoint."""
+    return {"steps": steps, "data": {"context": 128, "batch": batch}, "compute_dtype": "float32", "remat": "none",
+            "optimizer": {"learning_rate": learning_rate, "warmup": 0.1, "final": 0.1, "weight_decay": 0.1},
+            "log_every": 50, "checkpoint_every": steps, "keep": 1, **more}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceConfig:
+    """The study of `reproduce`: a world, one size of model, three trainings, and how the teacher is asked.
+
+    `base`, `teacher` and `imitation` are TrainConfigs without `model`; base and teacher start fresh with `model`, the
+    imitation starts from the base.
+    """
+    world: WorldConfig = WorldConfig()
+    model: dict[str, Any] = dataclasses.field(default_factory=lambda: {
+        "family": "llama", "context": 128, "layers": 2, "d_model": 64, "heads": 4, "d_ff": 192})
+    base: dict[str, Any] = dataclasses.field(default_factory=lambda: _training(600, 8, 4e-3, mesh="data:1"))
+    teacher: dict[str, Any] = dataclasses.field(default_factory=lambda: _training(1000, 8, 4e-3, mesh="data:1"))
+    imitation: dict[str, Any] = dataclasses.field(default_factory=lambda: _training(150, 8, 1e-3, mesh="fsdp:8"))
+    collect: CollectConfig = CollectConfig(dataset="collected", temperature=0.7, max_tokens=96, seed=0)
+    slots: int = 16                 # answers that a server generates side by side
+    answer_tokens: int = 96         # of an answer to a style prompt
+    mix_base_documents: int = 0     # of the base's own pre-training documents among the imitation data
