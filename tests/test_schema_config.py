@@ -1,4 +1,4 @@
-"""Configs and schemas are strict: unknown keys name the nearest, types are checked, overrides take their leaf's type."""
+"""Configs and schemas are strict: unknown keys name the nearest, types are checked, overrides are typed."""
 import dataclasses
 from typing import Any, Literal
 

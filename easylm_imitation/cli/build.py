@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     card = build_dataset(config, args.out)
     rows = [[s.dataset, s.read, s.kept, ", ".join(f"{n} {reason}" for reason, n in s.dropped.items()) or "0"]
             for s in card.sources]
-    console.table(f"{card.name}: {card.conversations} conversations, {card.tokens} tokens, "
-                  f"{card.loss_tokens} with loss, longest {card.longest}", ["source", "read", "kept", "dropped"], rows)
+    console.table(card.name, ["source", "read", "kept", "dropped"], rows)
+    console.say(f"{card.conversations} conversations, {card.tokens} tokens, {card.loss_tokens} of them with loss; the "
+                f"longest has {card.longest}")
     console.say(f"{args.out}: card {card.hash}, template {card.template}, tokenizer {card.tokenizer}")
     return plain(card)

@@ -115,7 +115,7 @@ def _write(config: BuildConfig, files: list[pathlib.Path], hashes: list[str], fo
            tokenizer: Tokenizer, template: Template) -> DataCard:
     tally = Tally()
     count = config.processes or worth_processes(files)
-    with processes(count, folder / "tokenizer", config.template) as outcomes, \
+    with processes(count, tokenizer, folder / "tokenizer", template) as outcomes, \
             console.progress("tokenizing", None) as advance:
         examples = _examples(config, zip(files, hashes, strict=True), outcomes, tally, advance)
         lengths = _write_shards(folder / "shards", config.name, _shuffled(examples, config.seed), tally)

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 from easylm_imitation.data import work
 from easylm_imitation.data.config import SourceConfig
 from easylm_imitation.data.sources import RawRecord
+from easylm_imitation.text import Template, Tokenizer
 
 T = TypeVar("T")
 Outcomes = Callable[[Iterator[RawRecord], SourceConfig, str], Iterator[work.Outcome]]
 
 _CHUNK = 256            # records a worker takes at a time
-_WORTH = 8_000_000      # bytes of input, gzipped or not, from which starting processes (a second or two) pays
+_WORTH = 4_000_000      # bytes of input, gzipped or not, from which starting processes (a second or two) pays
 
 
 def worth_processes(files: Iterable[pathlib.Path]) -> int:
@@ -25,15 +26,17 @@ def worth_processes(files: Iterable[pathlib.Path]) -> int:
 
 
 @contextlib.contextmanager
-def processes(count: int, tokenizer: pathlib.Path, template: str) -> Iterator[Outcomes]:
-    """Yields `outcomes(records, source, dataset)`: one outcome a record, in order; by `count` processes."""
-    start = (str(tokenizer), template)
+def processes(count: int, tokenizer: Tokenizer, folder: pathlib.Path, template: Template) -> Iterator[Outcomes]:
+    """Yields `outcomes(records, source, dataset)`: one outcome a record, in order; by `count` processes.
+
+    `folder` holds `tokenizer`, for other processes to read.
+    """
     if count == 1:
-        worker = work.Worker(*start)
+        worker = work.Worker(tokenizer, template)
         yield lambda records, *source: (o for chunk in chunks(records, _CHUNK) for o in worker.outcomes(chunk, *source))
         return
     spawn = multiprocessing.get_context("spawn")  # threads of this process (jax's, rich's) do not survive a fork
-    with concurrent.futures.ProcessPoolExecutor(count, spawn, work.start, start) as pool:
+    with concurrent.futures.ProcessPoolExecutor(count, spawn, work.start, (str(folder), template.name)) as pool:
         yield lambda records, *source: _in_order(pool, records, source, ahead=4 * count)
 
 

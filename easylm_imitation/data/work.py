@@ -20,11 +20,11 @@ class Outcome:
 
 
 class Worker:
-    """Converts and tokenizes records. `tokenizer` is a folder; each process reads it once."""
+    """Converts and tokenizes records."""
 
-    def __init__(self, tokenizer: str, template: str):
-        self._tokenizer: Tokenizer = load_tokenizer(tokenizer)
-        self._template: Template = get_template(template)
+    def __init__(self, tokenizer: Tokenizer, template: Template):
+        self._tokenizer = tokenizer
+        self._template = template
 
     def outcomes(self, records: list[RawRecord], source: SourceConfig, dataset: str) -> list[Outcome]:
         """One outcome a record, in order."""
@@ -46,9 +46,9 @@ _worker: Worker | None = None
 
 
 def start(tokenizer: str, template: str) -> None:
-    """Readies this process of a pool."""
+    """Readies this process of a pool; `tokenizer` is a folder, `template` a name."""
     global _worker
-    _worker = Worker(tokenizer, template)
+    _worker = Worker(load_tokenizer(tokenizer), get_template(template))
 
 
 def run(records: list[RawRecord], source: SourceConfig, dataset: str) -> list[Outcome]:
