@@ -6,6 +6,7 @@ A verb is a module `cli/VERB.py` with `HELP` (one line), `EXAMPLE` (a command th
 import argparse
 import importlib
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -46,9 +47,10 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
 
 
 def parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
-    """The verb's arguments, with `overrides`. Raises UserError for an unknown flag, naming the nearest."""
+    """The verb's arguments, with `overrides` and `command` (the line as typed). Raises UserError for an unknown flag."""
     parser = parser_for(verb)
     args, extra = parser.parse_known_args(argv)
+    args.command = shlex.join(["easylm-imitation", verb, *argv])
     args.overrides = [a for a in extra if a.startswith(PREFIX)]
     unknown = [a for a in extra if not a.startswith(PREFIX)]
     if unknown or (args.overrides and not hasattr(args, "config")):
