@@ -1,4 +1,4 @@
-"""The console command: finds the verb, reads its flags, prints its result, turns a UserError into one line and exit code 2.
+"""The console command: finds the verb, reads its flags, prints its result; a UserError is one line, exit code 2.
 
 A verb is a module `cli/VERB.py` with `HELP` (one line), `EXAMPLE` (a command that works), `add_arguments(parser)` and
 `run(args) -> dict`: the JSON-able result. Heavy imports belong inside `run`, so that `--help` answers at once.
@@ -20,7 +20,7 @@ VERBS = ("collect", "build", "train", "serve", "evaluate", "convert", "report", 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 done, 1 a fault of ours, 2 something the user can mend, 130 interrupted."""
+    """Runs one verb; returns the exit code: 0 done, 1 our fault, 2 something the user can mend, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
@@ -41,13 +41,14 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
         prog=f"easylm-imitation {verb}", description=module.HELP, epilog=f"example:\n  {module.EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     module.add_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line of stdout")
+    parser.add_argument("--json", action="store_true",
+                        help="the last line of stdout is the result, one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress, no tables; errors only")
     return parser
 
 
 def parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
-    """The verb's arguments, with `overrides` and `command` (the line as typed). Raises UserError for an unknown flag."""
+    """The verb's arguments, with `overrides` and `command` (as typed). Raises UserError for an unknown flag."""
     parser = parser_for(verb)
     args, extra = parser.parse_known_args(argv)
     args.command = shlex.join(["easylm-imitation", verb, *argv])

@@ -24,9 +24,8 @@ import jax
 import numpy as np
 
 from easylm_imitation import console
-from easylm_imitation.client import ClientConfig
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
-from easylm_imitation.evaluate import answer_prompts, evaluate_tasks, style_task
+from easylm_imitation.evaluate import AnswerConfig, answer_prompts, evaluate_tasks, style_task
 from easylm_imitation.records import Answer, Results, TaskResult, digest, read_json, read_jsonl, write_json
 from easylm_imitation.report import Verdict, build_report, show
 from easylm_imitation.schema import UserError, build
@@ -34,7 +33,7 @@ from easylm_imitation.serve import RunningServer, ServeConfig, open_server
 from easylm_imitation.teacher import collect_answers
 from easylm_imitation.text import Tokenizer, load_tokenizer, train_bpe
 from easylm_imitation.train import TrainConfig, train
-from easylm_imitation.weights import LoadedModel, export_hf, open_model
+from easylm_imitation.weights import LoadedModel, describe, export_hf, open_model
 from easylm_imitation.world.config import ReproduceConfig
 from easylm_imitation.world.synthetic import make_world
 from easylm_imitation.world.tasks import WorldTask
@@ -54,7 +53,7 @@ class Reproduced:
 
 
 def reproduce(config: ReproduceConfig, workdir: str | os.PathLike) -> Reproduced:
-    """Runs the flow in `workdir`, or continues it. Raises UserError when the folder holds the work of another config."""
+    """Runs the flow in `workdir`, or continues it. Raises UserError when the folder holds another config's work."""
     study = _Study(config, pathlib.Path(workdir))
     study.claim()
     started = time.monotonic()
@@ -62,11 +61,12 @@ def reproduce(config: ReproduceConfig, workdir: str | os.PathLike) -> Reproduced
         tasks = study.write_world()
     for name in (BASE, TEACHER):
         with study.stage(f"pre-train the {name}"):
-            study.train(name, sources=[name], init=None)
+            study.train(name, {name: None}, init=None)
     with study.stage("serve the teacher, collect its answers, measure it"):
         study.teach(tasks)
     with study.stage("finetune the base on the answers, sharded"):
-        study.train(IMITATION, sources=[IMITATION, *([BASE] if config.mix_base_documents else [])], init=BASE)
+        mixed = {BASE: config.mix_base_documents} if config.mix_base_documents else {}
+        study.train(IMITATION, {IMITATION: None, **mixed}, init=BASE)
     for name in (BASE, IMITATION):
         with study.stage(f"serve and measure the {name}"):
             study.measure(name, tasks)
@@ -81,7 +81,8 @@ def reproduce(config: ReproduceConfig, workdir: str | os.PathLike) -> Reproduced
 def show_reproduced(made: Reproduced) -> None:
     """The verdict, the three models side by side, and the path of the page, which is the last line."""
     show(made.verdict)
-    tasks = list(dict.fromkeys((s.task, s.prompt) for s in made.verdict.scores if s.task in _SHOWN or s.form != "style"))
+    shown = [s for s in made.verdict.scores if s.task in _SHOWN or s.form != "style"]
+    tasks = list(dict.fromkeys((s.task, s.prompt) for s in shown))
     scores = {(s.role, s.task, s.prompt): s.score for s in made.verdict.scores}
     rows = [[f"{task} ({prompt})", *(_cell(scores.get((role, task, prompt))) for role in (BASE, IMITATION, TEACHER))]
             for task, prompt in tasks]
@@ -117,8 +118,8 @@ class _Study:
         """Writes the config into the folder, or checks that it is the one there."""
         path = self.work / "reproduce.json"
         if path.is_file() and read_json(ReproduceConfig, path) != self.config:
-            raise UserError(f"{self.work}: holds the work of another config (see reproduce.json); give another --workdir, "
-                            "or delete this one")
+            raise UserError(f"{self.work}: holds the work of another config (see reproduce.json); give another "
+                            "--workdir, or delete this one")
         if not path.is_file() and self.work.is_dir() and any(self.work.iterdir()):
             raise UserError(f"{self.work}: is not empty and no work of `reproduce`; give another --workdir")
         write_json(path, self.config)
@@ -130,12 +131,13 @@ class _Study:
             train_bpe(self.world.tokenizer_texts(), self.config.world.vocabulary).save(self.work / "tokenizer")
         return tasks
 
-    def train(self, name: str, sources: Sequence[str], init: str | None) -> None:
-        """Builds the shards of `sources` and trains the run `name` on them."""
+    def train(self, name: str, sources: dict[str, int | None], init: str | None) -> None:
+        """Builds shards of `sources` (name -> how many conversations, None for all), trains the run `name` on them."""
         files = {BASE: "world/base.jsonl", TEACHER: "world/teacher.jsonl", IMITATION: "collected.jsonl"}
         data = self.work / "data" / name
-        build_dataset(BuildConfig(name=name, sources=tuple(SourceConfig(files[s]) for s in sources), root=str(self.work),
-                                  tokenizer=str(self.work / "tokenizer"), template=TEMPLATE), data)
+        files_read = tuple(SourceConfig(files[source], limit=limit) for source, limit in sources.items())
+        build_dataset(BuildConfig(name=name, sources=files_read, root=str(self.work), template=TEMPLATE,
+                                  tokenizer=str(self.work / "tokenizer")), data)
         given = dict(getattr(self.config, name))
         if init is None:
             given["model"] = {**self.config.model, "vocab_size": self._tokenizer().vocab_size}
@@ -145,7 +147,8 @@ class _Study:
     def teach(self, tasks: Sequence[WorldTask]) -> None:
         """Serves the teacher once, for its answers to the prompts and for its own measures."""
         with self._served(TEACHER) as (loaded, server):
-            collect_answers(self.config.collect, server.url, self.work / "world/prompts.jsonl", self.work / "collected.jsonl")
+            prompts, out = self.work / "world/prompts.jsonl", self.work / "collected.jsonl"
+            collect_answers(self.config.collect, server.url, prompts, out)
             self._measure(TEACHER, loaded, server, tasks)
 
     def measure(self, name: str, tasks: Sequence[WorldTask]) -> None:
@@ -175,7 +178,7 @@ class _Study:
 
     def _is_measured(self, name: str) -> bool:
         path = self.work / "results" / f"{name}.json"
-        return path.is_file() and read_json(Results, path).model == open_model_lineage(self.work / name)
+        return path.is_file() and read_json(Results, path).model == describe(self.work / name)[1]
 
     def _measure(self, name: str, loaded: LoadedModel, server: RunningServer, tasks: Sequence[WorldTask]) -> None:
         """Facts through the harness, style from answers to the same prompts; written as one results file."""
@@ -183,8 +186,9 @@ class _Study:
             return
         made = [self._facts(server, prompt, tasks, loaded) for prompt in ("raw", "chat")]
         style = self._style(name, server)
-        write_json(self.work / "results" / f"{name}.json", dataclasses.replace(
-            made[0], tasks=(*made[0].tasks, *made[1].tasks, *style), role=name, meta={"world": digest(self.config.world)}))
+        results = dataclasses.replace(made[0], tasks=(*made[0].tasks, *made[1].tasks, *style), role=name,
+                                      meta={"world": digest(self.config.world)})
+        write_json(self.work / "results" / f"{name}.json", results)
 
     def _facts(self, server: RunningServer, prompt: str, tasks: Sequence[WorldTask], loaded: LoadedModel) -> Results:
         chosen = [str(task.path) for task in tasks if prompt in task.prompts]
@@ -195,10 +199,11 @@ class _Study:
         """Style against the teacher's greedy answers; the teacher's own is that of a second, sampled answer."""
         greedy = self._answers(name, server, temperature=0.0)
         if name == TEACHER:
-            return style_task(self._answers("teacher_again", server, temperature=self.config.collect.temperature), greedy)
+            return style_task(self._answers("teacher_again", server, self.config.collect.temperature), greedy)
         return style_task(greedy, read_jsonl(Answer, self.work / "answers" / f"{TEACHER}.jsonl"))
 
     def _answers(self, name: str, server: RunningServer, temperature: float) -> list[Answer]:
-        return answer_prompts(ClientConfig(server.url), self.work / "world/style_prompts.jsonl",
-                              self.work / "answers" / f"{name}.jsonl", max_tokens=self.config.answer_tokens,
-                              temperature=temperature, seed=self.config.world.seed)
+        config = AnswerConfig(max_tokens=self.config.answer_tokens, temperature=temperature,
+                              seed=self.config.world.seed, concurrency=self.config.slots)
+        prompts, out = self.work / "world/style_prompts.jsonl", self.work / "answers" / f"{name}.jsonl"
+        return answer_prompts(server.url, prompts, out, config=config)
