@@ -112,7 +112,7 @@ class Client:
     def __init__(self, config: ClientConfig):
         self.config = config
         self.base = base_url(config.url)
-        self._key = os.environ.get(config.api_key_env, "").strip()
+        self.key = os.environ.get(config.api_key_env, "").strip()
         self._slots = asyncio.Semaphore(config.concurrency)
         self._resume_at = 0.0       # monotonic time before which nothing is sent: the server asked for a pause
         self._http: httpx.AsyncClient | None = None
@@ -121,7 +121,7 @@ class Client:
     async def __aenter__(self) -> "Client":
         """Opens the connection pool."""
         limits = httpx.Limits(max_connections=self.config.concurrency)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         self._http = httpx.AsyncClient(timeout=self.config.timeout, limits=limits, headers=headers, verify=_tls())
         return self
 
@@ -144,7 +144,14 @@ class Client:
 
     async def models(self) -> list[ServedModel]:
         """What the endpoint serves. Raises UserError when nothing answers there or the key is wrong."""
-        return await self._send("GET", "/models", None, _served_models)
+        return await self._send("GET", f"{self.base}/models", None, _served_models)
+
+    async def tokenizer_info(self) -> dict[str, Any] | None:
+        """What /tokenizer_info beside /v1 says (special tokens, chat template); None for a server without it."""
+        try:
+            return await self._send("GET", f"{self.base.removesuffix('/v1')}/tokenizer_info", None, dict)
+        except _NoRoute:
+            return None
 
     async def model(self) -> ServedModel:
         """The model that requests go to: the configured one, or the only one served. Raises UserError when unclear."""
@@ -177,17 +184,17 @@ class Client:
 
         async with self._slots:
             started = time.monotonic()
-            return await self._send("POST", path, body, read)
+            return await self._send("POST", self.base + path, body, read)
 
-    async def _send(self, method: str, path: str, body: dict | None, read: Callable[[dict], T]) -> T:
+    async def _send(self, method: str, url: str, body: dict | None, read: Callable[[dict], T]) -> T:
         attempts = self.config.attempts if method == "POST" else min(3, self.config.attempts)
         for attempt in range(1, attempts + 1):
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
             try:
-                return await self._attempt(method, path, body, read)
+                return await self._attempt(method, url, body, read)
             except _Busy as busy:
                 if attempt == attempts:
-                    raise self._gave_up(method, path, busy, attempts) from None
+                    raise self._gave_up(method, url, busy, attempts) from None
                 growing = min(self.config.backoff * 2 ** (attempt - 1), self.config.longest_wait)
                 wait = max(busy.wait, growing * random.uniform(0.5, 1.0))   # jitter: requests must not return as one
                 if busy.limited:
@@ -195,43 +202,42 @@ class Client:
                 await asyncio.sleep(wait)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _attempt(self, method: str, path: str, body: dict | None, read: Callable[[dict], T]) -> T:
+    async def _attempt(self, method: str, url: str, body: dict | None, read: Callable[[dict], T]) -> T:
         try:
             async with asyncio.timeout(self.config.timeout):    # httpx itself bounds only the pause between bytes
-                response = await self._http.request(method, self.base + path, json=body)
+                response = await self._http.request(method, url, json=body)
         except (TimeoutError, httpx.TimeoutException):
             raise _Busy(f"no answer within {self.config.timeout:g} s") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise _Busy(self._clean(str(error) or type(error).__name__)) from None
         if not response.is_success:
-            raise self._error(response, path)
+            raise self._error(response, url)
         try:
             return read(response.json())
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise _Busy(f"the answer is not of the expected form ({type(error).__name__}: {error})") from None
 
-    def _error(self, response: httpx.Response, path: str) -> Exception:
+    def _error(self, response: httpx.Response, where: str) -> Exception:
         status, said = response.status_code, self._clean(_message_of(response))
-        where = f"{self.base}{path}"
         if status == 429 and "insufficient_quota" in response.text:
             return UserError(f"{where}: the account's quota is used up ({said}); continue when it is refilled")
         if status in _BUSY:
             return _Busy(f"HTTP {status}: {said}", _retry_after(response), limited=status == 429)
         if status in (401, 403):
-            cure = "check the key in" if self._key else "put a key into"
+            cure = "check the key in" if self.key else "put a key into"
             return UserError(f"{where}: access refused (HTTP {status}: {said}); {cure} ${self.config.api_key_env}")
         if status in (404, 405) or response.is_redirect:
             return _NoRoute(f"{where}: no such route or model (HTTP {status}: {said}); check the address and the "
                             f"model's name '{self._model}'")
         return RequestFailed(f"HTTP {status}: {said}", refused=True)
 
-    def _gave_up(self, method: str, path: str, busy: _Busy, attempts: int) -> Exception:
+    def _gave_up(self, method: str, url: str, busy: _Busy, attempts: int) -> Exception:
         if method == "GET":
-            return UserError(f"{self.base}{path}: {busy} ({attempts} attempts); is the server up, is this its address?")
+            return UserError(f"{url}: {busy} ({attempts} attempts); is the server up, is this its address?")
         return RequestFailed(f"{busy} ({attempts} attempts)", refused=False)
 
     def _clean(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+        return text.replace(self.key, "***") if self.key else text
 
 
 async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], workers: int) -> None:

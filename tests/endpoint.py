@@ -28,9 +28,11 @@ def answer(body, text=None, finish="stop", usage=True):
     chat = "messages" in body
     text = f"answer to {body['messages'][-1]['content'] if chat else body['prompt']}" if text is None else text
     said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-    choice = {"index": 0, "finish_reason": finish, **said}
+    batch = body.get("prompt")
+    count = len(batch) if isinstance(batch, list) and batch and not isinstance(batch[0], int) else 1
+    choices = [{"index": i, "finish_reason": finish, **said} for i in range(count)]
     counts = {"usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}} if usage else {}
-    return {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice], **counts}
+    return {"id": "x", "object": "chat.completion", "model": body["model"], "choices": choices, **counts}
 
 
 def send(handler, status, payload, headers=()):

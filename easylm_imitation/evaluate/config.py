@@ -1,0 +1,36 @@
+"""How a model is asked: settings of task runs and of answers to prompts."""
+import dataclasses
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerConfig:
+    """How prompts are put and how long answers may be."""
+    prompt: Literal["chat", "raw"] = "chat"     # raw: the text of the one user message, nothing around it
+    max_tokens: int = 512                       # of one answer
+    temperature: float = 0.0
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    concurrency: int = 8
+    timeout: float = 600.0                      # seconds for one attempt
+    attempts: int = 6                           # of one request
+    api_key_env: str = "OPENAI_API_KEY"
+
+    def options(self) -> dict[str, Any]:
+        """Fields of a request that decide the answer."""
+        return {"max_tokens": self.max_tokens, "temperature": self.temperature, "top_p": self.top_p,
+                "stop": list(self.stop) or None, "seed": self.seed}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """How tasks are run; none of it but `max_tokens` changes a score."""
+    batch: int = 32                         # prompts in one request to /v1/completions
+    concurrency: int = 8                    # chat requests in flight
+    context: int = 2048                     # tokens, of servers that do not say what theirs is
+    max_tokens: int = 256                   # of a generated answer, for tasks that do not say
+    timeout: float = 600.0                  # seconds for one request
+    attempts: int = 3                       # of one request
+    api_key_env: str = "OPENAI_API_KEY"
+    answers: AnswerConfig = AnswerConfig()  # for --prompts

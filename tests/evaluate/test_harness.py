@@ -1,0 +1,204 @@
+"""The harness over HTTP equals scores computed directly, for choices and generation, raw and chat."""
+import pathlib
+
+import pytest
+from endpoint import Endpoint, answer, send, serving
+from evaluate_helpers import CONTEXT, QUESTIONS, SERVE, make_model
+
+from easylm_imitation.evaluate.harness import EvaluateConfig, evaluate_tasks
+from easylm_imitation.records import Conversation, Message, Results, read_json, write_json
+from easylm_imitation.schema import UserError
+from easylm_imitation.serve import open_server
+from easylm_imitation.text import prompt_ids, stop_ids, tokenize
+
+
+def raw_prompt(row):
+    """Two solved questions and the item, written out by hand."""
+    shots = "".join(f"Q: {q['question']}!\nA: {q['options'][q['gold']]}\n\n" for q in QUESTIONS[:2])
+    return f"{shots}Q: {row['question']}\nA:"
+
+
+def ids_of(tokenizer, text):
+    """Models of ours read a document after the beginning token."""
+    return [tokenizer.bos_id, *tokenizer.encode(text, parse_special=True)]
+
+
+def test_raw_choices_equal_direct_scores(server, tiny, likelihood, task_files):
+    made = evaluate_tasks(server.url, [task_files[0]]).tasks[0]
+    expected = []
+    for row in QUESTIONS:
+        context = ids_of(tiny.tokenizer, raw_prompt(row))
+        scores = [likelihood(context, tiny.tokenizer.encode(f" {option}")) for option in row["options"]]
+        expected.append(scores.index(max(scores)))
+    chosen = [row["options"][best].strip() for row, best in zip(QUESTIONS, expected)]
+    assert [i.prediction for i in made.items] == chosen
+    assert [i.score for i in made.items] == [float(best == row["gold"]) for row, best in zip(QUESTIONS, expected)]
+    assert made.score == pytest.approx(sum(i.score for i in made.items) / len(QUESTIONS))
+    assert len({i.prediction for i in made.items}) > 1, "a test in which every option wins alike shows nothing"
+    assert (made.task, made.form, made.metric, made.shots, made.prompt, made.data, made.group) == (
+        "colours", "choices", "acc", 2, "raw", "full", "substance")
+    assert [i.id for i in made.items] == [row["id"] for row in QUESTIONS]
+
+
+def test_raw_generation_equals_direct_decoding(server, tiny, greedy, task_files):
+    made = evaluate_tasks(server.url, [task_files[1]]).tasks[0]
+    for row, item in zip(QUESTIONS, made.items):
+        context = ids_of(tiny.tokenizer, raw_prompt_of_answers(row))
+        ids = greedy(context, 6, stop_ids(tiny.template, tiny.tokenizer))
+        assert item.prediction == tiny.tokenizer.decode(ids).partition("\n")[0]
+    assert made.items[0].target == "red | Green."
+    assert (made.form, made.metric) == ("generation", "exact_match")
+    assert len({i.prediction for i in made.items}) > 1
+
+
+def raw_prompt_of_answers(row):
+    shots = "".join(f"Q: {q['question']}!\nA: {q['answer'][0]}\n\n" for q in QUESTIONS[:2])
+    return f"{shots}Q: {row['question']}\nA:"
+
+
+def chat_messages(row, answer):
+    turns = [(f"Q: {q['question']}!\nA:", answer(q)) for q in QUESTIONS[:2]]
+    shown = [m for question, said in turns for m in (Message("user", question), Message("assistant", said))]
+    return [*shown, Message("user", f"Q: {row['question']}\nA:")]
+
+
+@pytest.mark.parametrize("which", ["chatml", "plain"])
+def test_chat_choices_equal_the_scores_of_training_rows(request, which, likelihood, task_files):
+    """What is scored is token by token what the model is trained on, the template's lead included."""
+    loaded = request.getfixturevalue({"chatml": "tiny", "plain": "plain"}[which])
+    running = request.getfixturevalue({"chatml": "server", "plain": "plain_server"}[which])
+    made = evaluate_tasks(running.url, [task_files[0]], prompt="chat").tasks[0]
+    for row, item in zip(QUESTIONS, made.items):
+        messages, scores = chat_messages(row, lambda q: q["options"][q["gold"]]), []
+        before = prompt_ids(loaded.template, loaded.tokenizer, messages)
+        for option in row["options"]:
+            full = tokenize(loaded.template, loaded.tokenizer,
+                            Conversation("t", "t", (*messages, Message("assistant", option)))).tokens.tolist()
+            end = max(i for i, token in enumerate(full) if token in stop_ids(loaded.template, loaded.tokenizer))
+            assert full[:len(before)] == before
+            scores.append(likelihood(before, full[len(before):end]))
+        assert item.prediction == row["options"][scores.index(max(scores))].strip()
+    assert made.prompt == "chat"
+
+
+def test_chat_generation_equals_direct_decoding(server, tiny, greedy, task_files):
+    made = evaluate_tasks(server.url, [task_files[1]], prompt="chat").tasks[0]
+    for row, item in zip(QUESTIONS, made.items):
+        ids = prompt_ids(tiny.template, tiny.tokenizer, chat_messages(row, lambda q: q["answer"][0]))
+        expected = tiny.tokenizer.decode(greedy(ids, 6, stop_ids(tiny.template, tiny.tokenizer)))
+        assert item.prediction == expected.partition("\n")[0]
+
+
+def test_a_local_tokenizer_changes_no_number(server, tiny, task_files):
+    local = evaluate_tasks(server.url, task_files, encode=lambda text: tiny.tokenizer.encode(text, parse_special=True))
+    assert local.tasks == evaluate_tasks(server.url, task_files).tasks
+
+
+def test_results_survive_their_file(server, tiny, task_files, tmp_path):
+    made = evaluate_tasks(server.url, task_files, prompt="both", limit=4, role="base", command="evaluate ...")
+    assert made.model == tiny.lineage
+    assert [(t.task, t.prompt, t.data, len(t.items)) for t in made.tasks] == [
+        ("colours", "raw", "sample", 4), ("answers", "raw", "sample", 4),
+        ("colours", "chat", "sample", 4), ("answers", "chat", "sample", 4)]
+    write_json(tmp_path / "r.json", made)
+    assert read_json(Results, tmp_path / "r.json") == made
+
+
+
+def test_tasks_skip_the_prompt_forms_that_they_make_no_sense_in(server, task_files):
+    path = pathlib.Path(task_files[0])
+    path.write_text(path.read_text().replace("version: 1.0", "prompts: [chat]"))
+    assert [t.prompt for t in evaluate_tasks(server.url, [str(path)], prompt="both", limit=1).tasks] == ["chat"]
+    with pytest.raises(UserError, match="colours makes sense with --prompt raw"):
+        evaluate_tasks(server.url, [str(path)])
+
+
+def test_answers_longer_than_the_context_are_an_error(server, task_files):
+    path = pathlib.Path(task_files[1])
+    path.write_text(path.read_text().replace("max_gen_toks: 6", "max_gen_toks: 256"))
+    with pytest.raises(UserError, match="answers of 256 tokens, the server holds 256"):
+        evaluate_tasks(server.url, [str(path)])
+
+
+def test_prompts_longer_than_the_context_are_said(server, task_files, capsys):
+    path = pathlib.Path(task_files[0])
+    path.write_text(path.read_text().replace("Q: {{question}}", "Q: {{question}}" + " long" * 60))
+    made = evaluate_tasks(server.url, [str(path)], limit=1)
+    assert len(made.tasks[0].items) == 1
+    assert "lost their beginning" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_stock_harness_says_the_same(task_files, monkeypatch):
+    """`simple_evaluate`, its own `local-completions` and data loading; a tokenizer without a beginning token."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+    with open_server(make_model("tulu", ("</s>", "<pad>", "<unk>")), SERVE) as running:
+        ours = evaluate_tasks(running.url, task_files)
+        monkeypatch.chdir(pathlib.Path(task_files[0]).parent)
+        said = simple_evaluate(
+            "local-completions", model_args={
+                "base_url": f"{running.url}/v1/completions", "model": running.model_name, "tokenizer_backend": "remote",
+                "max_length": CONTEXT},
+            tasks=list(task_files), task_manager=TaskManager(include_defaults=False), bootstrap_iters=0)
+    for task in ours.tasks:
+        samples = said["samples"][task.task]
+        assert [item.score for item in task.items] == [sample[task.metric] for sample in samples]
+        assert task.score == said["results"][task.task][f"{task.metric},none"]
+        if task.form == "generation":
+            assert [item.prediction for item in task.items] == [sample["filtered_resps"][0] for sample in samples]
+
+
+# ── servers that fail ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nobody_there(task_files):
+    with pytest.raises(UserError, match="is the server up"):
+        evaluate_tasks("http://127.0.0.1:9", task_files)
+
+
+def test_another_model_than_the_one_served(server, task_files):
+    with pytest.raises(UserError, match="does not serve 'tiny-chatmk'; did you mean 'tiny-chatml'"):
+        evaluate_tasks(server.url, task_files, model="tiny-chatmk")
+
+
+def test_choices_need_a_tokenizer_and_generation_does_not(task_files):
+    """A plain API: chat generation works, and what it is called is an identity of its own."""
+    with serving(Endpoint(lambda handler, body, n: answer(body, text="Green"))) as endpoint:
+        with pytest.raises(UserError, match="task 'colours' needs log-likelihoods.*offers no /tokenizer_info"):
+            evaluate_tasks(endpoint.url, task_files, prompt="chat")
+        assert not endpoint.requests
+        made = evaluate_tasks(endpoint.url, task_files[1:], prompt="chat")
+        raw = evaluate_tasks(endpoint.url, task_files[1:])
+    assert [i.prediction for i in made.tasks[0].items + raw.tasks[0].items] == ["Green"] * 20
+    assert made.model.name == made.model.base_name == "teacher"
+    assert made.model.id == made.model.base
+    assert endpoint.requests[0]["messages"][0] == {"role": "user", "content": "Q: Which colour is thing 0?!\nA:"}
+
+
+def test_a_server_that_fails_in_the_middle_is_one_clear_line(task_files):
+    def behave(handler, body, n):
+        return send(handler, 500, {"error": {"message": "out of memory"}})
+    with serving(Endpoint(behave)) as endpoint:
+        with pytest.raises(UserError, match="task 'answers': http.* failed: .*out of memory"):
+            evaluate_tasks(endpoint.url, task_files[1:], prompt="chat", config=EvaluateConfig(attempts=1))
+        with pytest.raises(UserError, match="task 'answers': http.* failed: .*out of memory"):
+            evaluate_tasks(endpoint.url, task_files[1:], config=EvaluateConfig(attempts=1))
+
+
+@pytest.mark.parametrize("prompt", ["raw", "chat"])
+@pytest.mark.parametrize("nonsense", [{"choices": []}, {"error": "odd"}, {"choices": None}])
+def test_answers_of_another_form_are_one_clear_line(task_files, prompt, nonsense):
+    with serving(Endpoint(lambda handler, body, n: nonsense)) as endpoint:
+        with pytest.raises(UserError, match=f"{endpoint.url}/v1/.*completions gave no answer of the expected form"):
+            evaluate_tasks(endpoint.url, task_files[1:], prompt=prompt, config=EvaluateConfig(attempts=1))
+
+
+def test_the_key_is_sent_and_shown_nowhere(task_files, monkeypatch, capfd):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with serving(Endpoint(lambda h, b, n: send(h, 401, {"error": {"message": "bad key"}}))) as endpoint:
+        with pytest.raises(UserError) as caught:
+            evaluate_tasks(endpoint.url, task_files[1:], prompt="chat", config=EvaluateConfig(attempts=1))
+    assert endpoint.headers[0]["Authorization"] == "Bearer sk-secret"
+    said = capfd.readouterr()
+    assert "sk-secret" not in str(caught.value) + said.out + said.err
