@@ -129,18 +129,23 @@ def create(config: ModelConfig) -> Model:
 
 def unstack(params: Params) -> Params:
     """Stacked layers become a tuple of L trees, each in arrays of its own."""
-    layers = params["layers"]
-    if isinstance(layers, tuple):
-        return params
-    count = jax.tree.leaves(layers)[0].shape[0]
-    return {**params, "layers": tuple(jax.tree.map(lambda x, i=i: x[i], layers) for i in range(count))}
+    return params if isinstance(params["layers"], tuple) else {**params, "layers": _split(params["layers"])}
 
 
 def stack(params: Params) -> Params:
     """The way back from `unstack`."""
-    if not isinstance(params["layers"], tuple):
-        return params
-    return {**params, "layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *params["layers"])}
+    return {**params, "layers": _join(params["layers"])} if isinstance(params["layers"], tuple) else params
+
+
+@jax.jit  # one program for all slices; each by itself would be compiled for every layer
+def _split(layers: Params) -> tuple[Params, ...]:
+    count = jax.tree.leaves(layers)[0].shape[0]
+    return tuple(jax.tree.map(lambda x, i=i: x[i], layers) for i in range(count))
+
+
+@jax.jit
+def _join(layers: tuple[Params, ...]) -> Params:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
 
 def _pure(module: Callable[..., nnx.Module], config: ModelConfig, key: jax.Array) -> Params:

@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models.sizes import CONFIGS, LENGTHS, ROW, logits, made, packed
+
+from easylm_imitation.models import create, stack, unstack
+
+every_family = pytest.mark.parametrize("name", CONFIGS)
+
+
+@every_family
+def test_a_packed_row_gives_each_conversation_what_it_gets_alone(name):
+    model, params = made(name)
+    tokens, positions, segments = packed()
+    together = logits(model, params, tokens, positions, segments)
+    starts = np.cumsum([0, *LENGTHS[:-1]])
+    alone = np.stack([np.roll(tokens[0], -start) for start in starts])      # what follows a conversation cannot be seen
+    got = logits(model, params, alone, np.broadcast_to(np.arange(ROW), alone.shape))
+    for row, (start, length) in enumerate(zip(starts, LENGTHS, strict=True)):
+        np.testing.assert_allclose(together[0, start:start + length], got[row, :length], atol=2e-5)
+
+
+def test_unstacked_layers_give_what_the_scan_gives():
+    model, params = made("qwen2")
+    apart = unstack(params)
+    assert isinstance(apart["layers"], tuple)
+    assert len(apart["layers"]) == 2
+    np.testing.assert_allclose(logits(model, apart, *packed()), logits(model, params, *packed()), atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, stack(apart), params)
+    assert stack(params) is params
+    assert unstack(apart) is apart
+
+
+def test_recomputation_changes_no_gradient():
+    model, params = made("qwen2")
+
+    def gradient(remat, params):
+        def loss(params):
+            hidden = model.hidden(params, *packed(), dtype=jnp.float32, remat=remat)
+            return jnp.sum(jnp.sin(hidden))
+        return stack(jax.jit(jax.grad(loss))(params))
+
+    wanted = gradient("none", params)
+    for remat, given in (("dots", params), ("full", unstack(params))):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient(remat, given), wanted)
+    assert min(float(jnp.abs(g).max()) for g in jax.tree.leaves(wanted)) > 0, "a parameter that nothing depends on"
+    with pytest.raises(ValueError, match="remat 'some' is not one of none, full, dots"):
+        gradient("some", params)
+
+
+@every_family
+def test_bfloat16_flows_from_the_embedding_and_logits_are_float32(name):
+    model, params = made(name)
+    tokens, positions, segments = packed()
+    hidden = jax.eval_shape(lambda p: model.hidden(p, tokens, positions, segments), params)
+    assert (hidden.shape, hidden.dtype) == ((2, 24, 16), jnp.bfloat16)
+    assert jax.eval_shape(model.unembed, params, hidden).dtype == jnp.float32
+    assert model.head(params).dtype == jnp.float32
+    assert model.head(params).shape == (16, 64)
+
+
+@every_family
+def test_init_is_what_abstract_says_and_what_the_family_prescribes(name):
+    model = create(CONFIGS[name])
+    params = jax.jit(model.init)(jax.random.key(0))
+    assert jax.tree.map(jax.typeof, params) == jax.tree.map(jax.typeof, model.abstract())
+    assert {leaf.dtype for leaf in jax.tree.leaves(model.abstract(jnp.bfloat16))} == {jnp.dtype(jnp.bfloat16)}
+    down = params["layers"]["mlp"]["down"]["kernel"]
+    residual_scale = 0.5 if name == "gpt2" else 1.0     # 1 / sqrt(2 * 2 layers)
+    assert np.std(down) == pytest.approx(0.02 * residual_scale, rel=0.1)
+    assert np.std(params["embed"]["embedding"]) == pytest.approx(0.02, rel=0.1)
+    assert np.abs(np.asarray(down[0] - down[1])).max() > 0, "every layer draws its own numbers"
+
+
+def test_a_model_is_hashable_and_made_once():
+    assert create(CONFIGS["llama"]) is create(CONFIGS["llama"])
+    assert len({create(config) for config in CONFIGS.values()}) == 3

@@ -1,0 +1,47 @@
+import jax
+import pytest
+
+from easylm_imitation.schema import UserError
+from easylm_imitation.sharding import start_processes
+
+NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "TPU_WORKER_HOSTNAMES", "SLURM_NTASKS",
+         "OMPI_COMM_WORLD_SIZE")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The arguments that jax.distributed.initialize was called with; the environment speaks of one process."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+def test_one_process_starts_nothing(started, monkeypatch):
+    start_processes()
+    for name, value in zip(NAMES, ("localhost:1", "1", "0", "localhost", "1", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    start_processes()
+    assert started == []
+
+
+def test_three_variables_say_it_and_a_pod_or_batch_system_is_detected(started, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    start_processes()
+    for name, value in zip(NAMES, ("host:1234", "4", "3"), strict=False):
+        monkeypatch.setenv(name, value)
+    start_processes()
+    assert started == [(), ("host:1234", 4, 3)]
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    (("host:1",), "JAX_COORDINATOR_ADDRESS set without JAX_NUM_PROCESSES and JAX_PROCESS_ID"),
+    (("host:1", "2", "2"), "JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=2"), (("host:1", "two", "0"), "JAX_NUM_PROCESSES=two")])
+def test_half_a_description_is_refused(started, monkeypatch, values, message):
+    for name, value in zip(NAMES, values, strict=False):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error:
+        start_processes()
+    assert message in str(error.value)
+    assert started == []
