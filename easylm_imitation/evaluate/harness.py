@@ -97,7 +97,7 @@ def _run(endpoint: Endpoint, task: Task, form: Prompt, limit: int | None, config
         for made in loaded["tasks"].values():
             made.set_fewshot_seed(_FEWSHOT_SEED)
         with _one_line_errors(endpoint, task, log):
-            said = evaluate(_language_model(endpoint, task, form, config, encode), loaded, limit=limit,
+            said = evaluate(language_model(endpoint, task, form, config, encode), loaded, limit=limit,
                             bootstrap_iters=0, apply_chat_template=form == "chat", fewshot_as_multiturn=True)
     if log.truncated:
         console.say(f"{task.name}, {form}: some prompts were longer than the context and lost their beginning "
@@ -117,8 +117,9 @@ def _harness_config(task: Task) -> dict[str, Any]:
     return {"num_fewshot": 0} | task.config | {"custom_dataset": rows}
 
 
-def _language_model(endpoint: Endpoint, task: Task, form: Prompt, config: EvaluateConfig,
-                    encode: Callable[[str], list[int]] | None) -> Any:
+def language_model(endpoint: Endpoint, task: Task, form: Prompt, config: EvaluateConfig,
+                   encode: Callable[[str], list[int]] | None) -> Any:
+    """The harness's model object that asks `endpoint` what `task` needs under prompt form `form` (see lm.py)."""
     from easylm_imitation.evaluate.lm import Chat, Completions
     header = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {"Accept": "application/json"}
     shared = {"model": endpoint.model.id, "header": header, "max_gen_toks": config.max_tokens,

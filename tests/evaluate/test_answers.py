@@ -193,5 +193,5 @@ def test_a_folder_is_served_meanwhile_for_both_verbs(tiny, task_files, prompts, 
     capsys.readouterr()
     code, said = run(capsys, "--model", tmp_path / "hf", "--tasks", ",".join(task_files), "--out", tmp_path / "r.json")
     assert code == 0
-    assert read_json(Results, tmp_path / "r.json").model == tiny.lineage
+    assert read_json(Results, tmp_path / "r.json").model.id == tiny.lineage.id
     assert [t["items"] for t in said["tasks"]] == [10, 10]

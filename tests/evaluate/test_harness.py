@@ -4,10 +4,15 @@ import pathlib
 import pytest
 from endpoint import Endpoint, answer, send, serving
 from evaluate_helpers import CONTEXT, QUESTIONS, SERVE, make_model
+from lm_eval.api.instance import Instance
 
-from easylm_imitation.evaluate.harness import EvaluateConfig, evaluate_tasks
+from easylm_imitation.client import ClientConfig
+from easylm_imitation.evaluate import EvaluateConfig, evaluate_tasks, find_tasks
+from easylm_imitation.evaluate.endpoint import look
+from easylm_imitation.evaluate.harness import language_model
 from easylm_imitation.records import Conversation, Message, Results, read_json, write_json
 from easylm_imitation.schema import UserError
+from easylm_imitation.schema import plain as plain_dict
 from easylm_imitation.serve import open_server
 from easylm_imitation.text import prompt_ids, stop_ids, tokenize
 
@@ -63,22 +68,36 @@ def chat_messages(row, answer):
 
 
 @pytest.mark.parametrize("which", ["chatml", "plain"])
-def test_chat_choices_equal_the_scores_of_training_rows(request, which, likelihood, task_files):
+def test_chat_choices_are_the_tokens_and_scores_of_training_rows(request, which, likelihood, task_files):
     """What is scored is token by token what the model is trained on, the template's lead included."""
     loaded = request.getfixturevalue({"chatml": "tiny", "plain": "plain"}[which])
     running = request.getfixturevalue({"chatml": "server", "plain": "plain_server"}[which])
+    task, = find_tasks(task_files[:1])
+    lm = language_model(look(ClientConfig(running.url)), task, "chat", EvaluateConfig(), None)
     made = evaluate_tasks(running.url, [task_files[0]], prompt="chat").tasks[0]
-    for row, item in zip(QUESTIONS, made.items):
-        messages, scores = chat_messages(row, lambda q: q["options"][q["gold"]]), []
+    for row, item in zip(QUESTIONS[:4], made.items):
+        messages, pairs = chat_messages(row, lambda q: q["options"][q["gold"]]), []
+        context = lm.apply_chat_template([plain_dict(m) for m in messages])
         before = prompt_ids(loaded.template, loaded.tokenizer, messages)
         for option in row["options"]:
             full = tokenize(loaded.template, loaded.tokenizer,
                             Conversation("t", "t", (*messages, Message("assistant", option)))).tokens.tolist()
             end = max(i for i, token in enumerate(full) if token in stop_ids(loaded.template, loaded.tokenizer))
-            assert full[:len(before)] == before
-            scores.append(likelihood(before, full[len(before):end]))
+            assert lm._encode_pair(context, option) == (before, full[len(before):end])
+            pairs.append((before, full[len(before):end]))
+        requests = [Instance("loglikelihood", {}, (context, option), 0) for option in row["options"]]
+        scores = [likelihood(*pair) for pair in pairs]
+        assert [score for score, _ in lm.loglikelihood(requests)] == pytest.approx(scores, abs=1e-3)
         assert item.prediction == row["options"][scores.index(max(scores))].strip()
-    assert made.prompt == "chat"
+
+
+def test_an_answer_that_the_task_begins_is_part_of_the_rendered_prompt(server, tiny, task_files):
+    task, = find_tasks(task_files[:1])
+    lm = language_model(look(ClientConfig(server.url)), task, "chat", EvaluateConfig(), None)
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "The answer is"}]
+    ids = prompt_ids(tiny.template, tiny.tokenizer, [Message("user", "hi")])
+    assert lm.tok_encode(lm.apply_chat_template(messages, add_generation_prompt=False)) == [
+        *ids, *tiny.tokenizer.encode("The answer is")]
 
 
 def test_chat_generation_equals_direct_decoding(server, tiny, greedy, task_files):
