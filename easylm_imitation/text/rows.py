@@ -5,7 +5,8 @@ generation prompt to its end token. So a row's beginning is, token by token, the
 same messages.
 """
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -115,37 +116,30 @@ def _content(template: Template, content: str) -> str:
     return content.strip() if template.strip else content
 
 
-def _row(tokenizer: Tokenizer, pieces: Iterator[Piece | _Answer] | Sequence[Piece | _Answer]) -> Row:
+def _row(tokenizer: Tokenizer, pieces: Iterable[Piece | _Answer]) -> Row:
     tokens: list[int] = []
     weights: list[float] = []
-
-    def add(ids: Sequence[int], weight: float) -> None:
-        tokens.extend(ids)
-        weights.extend([weight] * len(ids))
-
-    text, after_special, after_answer = "", True, False
-    for piece in pieces:
-        if isinstance(piece, str):
-            text += piece
-            continue
-        if text:
-            add(_fragment(tokenizer, text, tokens, after_special), 0.0)
-            text, after_special = "", False
-        if isinstance(piece, _Answer):
-            add(_fragment(tokenizer, piece.text, tokens, after_special), 1.0)
-            after_special, after_answer = False, True
-        else:
+    previous: Piece | _Answer | None = None
+    for piece in _joined(pieces):
+        if isinstance(piece, Special):
             token_id = special_token(piece, tokenizer)
-            add([] if token_id is None else [token_id], 1.0 if after_answer else 0.0)
-            after_special, after_answer = True, False
-    add(_fragment(tokenizer, text, tokens, after_special), 0.0)
-    if weights:
-        weights[0] = 0.0
+            ids, learned = [] if token_id is None else [token_id], isinstance(previous, _Answer)
+        else:
+            text, learned = (piece.text, True) if isinstance(piece, _Answer) else (piece, False)
+            ids = tokenizer.encode_after(text, isinstance(previous, Special)) if tokens else tokenizer.encode(text)
+        tokens += ids
+        weights += [float(learned)] * len(ids)
+        previous = piece
     return Row(np.asarray(tokens, np.int32), np.asarray(weights, np.float32))
 
 
-def _fragment(tokenizer: Tokenizer, text: str, before: Sequence[int], after_special: bool) -> list[int]:
-    return tokenizer.encode_after(text, after_special) if before else tokenizer.encode(text)
+def _joined(pieces: Iterable[Piece | _Answer]) -> Iterator[Piece | _Answer]:
+    """`pieces` with neighbouring texts as one, and without empty ones."""
+    for is_text, group in itertools.groupby(pieces, lambda piece: isinstance(piece, str)):
+        if not is_text:
+            yield from group
+        elif text := "".join(group):
+            yield text
 
 
 def _document(tokenizer: Tokenizer, text: str) -> Row:

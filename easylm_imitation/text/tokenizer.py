@@ -174,9 +174,9 @@ def _mark_control(backend: tokenizers.Tokenizer, names: set[str]) -> None:
     backend.no_truncation()
     backend.no_padding()
     added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
-    backend.add_special_tokens([name for name in names - set(added) if backend.token_to_id(name) is not None])
+    control = [name for name in names - set(added) if backend.token_to_id(name) is not None]
     for name, token in added.items():
-        if name in names or (name.startswith("<|") and name.endswith("|>")):
-            backend.add_special_tokens([tokenizers.AddedToken(
-                name, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip,
-                normalized=token.normalized, special=True)])
+        if not token.special and (name in names or (name.startswith("<|") and name.endswith("|>"))):
+            control.append(tokenizers.AddedToken(name, single_word=token.single_word, lstrip=token.lstrip,
+                                                 rstrip=token.rstrip, normalized=token.normalized, special=True))
+    backend.add_special_tokens(control)
