@@ -1,10 +1,26 @@
-"""Tiny models and batches that the training tests share."""
+"""Tiny models, batches and a packed dataset that the training tests share."""
 import jax
 import numpy as np
 import pytest
-from train_helpers import VOCAB, make_batch
+from tiny_tokenizers import byte_tokenizer
+from train_helpers import VOCAB, build_data, make_batch
 
 from easylm_imitation.models import Model, create, model_config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_programs_kept(tmp_path_factory):
+    """One compilation of a program serves every test that runs it, those in processes of their own included."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = str(tmp_path_factory.mktemp("programs"))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+        before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        yield
+        jax.config.update("jax_compilation_cache_dir", before[0])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +33,9 @@ def tiny_llama() -> tuple[Model, dict]:
 @pytest.fixture
 def batch() -> dict[str, np.ndarray]:
     return make_batch(8)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A built dataset of 60 short conversations that a teacher answered."""
+    return build_data(tmp_path_factory.mktemp("data"), byte_tokenizer(), teacher="teacher")

@@ -42,7 +42,7 @@ def test_nothing_to_cut_leaves_the_file_alone(tmp_path):
 
 
 def test_a_step_is_read_only_when_the_next_is_queued(tmp_path, log):
-    recorder = Recorder(log, Progress(step=0, total_steps=5), every=2)
+    recorder = Recorder(log, Progress(step=0), total_steps=5, every=2)
     recorder.push(1, _scalars(3.0))
     assert recorder.progress.step == 0
     for step in range(2, 6):
@@ -56,7 +56,7 @@ def test_a_step_is_read_only_when_the_next_is_queued(tmp_path, log):
 
 @pytest.mark.parametrize("scalars", [_scalars(float("nan")), _scalars(2.0, grad_norm=float("inf"))])
 def test_divergence_stops_with_the_step_and_the_cure(tmp_path, log, scalars):
-    recorder = Recorder(log, Progress(step=6, total_steps=20), every=100)
+    recorder = Recorder(log, Progress(step=6), total_steps=20, every=100)
     recorder.push(7, _scalars(3.0))
     recorder.push(8, scalars)
     with pytest.raises(UserError, match="step 8: .*Lower optimizer.learning_rate"):

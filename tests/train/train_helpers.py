@@ -1,5 +1,12 @@
-"""Batches that the training tests share."""
+"""Batches, datasets and configs that the training tests share."""
+import json
+import pathlib
+
 import numpy as np
+
+from easylm_imitation.data import BuildConfig, LoaderConfig, SourceConfig, build_dataset
+from easylm_imitation.text import Tokenizer
+from easylm_imitation.train import OptimizerConfig, TrainConfig
 
 VOCAB, LENGTH = 97, 24
 
@@ -17,3 +24,25 @@ def make_batch(rows: int, seed: int = 0, length: int = LENGTH) -> dict[str, np.n
             batch["positions"][row, start:end] = np.arange(end - start)
             batch["loss_weights"][row, start + 1:end] = random.random(end - start - 1) < (row + 1) / rows
     return batch
+
+
+def build_data(folder: pathlib.Path, tokenizer: Tokenizer, teacher: str, longest: int = 9, template: str = "plain"):
+    """Builds 60 conversations of 30 to 25 + 2 * longest tokens in `folder`/data."""
+    folder.mkdir(exist_ok=True)
+    texts = [("q" * (1 + i % 5), "ab" * (1 + i % longest)) for i in range(60)]
+    records = [{"dataset": "d", "id": f"c{i}", "teacher": teacher, "messages": [
+        {"role": "user", "content": asked}, {"role": "assistant", "content": answered}]}
+        for i, (asked, answered) in enumerate(texts)]
+    (folder / "raw.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    tokenizer.save(folder / "tokenizer")
+    source = SourceConfig(str(folder / "raw.jsonl"))
+    build_dataset(BuildConfig("d", (source,), str(folder / "tokenizer"), template), folder / "data")
+    return folder / "data"
+
+
+def tiny_config(**keys) -> TrainConfig:
+    """Nine updates of a tiny LLaMA, each written down, a checkpoint every third."""
+    keys = {"model": {"preset": "llama-debug"}, "data": LoaderConfig(context=64, batch=8), "steps": 9, "mesh": "fsdp:8",
+            "optimizer": OptimizerConfig(learning_rate=0.01), "compute_dtype": "float32", "loss_chunk": 32,
+            "checkpoint_every": 3, "keep": 3, "log_every": 1} | keys
+    return TrainConfig(**keys)

@@ -1,0 +1,137 @@
+"""What train refuses, in one clear line and before it writes anything; and the lineage of what it makes."""
+import dataclasses
+import math
+
+import pytest
+from tiny_tokenizers import byte_tokenizer, trained
+from train_helpers import build_data, tiny_config
+
+from easylm_imitation.cli.main import main
+from easylm_imitation.data import LoaderConfig, open_loader
+from easylm_imitation.schema import UserError
+from easylm_imitation.sharding import make_mesh
+from easylm_imitation.train import OptimizerConfig, read_metrics, train
+from easylm_imitation.train.same_run import changes
+from easylm_imitation.train.start import prepare
+from easylm_imitation.weights import RunDir, open_model
+
+
+@pytest.fixture(scope="module")
+def base(data, tmp_path_factory):
+    """A run of three updates on answers that no teacher gave."""
+    folder = tmp_path_factory.mktemp("base")
+    people = build_data(folder, byte_tokenizer(), teacher="")
+    train(tiny_config(name="base"), data_dir=people, workdir=folder / "run", stop_after=3)
+    return folder / "run"
+
+
+def _refused(match: str, workdir, data, config=None, init=None) -> None:
+    with pytest.raises(UserError, match=match):
+        train(config or tiny_config(), data_dir=data, workdir=workdir, init=init)
+
+
+@pytest.mark.parametrize(("keys", "match"), [
+    ({"model": {}}, "nothing says which model to train"),
+    ({"model": {"preset": "lama-debug"}}, "did you mean 'llama-debug'"),
+    ({"model": {"preset": "llama-debug", "vocab_size": 200}}, "has 259 ids, the model a vocabulary of only 200"),
+    ({"model": {"preset": "gpt2-debug", "context": 32}}, "32 positions"),
+    ({"data": LoaderConfig(context=36, batch=8)}, "conversation 'c44' has 42 tokens, the context 36"),
+    ({"data": LoaderConfig(context=64, batch=12)}, "data.batch / accumulate is 12, which does not split over the 8"),
+    ({"accumulate": 2}, "data.batch / accumulate is 4"),
+    ({"mesh": "fsdp:3,tensor:5"}, "mesh"),
+])
+def test_what_cannot_be_trained_is_refused_and_nothing_is_written(data, tmp_path, keys, match):
+    _refused(match, tmp_path / "run", data, tiny_config(**keys))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_something_else_is_left_alone(data, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    _refused("holds files that are no training run", tmp_path, data)
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+    _refused("only local folders", "gs://bucket/run", data)
+
+
+@pytest.mark.parametrize(("keys", "match"), [
+    ({"optimizer": OptimizerConfig(learning_rate=0.01, beta2=0.99)}, "optimizer.beta2 is 0.99 here, but 0.95 in"),
+    ({"model": {"preset": "llama-debug", "d_ff": 96}}, "model.d_ff is 96 here, but None in the run"),
+    ({"steps": 4}, "steps is 4 here, but 9 in the run"),        # a cosine knows its end
+])
+def test_another_config_does_not_continue_a_run(data, base, keys, match):
+    people = base.parent / "data"
+    before = RunDir(base).config.read_text()
+    _refused(match, base, people, tiny_config(**{"name": "base"} | keys))
+    _refused("the data's hash", base, data, tiny_config(name="base"))
+    assert RunDir(base).config.read_text() == before
+
+
+def test_a_constant_schedule_may_be_extended(data, tmp_path):
+    steady = OptimizerConfig(learning_rate=0.01, schedule="constant", warmup=2)
+    train(tiny_config(optimizer=steady, steps=2, log_every=5), data_dir=data, workdir=tmp_path / "run")
+    result = train(tiny_config(optimizer=steady, steps=4, log_every=1), data_dir=data, workdir=tmp_path / "run")
+    assert (result.step, RunDir(tmp_path / "run").steps()) == (4, [2, 3, 4])
+    assert [line["learning_rate"] for line in read_metrics(RunDir(tmp_path / "run").metrics)] == pytest.approx(
+        [0.005, 0.01, 0.01, 0.01])
+
+
+def test_differences_are_named_by_their_leaf():
+    assert list(changes({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 3, "c": 2}, "d": [1], "e": 0})) == [
+        ("a.b", 1, 3), ("e", None, 0)]
+
+
+def test_finetuning_starts_from_the_given_weights_and_knows_its_base(data, base, tmp_path):
+    config = tiny_config(name="imitation", model={})
+    train(config, data_dir=data, workdir=tmp_path / "run", init=str(base), stop_after=2)
+    first = read_metrics(RunDir(tmp_path / "run").metrics)[0]["loss"]
+    assert first < read_metrics(RunDir(base).metrics)[0]["loss"] - 0.3          # not fresh weights
+    parent, child = RunDir(base).read_lineage(), open_model(tmp_path / "run").lineage
+    assert (parent.base, parent.teachers, parent.step) == (parent.id, (), 3)
+    assert (child.base, child.base_name, child.init, child.teachers) == (parent.id, "base", parent.id, ("teacher",))
+    assert child.id not in (parent.id, "")
+
+    again = dataclasses.replace(config, name="again")
+    train(again, data_dir=base.parent / "data", workdir=tmp_path / "again", init=str(tmp_path / "run"), stop_after=1)
+    grandchild = RunDir(tmp_path / "again").read_lineage()
+    assert (grandchild.base, grandchild.init, grandchild.teachers) == (parent.id, child.id, ("teacher",))
+    assert RunDir(tmp_path / "again").read_model()[0].vocab_size == 264     # 259 ids, rounded up to split in 8
+
+
+@pytest.mark.parametrize(("epochs", "batch", "steps"), [(1, 8, 5), (2, 8, 9), (1.5, 16, 4), (0.1, 8, 1)])
+def test_epochs_become_updates_by_counting_packed_rows(data, tmp_path, epochs, batch, steps):
+    config = tiny_config(epochs=epochs, steps=None, data=LoaderConfig(context=64, batch=batch))
+    start = prepare(config, data, tmp_path / "run", None, make_mesh("fsdp:8"))
+    loader = open_loader(data, config.data, seed=0, epochs=start.epochs)
+    assert start.total_steps == steps == math.ceil(len(list(loader)) * epochs / start.epochs)
+
+
+def test_initial_weights_of_another_kind_are_refused(data, base, tmp_path):
+    _refused("config.model differs .* d_ff: 96 here, 64 there", tmp_path / "run", data,
+             tiny_config(model={"preset": "llama-debug", "d_ff": 96}), init=str(base))
+    other = build_data(tmp_path, trained(), teacher="")
+    small = tiny_config(model={}, data=LoaderConfig(context=128, batch=8))
+    _refused("tokenizer", tmp_path / "run", other, small, init=str(base))
+    chat = build_data(tmp_path / "chat", byte_tokenizer(), teacher="", template="chatml")
+    _refused("was built with the template chatml@", tmp_path / "run", chat, small, init=str(base))
+    assert not (tmp_path / "run").exists()
+
+
+_CONFIG = """from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict({"model": {"preset": "llama-debug"}, "steps": 2, "data": {"context": 36, "batch": 8}})
+"""
+
+
+@pytest.mark.parametrize(("flag", "line"), [
+    ("--config.optimizer.learning_rte=1", "unknown key 'learning_rte'; did you mean 'learning_rate'?"),
+    ("--config.steps=2", "conversation 'c44' has 42 tokens"),
+    ("--config.epochs=1", "give steps or epochs, one of the two"),
+    ("--config.keep=0", "keep is 0; it must be above 0"),
+])
+def test_the_verb_says_what_is_wrong_in_one_line(data, tmp_path, capsys, flag, line):
+    (tmp_path / "config.py").write_text(_CONFIG)
+    code = main(["train", "--config", str(tmp_path / "config.py"), flag, "--data", str(data),
+                 "--workdir", str(tmp_path / "run")])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert (code, len(said)) == (2, 1)
+    assert line in said[0]
+    assert not (tmp_path / "run").exists()
