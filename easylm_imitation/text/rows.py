@@ -45,7 +45,7 @@ def tokenize(template: Template, tokenizer: Tokenizer, conversation: Conversatio
     where = f"conversation '{conversation.id}'"
     messages = conversation.messages
     fault = fault_of(messages)
-    if fault is None and messages[-1].role in ("user", "system"):
+    if fault is None and messages[-1].role == "user":
         fault = "no answer at its end"
     if fault:
         raise UserError(f"{where}: {fault}; fix the source, or drop it")

@@ -151,7 +151,8 @@ class Stream:
         text = self._tail()
         if text.endswith("\ufffd"):
             return ""
-        self._context, self._pending = self._pending, []
+        if text:
+            self._context, self._pending = self._pending, []
         return text
 
     def finish(self) -> str:
