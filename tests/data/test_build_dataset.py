@@ -8,7 +8,7 @@ import pytest
 from data_helpers import listing, turns, write_lines
 from tiny_tokenizers import byte_tokenizer
 
-from easylm_imitation.data import BuildConfig, SourceConfig, build, build_dataset, read_card
+from easylm_imitation.data import BuildConfig, SourceConfig, build, build_dataset, pool, read_card
 from easylm_imitation.data.shards import open_shards
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
@@ -102,7 +102,8 @@ def test_a_seed_shuffles_and_one_seed_gives_one_order(tmp_path, raw, tokenizer_f
     assert orders[0][0] != sorted(orders[0][0])
 
 
-def test_processes_change_nothing(tmp_path, tokenizer_folder):
+def test_processes_change_nothing(tmp_path, tokenizer_folder, monkeypatch):
+    monkeypatch.setattr(pool, "_CHUNK", 16)     # more chunks than are under way at once
     write_lines(tmp_path / "a.jsonl", [*conversations(300), {"messages": 3}, *conversations(300, "e")])
     config = config_of(tokenizer_folder, SourceConfig(str(tmp_path / "a.jsonl"), limit=500))
     alone = build_dataset(config, tmp_path / "one")
