@@ -12,7 +12,7 @@ cat <<'NEXT'
 
 Enter the environment:   source .venv/bin/activate
 Then try:
-  easylm-imitation serve --model runs/reproduce/imitation --port 8000     chat with the model that you just trained
-  easylm-imitation evaluate --model runs/reproduce/imitation --tasks runs/reproduce/tasks/facts_chat.yaml --prompt chat --out runs/again.json
-  easylm-imitation train --help                                          train on your own conversations; see docs/
+  easylm-imitation serve --model runs/reproduce/imitation --port 8000      serve what you just trained (OpenAI-compatible)
+  easylm-imitation evaluate --model runs/reproduce/imitation --tasks runs/reproduce/world/tasks/world_heldout_chat.yaml --prompt chat --out runs/again.json
+  easylm-imitation build --help                                            then collect, train: your own data; see docs/
 NEXT
