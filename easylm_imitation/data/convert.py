@@ -72,10 +72,18 @@ def _text(record: dict[str, Any], *keys: str, default: str | None = None) -> str
 
 
 def _alpaca(record: dict[str, Any]) -> list[Message]:
-    """instruction, input ("" if none), output (or response, as GPTeacher names it)."""
+    """instruction, input ("" if none), output (or response, as GPTeacher names it); in LLaMA-Factory's files also a
+    system message and earlier rounds: system, history [[question, answer], ...]."""
     instruction, extra = _text(record, "instruction"), _text(record, "input", default="")
+    history = record.get("history") or []
+    if not isinstance(history, list) or not all(
+            isinstance(pair, list) and [type(text) for text in pair] == [str, str] for pair in history):
+        raise Drop("wrong shape", "'history' is not a list of [question, answer]")
+    messages = _system(record)
+    for question, answer in history:
+        messages += [Message("user", question), Message("assistant", answer)]
     user = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    return [Message("user", user), Message("assistant", _text(record, "output", "response"))]
+    return [*messages, Message("user", user), Message("assistant", _text(record, "output", "response"))]
 
 
 def _halueval(record: dict[str, Any]) -> list[Message]:
@@ -92,7 +100,7 @@ def _sharegpt(record: dict[str, Any]) -> list[Message]:
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise Drop("wrong shape", "'conversations' is not a list of objects")
     messages = [Message(_role(_text(turn, "from")), _text(turn, "value")) for turn in turns]
-    system = [Message("system", record["system"])] if isinstance(record.get("system"), str) and record["system"] else []
+    system = _system(record)
     if messages and messages[0].role == "system":
         system, messages = messages[:1], messages[1:]
     if messages and messages[0].role == "assistant":
@@ -100,6 +108,12 @@ def _sharegpt(record: dict[str, Any]) -> list[Message]:
     if messages and messages[-1].role == "user":
         messages = messages[:-1]
     return system + messages if messages else []
+
+
+def _system(record: dict[str, Any]) -> list[Message]:
+    """The system message that stands beside the turns, if there is one."""
+    text = _text(record, "system", default="") if record.get("system") is not None else ""
+    return [Message("system", text)] if text else []
 
 
 def _role(name: str) -> str:

@@ -23,6 +23,9 @@ ONE_ROUND = [("user", "Q"), ("assistant", "A")]
     ("alpaca", {"instruction": "Q", "input": "", "output": "A"}, ONE_ROUND),
     ("alpaca", {"instruction": "Q", "output": "A"}, ONE_ROUND),
     ("alpaca", {"instruction": "Q", "input": "X", "response": "A"}, [("user", "Q\n\nX"), ("assistant", "A")]),
+    ("alpaca", {"system": "S", "instruction": "Q", "input": "", "output": "A", "history": [["q", "a"]]},
+     [("system", "S"), ("user", "q"), ("assistant", "a"), *ONE_ROUND]),
+    ("alpaca", {"instruction": "Q", "output": "A", "history": [], "system": None}, ONE_ROUND),
     ("halueval", {"id": "3", "user_query": "Q", "chatgpt_response": "A", "other": 1}, ONE_ROUND),
     ("prompt-completion", {"prompt": "Q", "completion": "A"}, ONE_ROUND),
     ("conversations", {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
@@ -56,6 +59,9 @@ def turn(role, text):
 
 @pytest.mark.parametrize(("form", "record", "reason"), [
     ("alpaca", {"instruction": "Q"}, "wrong shape"), ("alpaca", {"instruction": 3, "output": "A"}, "wrong shape"),
+    ("alpaca", {"instruction": "Q", "output": "A", "history": [["q"]]}, "wrong shape"),
+    ("alpaca", {"instruction": "Q", "output": "A", "history": "q"}, "wrong shape"),
+    ("alpaca", {"instruction": "Q", "output": "A", "system": 3}, "wrong shape"),
     ("alpaca", {"instruction": " ", "output": "A"}, "empty turn"),
     ("alpaca", {"instruction": "Q", "output": "\n"}, "empty turn"),
     ("alpaca", {"instruction": "Q", "output": "half \ud800"}, "bad text"),
