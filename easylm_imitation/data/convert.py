@@ -1,5 +1,6 @@
 """Records of other people's formats as conversations. Each function takes a record and gives its messages, or raises
 Drop."""
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ def convert(record: dict[str, Any], source: SourceConfig, dataset: str, number: 
     Raises Drop: "wrong shape", "unknown role", "empty turn", "bad text", "roles do not alternate", "no answer", and
     the other faults of `text.fault_of`.
     """
+    if not _has_utf8(json.dumps(record, ensure_ascii=False)):
+        raise Drop("bad text", "half of a surrogate pair")
     if source.format == "conversations":
         conversation = _as_conversation({"dataset": dataset, "id": f"{dataset}_{number}", **record})
     else:
@@ -47,8 +50,6 @@ def _check(messages: tuple[Message, ...]) -> None:
     for i, message in enumerate(messages):
         if not message.content.strip() and message.role != "system":
             raise Drop("empty turn", f"turn {i + 1}, {message.role}")
-        if not _has_utf8(message.content):
-            raise Drop("bad text", f"turn {i + 1} holds half of a surrogate pair")
 
 
 def _has_utf8(text: str) -> bool:

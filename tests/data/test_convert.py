@@ -65,6 +65,8 @@ def turn(role, text):
     ("alpaca", {"instruction": " ", "output": "A"}, "empty turn"),
     ("alpaca", {"instruction": "Q", "output": "\n"}, "empty turn"),
     ("alpaca", {"instruction": "Q", "output": "half \ud800"}, "bad text"),
+    ("alpaca", {"instruction": "Q", "output": "A", "id": "\udc00"}, "bad text"),
+    ("conversations", {"messages": [], "half \ud800": 1}, "bad text"),
     ("conversations", {"messages": "text"}, "wrong shape"), ("conversations", {}, "wrong shape"),
     ("conversations", {"messages": [turn("bot", "A")]}, "wrong shape"),
     ("conversations", {"messages": []}, "no messages"),
