@@ -10,6 +10,7 @@ nothing is cached, pickled or fetched. Every number that a result carries comes 
 import contextlib
 import datetime
 import functools
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -174,7 +175,15 @@ class _Log(logging.Handler):
         message = record.getMessage()
         self.truncated += "runcat" in message
         if message.startswith("API request failed"):
-            self.refusal = message.partition(":")[2].removesuffix(". Retrying...")
+            self.refusal = _what_the_server_says(message.removesuffix(". Retrying..."))
+
+
+def _what_the_server_says(logged: str) -> str:
+    """The message inside an error body that the harness logged, or the logged line."""
+    try:
+        return json.loads(logged[logged.index("{"):])["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return logged
 
 
 @contextlib.contextmanager

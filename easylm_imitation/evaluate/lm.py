@@ -52,10 +52,10 @@ class _Progress:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
         return await super().get_batched_requests(*args, **kwargs)
 
-    def loglikelihood(self, requests: list, **kwargs: Any) -> list:
+    def loglikelihood(self, requests: list, disable_tqdm: bool = True) -> list:
         """Log-likelihoods of (context, continuation) pairs."""
         with self._shown("scoring", len(requests)):
-            return super().loglikelihood(requests, **kwargs)
+            return super().loglikelihood(requests, disable_tqdm=True)
 
     def generate_until(self, requests: list, **kwargs: Any) -> list[str]:
         """Generated texts."""
