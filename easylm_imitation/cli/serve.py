@@ -24,15 +24,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from easylm_imitation.serve import ServeConfig, listen, open_server
 
     config = load(ServeConfig, args.config, args.overrides)
-    listener = listen(config, args.host, args.port)     # before the weights: a taken port should be told at once
-    from easylm_imitation.weights import open_model
+    with listen(config, args.host, args.port) as listener:      # before the weights: a taken port is told at once
+        from easylm_imitation.weights import open_model
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    console.say(f"{args.model}: loading and compiling")
-    with open_server(open_model(args.model), config, listener=listener) as server:
-        console.say(f"{server.model_name} is ready at {server.url}/v1")
-        stop.wait()
-        console.say("stopping; running requests are finished first")
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        console.say(f"{args.model}: loading and compiling")
+        with open_server(open_model(args.model), config, listener=listener) as server:
+            console.say(f"{server.model_name} is ready at {server.url}/v1")
+            stop.wait()
+            console.say("stopping; running requests are finished first")
     return {"model": server.model_name, "url": server.url, "counts": dict(server.service.scheduler.counts)}

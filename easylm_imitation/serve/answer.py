@@ -1,4 +1,4 @@
-"""The text of one answer as it grows: incremental decoding, the template's lead taken off, stop strings found in the text.
+"""The text of one answer as it grows: decoded token by token, the template's lead taken off, stop strings found.
 
 Stop strings are matched in decoded text, since one may begin in the middle of a token. What could still become a stop
 string is held back, so that a stream never shows what the final text will not contain.
@@ -76,5 +76,7 @@ class AnswerText:
         if self._lead and self._lead.startswith(self.text):
             return len(self.text)
         longest = min(self._reach, len(self.text))
-        tails = (size for size in range(longest, 0, -1) if any(stop.startswith(self.text[-size:]) for stop in self._stops))
-        return next(tails, 0)
+        for size in range(longest, 0, -1):
+            if any(stop.startswith(self.text[-size:]) for stop in self._stops):
+                return size
+        return 0

@@ -86,8 +86,9 @@ def _add_tokens(app: fastapi.FastAPI, service: Service) -> None:
     def tokenizer_info() -> dict[str, Any]:
         names = {"eos_token": tokenizer.eos_id, "bos_token": tokenizer.bos_id, "pad_token": tokenizer.pad_id}
         jinja = None if service.template is None else chat_jinja(service.template, tokenizer)
-        return {**{name: None if i is None else tokenizer.token(i) for name, i in names.items()}, "chat_template": jinja,
-                "vocab_size": tokenizer.vocab_size, "model_max_length": service.context, "tokenizer_id": tokenizer.id,
+        named = {name: None if i is None else tokenizer.token(i) for name, i in names.items()}
+        return {**named, "chat_template": jinja, "vocab_size": tokenizer.vocab_size,
+                "model_max_length": service.context, "tokenizer_id": tokenizer.id,
                 "template": None if service.template is None else service.template.id}
 
 
@@ -149,7 +150,8 @@ def _add_errors(app: fastapi.FastAPI) -> None:
 
 
 def _describe(error: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"] if part != "body" and not str(part).startswith(("list[", "tuple[")))
+    hidden = ("body", "list[", "tuple[")    # pydantic's own words for the branch of a union
+    place = ".".join(part for part in map(str, error["loc"]) if not part.startswith(hidden))
     if error["type"] == "extra_forbidden":
         return f"unknown field '{place}'"
     return f"{place or 'body'}: {error['msg']}"

@@ -15,7 +15,7 @@ from easylm_imitation.serve.guard import error_body
 from easylm_imitation.serve.jobs import Answer, Update
 from easylm_imitation.serve.scheduler import Stopped
 from easylm_imitation.serve.schemas import ChatRequest, CompletionRequest, Generation, prompts
-from easylm_imitation.serve.service import Mailbox, PromptScores, Service
+from easylm_imitation.serve.service import GREEDY_BELOW, Mailbox, PromptScores, Service
 
 Body = dict[str, Any]
 
@@ -36,7 +36,7 @@ class EventStream(StreamingResponse):
 
 
 async def complete(service: Service, request: CompletionRequest, gone: asyncio.Future) -> Body | EventStream:
-    """Answers a completion request. Raises UserError for what this model cannot do, and what `Service.finish` raises."""
+    """Answers a completion request. Raises UserError for what cannot be done, and what `Service.finish` raises."""
     given = prompts(request.prompt)
     ids = [service.encode(prompt) for prompt in given]
     _check_completion(service, request, ids)
@@ -46,34 +46,35 @@ async def complete(service: Service, request: CompletionRequest, gone: asyncio.F
         mailbox = Mailbox()
         jobs = service.answers(ids, request, _max_tokens(request), mailbox)
         service.scheduler.submit(jobs)
-        return EventStream(service, jobs, _events(service, request, jobs, mailbox, _text_chunks(envelope), _prompt_tokens(ids)))
+        chunks = _text_chunks(envelope)
+        return EventStream(service, jobs, _events(service, request, jobs, mailbox, chunks, _prompt_tokens(ids)))
     top = request.logprobs or 0
     scores: list[PromptScores | None] = [None] * len(ids)
     if request.echo and request.logprobs is not None:
         scores = await service.score_prompts(ids, top, gone)
-    jobs, updates = await _generate(service, request, ids, scores, top, gone)
+    produced, updates = await _generate(service, request, ids, scores, top, gone)
     choices = []
     for i, update in enumerate(updates):
-        prompt = i // count
         text, tokens = update.text, list(update.tokens)
+        prompt = i // count
         if request.echo:
-            text = (given[prompt] if isinstance(given[prompt], str) else service.tokenizer.decode(ids[prompt], skip_special=False)) + text
+            text = _shown(service, given[prompt]) + text
         if scores[prompt] is not None:
-            tokens = [ids[prompt][0], *scores[prompt].tokens[1:], *tokens]
+            tokens = [ids[prompt][0], *scores[prompt].tokens, *tokens]
         logprobs = None if request.logprobs is None else completion_logprobs(service, tokens, top)
         choices.append({"index": i, "text": text, "logprobs": logprobs, "finish_reason": update.finish})
-    return envelope.wrap(choices, usage(_prompt_tokens(ids), jobs))
+    return envelope.wrap(choices, usage(_prompt_tokens(ids), produced))
 
 
-async def _generate(service: Service, request: CompletionRequest, ids: list[list[int]], scores: list[PromptScores | None],
-                    top: int, gone: asyncio.Future) -> tuple[int, list[Update]]:
-    """How many tokens were generated, and each choice's last update. A scored prompt knows its greedy next token already,
-    so the request that lm-eval sends (echo, one greedy token) needs no generation.
+async def _generate(service: Service, request: CompletionRequest, ids: list[list[int]],
+                    scores: list[PromptScores | None], top: int, gone: asyncio.Future) -> tuple[int, list[Update]]:
+    """How many tokens were generated, and each choice's last update. A scored prompt knows its greedy next token
+    already, so the request that lm-eval sends (echo, one greedy token) needs no generation.
     """
     count, max_tokens = request.n or 1, _max_tokens(request)
     if max_tokens == 0:
         return 0, [Update(finish="length")] * (len(ids) * count)
-    greedy = request.temperature is not None and request.temperature < 1e-4
+    greedy = request.temperature is not None and request.temperature < GREEDY_BELOW
     if scores[0] is not None and max_tokens == 1 and greedy:
         updates = [_next_token(service, request, score) for score in scores for _ in range(count)]
         return len(updates), updates
@@ -131,7 +132,7 @@ def _check_common(service: Service, request: Generation, count: int) -> None:
     if count > limits.prompts:
         raise UserError(f"prompt: {count} prompts in one request; at most {limits.prompts}")
     if samples > limits.samples or samples * count > limits.queue:
-        raise UserError(f"n: {samples} answers to {count} prompts; at most {limits.samples} each and {limits.queue} in all")
+        raise UserError(f"n: {samples} answers to {count} prompts; at most {limits.samples} each, {limits.queue} all")
     if len(stops) > limits.stops or any(not 0 < len(stop) <= limits.stop_characters for stop in stops):
         raise UserError(f"stop: at most {limits.stops} strings of 1 to {limits.stop_characters} characters")
     if request.stream_options is not None and not request.stream:
@@ -140,6 +141,10 @@ def _check_common(service: Service, request: Generation, count: int) -> None:
 
 def _max_tokens(request: CompletionRequest) -> int:
     return 16 if request.max_tokens is None else request.max_tokens
+
+
+def _shown(service: Service, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt, skip_special=False)
 
 
 def _prompt_tokens(ids: list[list[int]]) -> int:

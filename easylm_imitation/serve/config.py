@@ -39,8 +39,8 @@ class ServeConfig:
     prefill_chunks: tuple[int, ...] = ()        # tokens of a prompt read in one go
     live_lengths: tuple[int, ...] = ()          # lengths of cache that a decode step may read
     score_lengths: tuple[int, ...] = ()         # row lengths for scoring
-    score_tokens: int | None = None             # tokens scored in one go; None: 2048 for small models on CPU, else by size
-    decode_steps: int = 8                       # tokens an answer gains between two looks at the queue; 1 when one streams
+    score_tokens: int | None = None             # tokens scored in one go; None: by model size and device
+    decode_steps: int = 8                       # tokens between two looks at the queue; 1 while somebody streams
     api_key_env: str = "EASYLM_IMITATION_API_KEY"   # environment variable that holds the key; unset or empty: no key
     limits: Limits = Limits()
 
@@ -52,7 +52,7 @@ class ServeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """Every program of an engine, as (rows, tokens) pairs. Hashable: the key under which compiled programs are shared."""
+    """Every program of an engine, as (rows, tokens) pairs. Hashable: a key under which compiled programs are shared."""
     slots: int
     context: int
     steps: int
@@ -67,7 +67,7 @@ class Shapes:
 
 
 def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, parameters: int, platform: str) -> Shapes:
-    """The shapes for one model on one platform ("cpu", "gpu", "tpu"). Raises UserError where the config cannot be met."""
+    """The shapes for one model on a platform ("cpu", "gpu", "tpu"). Raises UserError where the config cannot be met."""
     context = config.context or min(model_context, DEFAULT_CONTEXT)
     if context > model_context:
         raise UserError(f"context {context}: the model holds {model_context} tokens; set context to at most that")

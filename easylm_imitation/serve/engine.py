@@ -1,4 +1,4 @@
-"""One model on one device, ready to run: parameters, slot state, compiled programs. No queue, no text: see scheduler, api.
+"""One model on one device, ready to run: parameters, slot state, compiled programs. No queue and no text in here.
 
 An engine is used by one thread at a time. Its host side takes and gives numpy arrays; every array has one of the shapes
 that were compiled, so that no call compiles anything (`compilations` counts, and must stay 0 after the start).
@@ -81,7 +81,7 @@ class Engine:
         self._state = self._programs.prefill[shape](self._params, self._state, chunk)
 
     def decode(self, shape: tuple[int, int], alive: np.ndarray, steps: int, want_top: bool) -> Sampled:
-        """Up to `steps` tokens for the slots in `alive` [slots] bool. Entries [steps, shape[0]]; id -1 where nothing came."""
+        """Up to `steps` tokens for the slots in `alive` [slots] bool: [steps, shape[0]] entries, id -1 where none."""
         order = Order(alive, np.int32(min(steps, self.shapes.steps)))
         common = Common(self._stop_ids, np.int32(self.vocab_size), np.bool_(want_top))
         self._state, out = self._programs.decode[shape](self._params, self._state, order, common)
@@ -101,10 +101,11 @@ def _chunk(shape: tuple[int, int], prompts: Sequence[Prompt], slots: int) -> Chu
                     np.zeros((rows, 2), np.uint32)))
     for i, prompt in enumerate(prompts):
         count = len(prompt.tokens)
-        chunk.slots[i], chunk.starts[i], chunk.counts[i], chunk.newest[i] = prompt.slot, prompt.start, count, prompt.newest
-        chunk.tokens[i, :count], chunk.left[i] = prompt.tokens, prompt.max_tokens
-        chunk.knobs.temperature[i], chunk.knobs.top_k[i], chunk.knobs.top_p[i] = prompt.temperature, prompt.top_k, prompt.top_p
-        chunk.knobs.seed[i] = (prompt.seed >> 32) & 0xFFFFFFFF, prompt.seed & 0xFFFFFFFF
+        chunk.slots[i], chunk.starts[i], chunk.counts[i] = prompt.slot, prompt.start, count
+        chunk.tokens[i, :count], chunk.newest[i], chunk.left[i] = prompt.tokens, prompt.newest, prompt.max_tokens
+        knobs = chunk.knobs
+        knobs.temperature[i], knobs.top_k[i], knobs.top_p[i] = prompt.temperature, prompt.top_k, prompt.top_p
+        knobs.seed[i] = (prompt.seed >> 32) & 0xFFFFFFFF, prompt.seed & 0xFFFFFFFF
     return chunk
 
 

@@ -11,7 +11,8 @@ class Envelope:
     """What all bodies of one response share: id, time, model."""
 
     def __init__(self, service: Service, prefix: str, kind: str, created: int):
-        self._base = {"id": f"{prefix}-{secrets.token_hex(12)}", "object": kind, "created": created, "model": service.name}
+        self._base = {"id": f"{prefix}-{secrets.token_hex(12)}", "object": kind, "created": created,
+                      "model": service.name}
 
     def wrap(self, choices: list[dict], usage: dict | None = None, kind: str | None = None) -> dict[str, Any]:
         """A body with these choices."""

@@ -1,4 +1,4 @@
-"""What the HTTP side hands to the scheduler: an answer to generate, or segments to score. Each reports through `notify`.
+"""What HTTP hands to the scheduler: an answer to generate, or segments to score. Each reports through `notify`.
 
 `notify` is called in the scheduler's thread, with an `Update` or an exception, and must return at once.
 """
@@ -33,7 +33,7 @@ class Sampling:
 
 
 class Job:
-    """Anything that waits in the scheduler. `cancelled` may be set from any thread; the next turn lets go of the job."""
+    """Anything that waits in the scheduler. `cancelled` may be set from any thread; the next turn drops the job."""
 
     def __init__(self, notify: Notify):
         self.notify = notify
@@ -69,8 +69,8 @@ class Answer(Job):
         """The next piece of the prompt, at most `width` tokens; counts it as read."""
         start, self.read = self.read, min(self.read + width, len(self.prompt) - 1)
         self.ready = not self.unread
-        return Prompt(slot, self.prompt[start:self.read], start, int(self.prompt[-1]), self.max_tokens if self.ready else 0,
-                      **dataclasses.asdict(self.sampling))
+        return Prompt(slot, self.prompt[start:self.read], start, newest=int(self.prompt[-1]),
+                      max_tokens=self.max_tokens if self.ready else 0, **dataclasses.asdict(self.sampling))
 
     def accept(self, token_id: int, logprob: float, top_ids: np.ndarray, top_logprobs: np.ndarray) -> bool:
         """Takes a generated token; True when the answer is complete (`finish` says why)."""
@@ -90,7 +90,8 @@ class Answer(Job):
     def report(self) -> None:
         """Tells what is new: to a stream after every turn, to others at the end."""
         if self.finish:
-            self.notify(Update(self.text.take() if self.stream else self.text.text, self.text.kept_tokens(), self.finish))
+            text = self.text.take() if self.stream else self.text.text
+            self.notify(Update(text, self.text.kept_tokens(), self.finish))
         elif self.stream and (piece := self.text.take()):
             self.notify(Update(piece))
 

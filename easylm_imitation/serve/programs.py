@@ -1,12 +1,12 @@
 """The three device programs of the server, compiled ahead of time for a fixed list of shapes.
 
-    prefill(params, state, chunk)      a piece of some prompts, all but their last token, written straight into their slots
+    prefill(params, state, chunk)      a piece of some prompts (all but their last token), written straight into slots
     decode(params, state, order)       up to `steps` tokens for every live slot
     score(params, rows, points)        log-probabilities at chosen positions of packed rows
 
-`state` is one pytree that lives on the device and is donated to every call. The compiled executables are called directly:
-a shape that was not foreseen is an error, never a compilation. They are shared by all engines of one process that have
-the same model config and shapes, because `reproduce` serves several models of one kind in turn.
+`state` is one pytree that lives on the device and is donated to every call. The compiled executables are called
+directly: a shape that was not foreseen is an error, never a compilation. They are shared by all engines of one process
+that have the same model config and shapes, because `reproduce` serves several models of one kind in turn.
 """
 import concurrent.futures
 import dataclasses
@@ -37,7 +37,7 @@ class State(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A piece of P prompts, C tokens wide. A padding row has the slot B, which does not exist: its writes are dropped."""
+    """A piece of P prompts, C tokens wide. A padding row has slot B, which does not exist: its writes are dropped."""
     slots: jax.Array        # int32 [P]
     tokens: jax.Array       # int32 [P, C]
     starts: jax.Array       # int32 [P]: position of the first token
@@ -103,8 +103,8 @@ def prepare(params: Tree, dtype: jnp.dtype, unstacked: bool) -> Tree:
 
 
 def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: Chunk) -> State:
-    """Reads a chunk of P prompts into the cache. Where a prompt ends, its slot comes alive with the last prompt token as
-    its newest token, so that the first step of decode samples the first token of the answer.
+    """Reads a chunk of P prompts into the cache. Where a prompt ends, its slot comes alive with the prompt's last token
+    as the newest, so that the first step of decode samples the first token of the answer.
     """
     slots, length = state.tokens.shape[0], _length(state.cache)
     offsets = jnp.arange(chunk.tokens.shape[1])
@@ -121,7 +121,7 @@ def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: C
 
 def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params: Tree, state: State, order: Order,
            common: Common) -> tuple[State, Sampled]:
-    """Up to `order.steps` tokens for the first `rows` slots, reading `length` positions of cache: shape = (rows, length).
+    """Up to `order.steps` tokens for the first slots, reading the first part of the cache: shape = (slots, length).
 
     Sampled holds [max_steps, rows] entries; -1 stands where a slot had nothing left to do.
     """
@@ -147,7 +147,8 @@ def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params
 
     _, state, out = jax.lax.while_loop(more, body, (jnp.int32(0), state, out))
     cache = jax.tree.map(lambda leaf, new: _put_corner(leaf, new), whole.cache, state.cache)
-    rest = jax.tree.map(lambda leaf, new: leaf.at[:rows].set(new), whole._replace(cache=None), state._replace(cache=None))
+    rest, new_rest = whole._replace(cache=None), state._replace(cache=None)
+    rest = jax.tree.map(lambda leaf, new: leaf.at[:rows].set(new), rest, new_rest)
     return rest._replace(cache=cache), out
 
 
@@ -171,12 +172,14 @@ def score(model: Model, dtype: jnp.dtype, chunk: int, params: Tree, rows: Rows, 
 
     def body(i: jax.Array, out: Sampled) -> Sampled:
         start = jnp.minimum(i * chunk, size - chunk)    # the last chunk may overlap the one before it
-        return jax.tree.map(lambda all_, new: jax.lax.dynamic_update_slice_in_dim(all_, new, start, 0), out, some(start))
+        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        return jax.tree.map(put, out, some(start))
 
     return jax.lax.fori_loop(0, (points.count + chunk - 1) // chunk, body, out)
 
 
-def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: Common, state: State) -> tuple[State, Sampled]:
+def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: Common,
+              state: State) -> tuple[State, Sampled]:
     live = state.left > 0
     positions = jnp.where(live, state.positions, _length(state.cache))      # idle slots write nothing
     hidden, cache = model.extend(params, state.tokens[:, None], positions[:, None], state.cache, dtype=dtype, span=span)
@@ -224,18 +227,21 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
         jobs[name, shape] = jax.jit(call, donate_argnums=donate).lower(*placed)
 
     for shape in shapes.prefill:
-        lower("prefill", shape, lambda *a: prefill(model, dtype, *a), params, state, _chunk_shape(*shape), donate=(1,))
+        call = functools.partial(prefill, model, dtype)
+        lower("prefill", shape, call, params, state, _chunk_shape(*shape), donate=(1,))
     for shape in shapes.decode:
         order = Order(jax.ShapeDtypeStruct((shapes.slots,), bool), _int32())
-        lower("decode", shape, lambda *a, s=shape: decode(model, dtype, shapes.steps, s, *a), params, state, order, common,
-              donate=(1,))
+        call = functools.partial(decode, model, dtype, shapes.steps, shape)
+        lower("decode", shape, call, params, state, order, common, donate=(1,))
     for rows, length in shapes.score:
         packed = Rows(*[_int32(rows, length)] * 3)
         points = Points(_int32(rows * length), _int32(rows * length), _int32())
-        lower("score", (rows, length), lambda *a: score(model, dtype, shapes.head_chunk, *a), params, packed, points)
+        call = functools.partial(score, model, dtype, shapes.head_chunk)
+        lower("score", (rows, length), call, params, packed, points)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         done = dict(zip(jobs, pool.map(lambda lowered: lowered.compile(), jobs.values())))
-    groups = {name: {shape: run for (kind, shape), run in done.items() if kind == name} for name in ("prefill", "decode", "score")}
+    kinds = ("prefill", "decode", "score")
+    groups = {kind: {shape: run for (k, shape), run in done.items() if k == kind} for kind in kinds}
     return Programs(**groups, fresh_state=done["state", ()])
 
 

@@ -1,8 +1,8 @@
-"""The next token, chosen on the device. Every knob is an array with one entry a row: no request can cause a compilation.
+"""The next token, chosen on the device. Every knob is an array with one entry a row: no request causes a compilation.
 
-    logits [B, V] float32 -> ids [B]     temperature 0: the likeliest; else temperature, then top_k, then top_p, then a draw
+    logits [B, V] float32 -> ids [B]     temperature 0: the likeliest; else temperature, top_k, top_p, then a draw
 
-The cut-offs are found by bisection over the bits of a float (as T5X does) rather than by sorting a vocabulary of 150,000.
+The cut-offs are found by bisection over the bits of a float (as T5X does): a vocabulary of 150,000 is never sorted.
 """
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Knobs(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """What became of one position of each row. Log-probabilities are the model's own: before temperature and cut-offs."""
+    """What became of a position of each row. Log-probabilities are the model's own: before temperature and cut-offs."""
     ids: jax.Array              # int32 [B]
     logprobs: jax.Array         # float32 [B]
     top_ids: jax.Array          # int32 [B, K], likeliest first
@@ -27,7 +27,7 @@ class Sampled(NamedTuple):
 
 
 def sample(logits: jax.Array, knobs: Knobs, positions: jax.Array, allowed: jax.Array) -> jax.Array:
-    """Ids [B] for logits [B, V]. Ids at or above the scalar `allowed` (rows of padding in a vocabulary) are never chosen.
+    """Ids [B] for logits [B, V]. Ids from the scalar `allowed` on (padding rows of a vocabulary) are never chosen.
 
     `positions` [B] are those of the chosen tokens: with the seed they fix the draw, whatever the other rows hold.
     """
@@ -46,13 +46,14 @@ def sample(logits: jax.Array, knobs: Knobs, positions: jax.Array, allowed: jax.A
 
 
 def describe(logits: jax.Array, ids: jax.Array, want_top: jax.Array, k: int) -> Sampled:
-    """Log-probabilities of `ids` [B] under logits [B, V], and of the `k` likeliest where the scalar `want_top` is true."""
+    """Log-probabilities of `ids` [B] under logits [B, V], and of the `k` likeliest if the scalar `want_top` is true."""
     k = min(k, logits.shape[-1])
     norm = jax.nn.logsumexp(logits, -1)
     chosen = jnp.take_along_axis(logits, ids[:, None], 1)[:, 0] - norm
 
     def top() -> tuple[jax.Array, jax.Array]:
-        values, indices = jax.lax.top_k(logits, k)
+        # Without the barrier XLA may merge what follows into it, no longer see a top-k, and sort the whole vocabulary.
+        values, indices = jax.lax.optimization_barrier(jax.lax.top_k(logits, k))
         return indices.astype(jnp.int32), values - norm[:, None]
 
     def nothing() -> tuple[jax.Array, jax.Array]:
@@ -67,7 +68,7 @@ def _noise(seed: jax.Array, position: jax.Array, size: int) -> jax.Array:
 
 
 def _cut(logits: jax.Array, knobs: Knobs) -> jax.Array:
-    """-inf for every token outside the top_k likeliest, then outside the smallest set that holds top_p of what is left."""
+    """-inf for tokens outside the top_k likeliest, then outside the smallest set that holds top_p of what is left."""
     size = logits.shape[-1]
     count = jnp.where(knobs.top_k > 0, jnp.minimum(knobs.top_k, size), size).astype(jnp.float32)
     logits = _keep(logits, jnp.ones_like(logits), count)

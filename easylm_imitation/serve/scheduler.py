@@ -2,7 +2,7 @@
 
 A turn: drop what was cancelled, give free slots to waiting answers, read one chunk of prompts, score one batch of
 segments, generate a few tokens for every live slot. HTTP lives elsewhere (api.py) and speaks with this thread only
-through `submit`, `cancel` and the jobs' `notify`. If a turn fails, every waiter gets the error and nothing more is taken.
+through `submit`, `cancel` and the jobs' `notify`. If a turn fails, every waiter gets the error and no more is taken.
 """
 import collections
 import queue
@@ -68,7 +68,7 @@ class Scheduler:
         return sum(job is not None for job in self._slots)
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Takes all of the jobs or none. Raises Busy when they do not fit the queue, Stopped after a failure or `close`."""
+        """Takes all of the jobs or none. Raises Busy when the queue has no room, Stopped after a failure or `close`."""
         with self._lock:
             if self._stopped:
                 raise Stopped(self._stopped)
@@ -168,7 +168,8 @@ class Scheduler:
     def _prefill(self) -> None:
         """Reads one chunk of the prompts in slots, in the shape that wastes least."""
         reading = [(slot, job) for slot, job in enumerate(self._slots) if job is not None and not job.ready]
-        rows, width = max(self._engine.shapes.prefill, key=lambda shape: _worth(shape, [job.unread for _, job in reading]))
+        unread = [job.unread for _, job in reading]
+        rows, width = max(self._engine.shapes.prefill, key=lambda shape: _worth(shape, unread))
         self._engine.prefill((rows, width), [job.next_piece(slot, width) for slot, job in reading[:rows]])
 
     def _score(self) -> None:

@@ -123,7 +123,7 @@ def prompts(value: Any) -> list[str] | list[list[int]]:
     if isinstance(value, str) or (isinstance(value, list) and value and all(type(item) is int for item in value)):
         value = [value]
     if not isinstance(value, list):
-        raise ValueError(f"prompt: expected a string, a list of strings, token ids or lists of token ids, got {_kind(value)}")
+        raise ValueError(f"prompt: expected a string, strings, token ids or lists of token ids, got {_kind(value)}")
     texts = all(isinstance(item, str) for item in value)
     ids = all(isinstance(item, list) and all(type(token) is int for token in item) for item in value)
     if not (texts or ids):

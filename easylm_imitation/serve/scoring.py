@@ -1,9 +1,9 @@
 """Log-likelihoods of given texts: the path that evaluation spends its time on.
 
-A question is a `Segment`: tokens to read, and points in them where the probability of a token is asked. Segments from any
-number of requests wait in a `Pool`; each turn packs a row (or several) of one compiled shape with them, longest first,
-kept apart by segment ids, and projects only the points on the vocabulary. Several one-token continuations of one context
-are one segment with several points at its end:
+A question is a `Segment`: tokens to read, and points in them where the probability of a token is asked. Segments of
+any number of requests wait in a `Pool`; each turn packs a row (or several) of one compiled shape with them, longest
+first, kept apart by segment ids, and projects only the points on the vocabulary. Several one-token continuations of one
+context are one segment with several points at its end:
 
     ("The sky is", [" blue", " red"])  ->  tokens [The, sky, is], points [(2, blue), (2, red)]
 """
@@ -48,7 +48,7 @@ class Scorer:
         self._engine = engine
 
     def score(self, pairs: Sequence[Pair]) -> list[Score]:
-        """One Score a pair, in order. Raises UserError for an empty side, an id out of the vocabulary or a pair too long."""
+        """One Score a pair, in order. Raises UserError for an empty side, a foreign id or a pair that is too long."""
         found: list[Score | None] = [None] * len(pairs)
         pool = Pool(self._engine)
         pool.add(pair_segments(pairs, self._engine.shapes.context, self._engine.config.vocab_size, found))
@@ -64,7 +64,7 @@ class Pool:
         self._engine = engine
         self._waiting: list[Segment] = []       # longest first
         self._tickets = 0
-        self.tokens = self.cells = 0            # tokens read and cells computed so far: their ratio is the packing's worth
+        self.tokens = self.cells = 0            # read and computed so far: their ratio is the packing's worth
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -108,7 +108,7 @@ class Pool:
 
 
 def pair_segments(pairs: Sequence[Pair], context: int, vocab_size: int, found: list[Score | None]) -> list[Segment]:
-    """Segments for pairs; as they are scored, `found[i]` is filled for pair i. Pairs that read the same tokens share one.
+    """Segments for pairs; scoring them fills `found[i]` for pair i. Pairs that read the same tokens share a segment.
 
     Raises UserError as `Scorer.score` does.
     """
@@ -116,7 +116,8 @@ def pair_segments(pairs: Sequence[Pair], context: int, vocab_size: int, found: l
     for i, (before, after) in enumerate(pairs):
         check_ids([*before, *after], vocab_size, f"pair {i}")
         if not len(before) or not len(after):
-            raise UserError(f"pair {i}: {'context' if len(after) else 'continuation'} is empty; each needs at least one token")
+            empty = "context" if len(after) else "continuation"
+            raise UserError(f"pair {i}: the {empty} is empty; each side needs at least one token")
         if len(before) + len(after) - 1 > context:
             raise UserError(f"pair {i}: {len(before)} context and {len(after)} continuation tokens are more than this "
                             f"server's context of {context} can score; shorten the context")
@@ -136,7 +137,7 @@ def check_ids(ids: Sequence[int], vocab_size: int, where: str) -> None:
 
 
 def _segment(tokens: tuple[int, ...], members: list[int], pairs: Sequence[Pair], found: list[Score | None]) -> Segment:
-    """Takes from `members` as many pairs as one segment can answer: no more points than tokens, so that arrays suffice."""
+    """Takes from `members` as many pairs as one segment can answer: no more points than tokens, so arrays suffice."""
     points: list[tuple[int, int]] = []
     spans: list[tuple[int, int, int]] = []
     while members and len(points) + len(pairs[members[-1]][1]) <= len(tokens):
@@ -160,7 +161,7 @@ def _score(targets: Sequence[int], out: Sampled) -> Score:
 
 
 def _place(waiting: list[Segment], shape: tuple[int, int]) -> tuple[list[list[Segment]], list[Segment]]:
-    """First-fit of segments (longest first, but the oldest before all) into rows; returns rows and what is left over."""
+    """First-fit of segments (longest first, the oldest before all) into rows; returns rows and what is left over."""
     free = [shape[1]] * shape[0]
     rows: list[list[Segment]] = [[] for _ in free]
     left = []
@@ -186,7 +187,8 @@ def _arrays(placed: list[list[Segment]], shape: tuple[int, int]) -> tuple[Rows, 
         for number, segment in enumerate(row, 1):
             size = len(segment.tokens)
             span = slice(start, start + size)
-            rows.tokens[r, span], rows.positions[r, span], rows.segment_ids[r, span] = segment.tokens, np.arange(size), number
+            rows.tokens[r, span], rows.positions[r, span] = segment.tokens, np.arange(size)
+            rows.segment_ids[r, span] = number
             for index, target in segment.points:
                 indices[count], targets[count] = r * shape[1] + start + index, target
                 count += 1

@@ -31,8 +31,8 @@ class RunningServer:
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self._guard = guard
         self._server = uvicorn.Server(uvicorn.Config(
-            guard, lifespan="off", ws="none", access_log=False, log_level="warning", server_header=False, log_config=None,
-            timeout_graceful_shutdown=int(service.limits.drain_seconds)))
+            guard, lifespan="off", ws="none", access_log=False, log_level="warning", server_header=False,
+            log_config=None, timeout_graceful_shutdown=int(service.limits.drain_seconds)))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class RunningServer:
 
 def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: str = "127.0.0.1", port: int = 0, *,
                 listener: socket.socket | None = None) -> RunningServer:
-    """Serves `loaded`; port 0 takes a free one. `listener` is a socket from `listen`, for callers that had to bind first.
+    """Serves `loaded`; port 0 takes a free one. `listener`: a socket from `listen`, for callers that had to bind first.
 
     Raises UserError for a taken port, for a host beyond loopback without an API key, for a model without a tokenizer,
     and for a config that the model cannot meet; each before anything is compiled.
@@ -69,7 +69,7 @@ def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: st
     listener = listener or listen(config, host, port)
     try:
         if loaded.tokenizer is None:
-            raise UserError(f"{loaded.path}: has no tokenizer, so texts cannot be served; put tokenizer.json beside the weights")
+            raise UserError(f"{loaded.path}: has no tokenizer, so texts cannot be served; put tokenizer.json there")
         engine = Engine(loaded.config, loaded.params, config, stop_ids=end_ids(loaded.template, loaded.tokenizer),
                         vocab_size=loaded.tokenizer.vocab_size)
         service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
@@ -89,6 +89,8 @@ def listen(config: ServeConfig, host: str, port: int) -> socket.socket:
     if not _is_loopback(host) and not api_key(config):
         raise UserError(f"--host {host}: others could reach the server without a key; set the environment variable "
                         f"{config.api_key_env} to a secret, or listen on 127.0.0.1")
+    if not 0 <= port < 2**16:       # the resolver would take it modulo 65536
+        raise UserError(f"--port {port}: ports go from 0 (any free one) to 65535")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
@@ -98,11 +100,10 @@ def listen(config: ServeConfig, host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.set_inheritable(False)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--port {port} on {host}: cannot be used ({reason}); stop what holds it, or give another --port "
-                        "(0 takes a free one)") from None
+        raise UserError(f"--port {port} on {host}: cannot be used ({error.strerror}); stop what holds it, or give another "
+                        "--port (0 takes a free one)") from None
     return listener
 
 

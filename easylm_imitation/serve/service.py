@@ -52,9 +52,8 @@ class Mailbox:
 
 @dataclasses.dataclass(frozen=True)
 class PromptScores:
-    """Log-probabilities of an echoed prompt. `tokens[i]` belongs to prompt id i (the first has none); `next` is the
-    likeliest token after it."""
-    tokens: tuple[Token | None, ...]
+    """Log-probabilities of an echoed prompt: `tokens` are all but its first, `next` is the likeliest token after it."""
+    tokens: tuple[Token, ...]
     next: Token
 
 
@@ -75,7 +74,7 @@ class Service:
     # ---------------------------------------------------------------- requests to jobs
 
     def encode(self, prompt: str | list[int]) -> list[int]:
-        """Ids of a raw prompt: special tokens spelled out in it count, nothing is added. Raises UserError for bad ids."""
+        """Ids of a raw prompt: special tokens spelled out in it count, nothing is added. Raises UserError."""
         ids = self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else prompt
         check_ids(ids, self.vocab_size, "prompt")
         return ids
@@ -88,8 +87,8 @@ class Service:
         return prompt_ids(self.template, self.tokenizer, messages)
 
     def encode_pair(self, context: str, continuation: str) -> Pair:
-        """Ids of a text pair, as lm-eval makes them: split after the context's tokens in the encoding of the whole, with
-        spaces at the end of the context moved over. An empty context becomes the BOS or EOS token."""
+        """Ids of a text pair, as lm-eval makes them: split after the context's tokens in the encoding of the whole,
+        spaces at the end of the context moved over first. An empty context becomes the BOS or EOS token."""
         if not context:
             start = self.tokenizer.eos_id if self.tokenizer.bos_id is None else self.tokenizer.bos_id
             return [start], self.encode(continuation)
@@ -105,8 +104,8 @@ class Service:
             raise UserError(f"the prompt has {len(ids)} tokens and max_tokens is {max_tokens}: together more than this "
                             f"server's context of {self.context}; shorten the prompt or lower max_tokens")
 
-    def answers(self, prompts: Sequence[list[int]], request: Generation, max_tokens: int, mailbox: Mailbox, *, top: int = 0,
-                stops: Sequence[str] = (), lead: str = "") -> list[Answer]:
+    def answers(self, prompts: Sequence[list[int]], request: Generation, max_tokens: int, mailbox: Mailbox, *,
+                top: int = 0, stops: Sequence[str] = (), lead: str = "") -> list[Answer]:
         """Jobs for `n` answers to each prompt, in that order; sample i of a seeded request uses seed + i."""
         seed = secrets.randbits(63) if request.seed is None else request.seed
         ends = self._stop_ids | self._special_stops(request.stops())
@@ -122,12 +121,13 @@ class Service:
     def _special_stops(self, stops: Sequence[str]) -> frozenset[int]:
         """Stop strings that spell a special token, which never shows in the text: they stop by id."""
         parsed = [self.tokenizer.encode(stop, parse_special=True) for stop in stops]
-        return frozenset(ids[0] for stop, ids in zip(stops, parsed) if len(ids) == 1 and ids != self.tokenizer.encode(stop))
+        literal = [self.tokenizer.encode(stop) for stop in stops]
+        return frozenset(ids[0] for ids, plain_ids in zip(parsed, literal) if len(ids) == 1 and ids != plain_ids)
 
     # ---------------------------------------------------------------- running them
 
     async def finish(self, jobs: Sequence[Job], mailbox: Mailbox, gone: asyncio.Future) -> list[Update]:
-        """Runs jobs to their end; their last updates, in order. Cancels them all when one fails or the client is gone."""
+        """Runs jobs to their end; their last updates, in order. Cancels all when one fails or the client is gone."""
         found: list[Update | None] = [None] * len(jobs)
 
         async def collect() -> None:
@@ -166,7 +166,7 @@ class Service:
     # ---------------------------------------------------------------- tokens as text
 
     def token_text(self, token_id: int) -> str:
-        """What stands for a token in log-probabilities: its text, or its spelling where it is only part of a character."""
+        """What stands for a token in log-probabilities: its text, or its spelling where it is half a character."""
         if token_id not in self._texts:
             text = self.tokenizer.decode([token_id], skip_special=False)
             if "\ufffd" in text or not text:
@@ -205,10 +205,9 @@ def _sampling(request: Generation, seed: int) -> Sampling:
 
 def _whole_prompt(ids: list[int], top: int, found: list[PromptScores | None], place: int) -> Segment:
     def done(out: Sampled) -> None:
-        likeliest = [tuple(zip(a[:max(top, 1)].tolist(), b[:max(top, 1)].tolist())) for a, b in zip(out.top_ids, out.top_logprobs)]
-        scored = [Token(token, float(logprob), best[:top]) for token, logprob, best in zip(ids[1:], out.logprobs, likeliest)]
-        first = likeliest[-1][0]
-        found[place] = PromptScores((None, *scored), Token(*first, likeliest[-1][:top]))
+        best = [tuple(zip(*pair)) for pair in zip(out.top_ids.tolist(), out.top_logprobs.tolist())]
+        scored = [Token(token, logprob, row[:top]) for token, logprob, row in zip(ids[1:], out.logprobs.tolist(), best)]
+        found[place] = PromptScores(tuple(scored), Token(*best[-1][0], best[-1][:top]))
 
     points = [*((i, token) for i, token in enumerate(ids[1:])), (len(ids) - 1, 0)]
     return Segment(np.asarray(ids, np.int32), points, done)

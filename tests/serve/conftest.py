@@ -4,17 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from serve_helpers import CONFIG, SPECIALS, TEXTS
 
 from easylm_imitation.models import create, model_config
 from easylm_imitation.records import Lineage
-from easylm_imitation.serve import ServeConfig, open_server
+from easylm_imitation.serve import open_server
 from easylm_imitation.text import TEMPLATES, stop_ids, train_bpe
 from easylm_imitation.weights import LoadedModel
-
-SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-TEXTS = ["The sky is blue, the grass is green; where is Oslo? Oslo is in Norway.", "Be brief.", "user assistant system",
-         "Ünïcödé text: naïve café, 日本語, 🙂."]
-CONFIG = ServeConfig(slots=4, context=96, prefill_chunks=(16,), live_lengths=(32, 96), score_tokens=192)
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +19,7 @@ def served_model() -> LoadedModel:
     tokenizer = train_bpe(TEXTS * 4, 290, SPECIALS)
     config = model_config({"family": "llama", "vocab_size": 296, "context": 128, "layers": 2, "d_model": 32, "heads": 4,
                            "kv_heads": 2, "d_ff": 48, "tie_embeddings": True})
-    params = jax.tree.map(lambda leaf: leaf * 8, create(config).init(jax.random.key(3)))
+    params = jax.tree.map(lambda leaf: leaf * 4, create(config).init(jax.random.key(3)))
     lineage = Lineage(id="c" * 16, name="tiny", base="c" * 16, base_name="tiny")
     return LoadedModel(config, params, tokenizer, TEMPLATES["chatml"], lineage, "tiny")
 

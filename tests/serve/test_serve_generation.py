@@ -1,4 +1,4 @@
-"""Generation over HTTP equals full forward passes, alone and in company; seeds, streams and stop strings keep their word."""
+"""Generation over HTTP equals full forward passes, alone and in company; seeds, streams and stops keep their word."""
 import concurrent.futures
 import json
 
@@ -13,11 +13,6 @@ def complete(http, **body):
     response = http.post("/v1/completions", json=body)
     assert response.status_code == 200, response.text
     return response.json()["choices"]
-
-
-def ids_of(choice, tokenizer):
-    """Generated ids of a choice with logprobs: token texts are unique spellings or ids here, so map them back."""
-    return choice["logprobs"]["tokens"]
 
 
 def random_prompts(count, longest, seed=0):
@@ -42,26 +37,25 @@ def test_greedy_answers_stay_right_in_a_full_batch_of_mixed_lengths_and_reused_s
     prompts = random_prompts(14, 60)        # 4 slots: each is used several times
     counts = [3 + 7 * i % 30 for i in range(14)]
     with concurrent.futures.ThreadPoolExecutor(14) as pool:
-        choices = list(pool.map(lambda p, n: complete(http, prompt=p, max_tokens=n, temperature=0, logprobs=0)[0], prompts,
-                                counts))
+        bodies = [{"prompt": p, "max_tokens": n, "temperature": 0, "logprobs": 0} for p, n in zip(prompts, counts)]
+        choices = list(pool.map(lambda body: complete(http, **body)[0], bodies))
     found = [(choice["logprobs"]["tokens"], choice["finish_reason"]) for choice in choices]
     assert found == expected_texts(prompts, counts, greedy, server.service)
 
 
-def test_generated_logprobs_are_the_models_own(http, served_model, reference):
-    prompt = served_model.tokenizer.encode("The sky is")
-    [choice] = complete(http, prompt=prompt, max_tokens=6, temperature=1.7, top_k=40, seed=5, logprobs=5)
-    texts = [served_model.tokenizer.decode([i], skip_special=False) for i in range(290)]
-    for step, (token, logprob, top) in enumerate(zip(*(choice["logprobs"][k] for k in ("tokens", "token_logprobs", "top_logprobs")))):
-        row = reference(prompt)[-1]
-        best = np.sort(row)[::-1][:5]
-        np.testing.assert_allclose(sorted(top.values(), reverse=True)[:5], best, atol=1e-4)
+def test_generated_logprobs_are_the_models_own(http, server, served_model, reference):
+    ids = served_model.tokenizer.encode("The sky is")
+    [choice] = complete(http, prompt=ids, max_tokens=6, temperature=1.7, top_k=40, seed=5, logprobs=5)
+    texts = [server.service.token_text(i) for i in range(290)]
+    said = choice["logprobs"]
+    assert len(said["tokens"]) == 6
+    for token, logprob, top in zip(said["tokens"], said["token_logprobs"], said["top_logprobs"]):
+        row = reference(ids)[-1]
+        assert texts.count(token) == 1
+        ids = [*ids, texts.index(token)]
+        np.testing.assert_allclose(sorted(top.values(), reverse=True)[:5], np.sort(row)[::-1][:5], atol=1e-4)
+        np.testing.assert_allclose(logprob, row[ids[-1]], atol=1e-4)
         assert top[token] == logprob
-        if texts.count(token) != 1:
-            break
-        prompt = [*prompt, texts.index(token)]
-        np.testing.assert_allclose(logprob, row[prompt[-1]], atol=1e-4)
-    assert step >= 1
 
 
 def test_a_seed_gives_the_same_answer_alone_and_in_a_full_batch(http):
@@ -77,10 +71,11 @@ def test_a_seed_gives_the_same_answer_alone_and_in_a_full_batch(http):
 
 
 def test_samples_of_one_request_differ_and_follow_the_seed(http):
-    first = complete(http, prompt="Oslo", max_tokens=12, n=3, seed=1, temperature=1.5)
+    body = {"prompt": "Oslo", "max_tokens": 12, "n": 3, "seed": 1, "temperature": 1.5}
+    first = complete(http, **body)
     assert [choice["index"] for choice in first] == [0, 1, 2]
     assert len({choice["text"] for choice in first}) == 3
-    assert [c["text"] for c in first] == [c["text"] for c in complete(http, prompt="Oslo", max_tokens=12, n=3, seed=1, temperature=1.5)]
+    assert [c["text"] for c in first] == [c["text"] for c in complete(http, **body)]
 
 
 def events(http, path, **body):
@@ -142,18 +137,19 @@ def test_stop_strings_are_found_across_tokens_and_never_shown(http, served_model
 
 
 def test_an_end_token_ends_the_answer_and_is_not_shown(http, served_model, greedy):
-    ends = ((prompt, greedy([prompt], 30)) for prompt in range(3, 290))
-    prompt, (tokens, _) = next((p, made) for p, made in ends if made[1] == "stop" and made[0])
-    body = http.post("/v1/completions", json={"prompt": [prompt], "max_tokens": 30, "temperature": 0}).json()
-    assert body["choices"][0]["finish_reason"] == "stop"
-    assert body["choices"][0]["text"] == served_model.tokenizer.decode(tokens)
+    found = complete(http, prompt=[[i] for i in range(3, 259)], max_tokens=40, temperature=0)
+    prompt, choice = next((3 + c["index"], c) for c in found if c["finish_reason"] == "stop" and c["text"])
+    tokens, reason = greedy([prompt], 40)
+    assert reason == "stop"
+    assert choice["text"] == served_model.tokenizer.decode(tokens)
+    body = http.post("/v1/completions", json={"prompt": [prompt], "max_tokens": 40, "temperature": 0}).json()
     assert body["usage"]["completion_tokens"] == len(tokens) + 1
 
 
 def test_the_prompt_of_a_chat_is_the_prefix_of_its_training_row(http, served_model):
     template, tokenizer = served_model.template, served_model.tokenizer
-    said = [Message("system", "Be brief."), Message("user", "Where is <|im_end|> Oslo?"), Message("assistant", "In Norway."),
-            Message("user", "Is the sky blue?")]
+    said = [Message("system", "Be brief."), Message("user", "Where is <|im_end|> Oslo?"),
+            Message("assistant", "In Norway."), Message("user", "Is the sky blue?")]
     row = tokenize(template, tokenizer, Conversation("d", "i", (*said, Message("assistant", "Yes."))))
     weights = row.loss_weights.nonzero()[0]
     start = int(weights[np.flatnonzero(np.diff(weights) > 1)[-1] + 1])      # the last answer's first token

@@ -1,0 +1,284 @@
+"""What a stranger may send: every refusal has its status, names its reason, and leaves the server well."""
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import threading
+import time
+
+import httpx
+import jax
+import numpy as np
+import pytest
+from fastapi.routing import APIRoute
+from serve_helpers import CONFIG
+
+from easylm_imitation.schema import UserError
+from easylm_imitation.serve import Limits, ServeConfig, listen, open_server
+from easylm_imitation.serve.api import make_app
+from easylm_imitation.serve.engine import _CompileCounter
+from easylm_imitation.serve.guard import PUBLIC
+
+CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
+HELLO = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+
+
+def with_limits(**limits):
+    return ServeConfig(slots=CONFIG.slots, context=CONFIG.context, live_lengths=CONFIG.live_lengths,
+                       score_tokens=CONFIG.score_tokens, limits=Limits(**limits))
+
+
+@contextlib.contextmanager
+def another_server(model, config=CONFIG):
+    """A server that a test may break; its programs are compiled already."""
+    with open_server(model, config) as running, httpx.Client(base_url=running.url, timeout=60) as client:
+        yield running, client
+
+
+@pytest.mark.parametrize(("path", "body", "says"), [
+    (COMPLETE, {"prompt": "a", "foo": 1}, "unknown field 'foo'"),
+    (COMPLETE, {"prompt": "a", "max_token": 4}, "unknown field 'max_token'"),
+    (CHAT, {"messages": [{"role": "user", "content": "a", "mood": "sad"}]}, "unknown field 'messages.0.mood'"),
+    (COMPLETE, {}, "prompt"),
+    (COMPLETE, {"prompt": ""}, "prompt: empty"),
+    (COMPLETE, {"prompt": []}, "prompt: empty"),
+    (COMPLETE, {"prompt": [[]]}, "prompt: empty"),
+    (COMPLETE, {"prompt": None}, "got null"),
+    (COMPLETE, {"prompt": {"a": 1}}, "got an object"),
+    (COMPLETE, {"prompt": ["a", 1]}, "prompt: a list must hold only"),
+    (COMPLETE, {"prompt": [True]}, "prompt: a list must hold only"),
+    (COMPLETE, {"prompt": [1.5]}, "prompt: a list must hold only"),
+    (COMPLETE, {"prompt": [1, 99999]}, "token id 99999 (number 1) is outside the vocabulary of 296"),
+    (COMPLETE, {"prompt": [-1]}, "token id -1"),
+    (COMPLETE, {"prompt": [10**40]}, "outside the vocabulary"),
+    (COMPLETE, {"prompt": [5] * 90, "max_tokens": 20}, "the prompt has 90 tokens and max_tokens is 20"),
+    (COMPLETE, {"prompt": [5] * 97, "max_tokens": 1, "echo": True, "logprobs": 1}, "the prompt has 97 tokens"),
+    (COMPLETE, {"prompt": "\ud800"}, "UTF-8"),
+    (COMPLETE, {"prompt": "a", "max_tokens": 0}, "max_tokens: 0"),
+    (COMPLETE, {"prompt": "a", "max_tokens": "4"}, "max_tokens"),
+    (COMPLETE, {"prompt": "a", "max_tokens": True}, "max_tokens"),
+    (COMPLETE, {"prompt": "a", "temperature": -1}, "temperature"),
+    (COMPLETE, {"prompt": "a", "top_p": 1.5}, "top_p"),
+    (COMPLETE, {"prompt": "a", "top_k": -2}, "top_k"),
+    (COMPLETE, {"prompt": "a", "seed": 2**64}, "seed"),
+    (COMPLETE, {"prompt": "a", "n": 0}, "n:"),
+    (COMPLETE, {"prompt": "a", "n": 17}, "n: 17 answers"),
+    (COMPLETE, {"prompt": ["a"] * 257}, "257 prompts"),
+    (COMPLETE, {"prompt": "a", "logprobs": 6}, "logprobs"),
+    (COMPLETE, {"prompt": "a", "logprobs": True}, "logprobs"),
+    (COMPLETE, {"prompt": "a", "stop": ["x"] * 33}, "stop: at most"),
+    (COMPLETE, {"prompt": "a", "stop": ["x" * 257]}, "stop: at most"),
+    (COMPLETE, {"prompt": "a", "stop": [""]}, "stop: at most"),
+    (COMPLETE, {"prompt": "a", "stop": 3}, "stop"),
+    (COMPLETE, {"prompt": "a", "frequency_penalty": 0.5}, "frequency_penalty"),
+    (COMPLETE, {"prompt": "a", "logit_bias": {"5": 1}}, "logit_bias"),
+    (COMPLETE, {"prompt": "a", "suffix": "b"}, "suffix"),
+    (COMPLETE, {"prompt": "a", "stream": True, "logprobs": 1}, "stream"),
+    (COMPLETE, {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
+    (CHAT, {"messages": []}, "messages"),
+    (CHAT, {"messages": [{"role": "assistant", "content": "a"}]}, "roles do not alternate"),
+    (CHAT, {"messages": [{"role": "document", "content": "a"}]}, "role"),
+    (CHAT, {**HELLO, "top_logprobs": 2}, "top_logprobs"),
+    (CHAT, {**HELLO, "max_completion_tokens": 3}, "max_completion_tokens"),
+    (CHAT, {"messages": [{"role": "user", "content": "a" * 300}]}, "together more than this server's context of 96"),
+    ("/v1/score", {"pairs": []}, "pairs"),
+    ("/v1/score", {"pairs": [["a"]]}, "pairs"),
+    ("/v1/score", {"pairs": [["a", [1]]]}, "pairs"),
+    ("/v1/score", {"pairs": [[[1], [300]]]}, "pair 0: token id 300"),
+    ("/tokenize", {"prompt": [1]}, "prompt"),
+    ("/detokenize", {"tokens": [-1]}, "tokens"),
+])
+def test_bad_requests_get_400_and_the_reason(http, path, body, says):
+    response = http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert says in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"[]", b'"a"', b"null", b"\xff\xfe", b'{"prompt": "a", "temperature": NaN}', b"[" * 100_000,
+    b'{"prompt": "a", "temperature": 1e400}', b'{"prompt": "a", "top_p": -Infinity}', b'{"prompt": "\\ud800"}',
+    b'{"prompt": "a", "max_tokens": ' + b"9" * 5000 + b"}"])
+def test_bodies_that_are_no_request_get_400(http, content):
+    response = http.post(COMPLETE, content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
+
+
+def test_unknown_routes_methods_and_models_are_named(http):
+    assert http.get("/v1/nothing").json()["error"]["type"] == "not_found_error"
+    assert http.get(COMPLETE).status_code == 405
+    response = http.post(COMPLETE, json={"prompt": "a", "model": "other"})
+    assert response.status_code == 404
+    assert "'tiny'" in response.json()["error"]["message"]
+
+
+def test_what_clients_send_without_meaning_it_is_accepted(http):
+    body = {"prompt": "a", "max_tokens": 2, "user": "me", "frequency_penalty": 0, "presence_penalty": 0.0, "best_of": 1,
+            "suffix": "", "logit_bias": {}, "stop": [], "top_k": -1, "n": None, "seed": None, "stream": False}
+    assert http.post(COMPLETE, json=body).status_code == 200
+    assert http.post(COMPLETE, json={"prompt": "a", "max_tokens": 2, "stop": [None]}).status_code == 200
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert http.post(CHAT, json={"messages": [{"role": "user", "content": parts}], "max_tokens": 2}).status_code == 200
+
+
+def test_the_model_tells_its_lineage(http, served_model):
+    [card] = http.get("/v1/models").json()["data"]
+    assert (card["id"], card["lineage"]["base"], card["max_model_len"]) == ("tiny", "c" * 16, 96)
+    assert http.get("/v1/models/tiny").json() == card
+    assert http.get("/v1/models/other").status_code == 404
+
+
+def test_with_a_key_every_route_but_health_needs_it(served_model, monkeypatch):
+    monkeypatch.setenv(CONFIG.api_key_env, "sesame")
+    with another_server(served_model) as (running, client):
+        app, _ = make_app(running.service, None)
+        routes = [route for route in app.routes if isinstance(route, APIRoute)]
+        assert len(routes) == len(app.routes) >= 11
+        right = {"authorization": "Bearer sesame"}
+        wrong = [None, "Bearer wrong", "sesame", "Bearer", "Basic sesame", "Bearer sesame1", "Bearer sesamé".encode()]
+        for route, value in itertools.product(routes, wrong):
+            for method in route.methods:
+                headers = {} if value is None else {"authorization": value}
+                status = client.request(method, route.path, headers=headers).status_code
+                assert status == (200 if route.path in PUBLIC else 401), (route.path, headers)
+        assert client.get("/no/such/route").status_code == 401
+        assert client.get("/v1/models", headers=right).status_code == 200
+        assert client.post(CHAT, json=HELLO, headers=right).status_code == 200
+
+
+def test_a_host_beyond_loopback_needs_a_key(monkeypatch):
+    monkeypatch.delenv(CONFIG.api_key_env, raising=False)
+    for host in ("0.0.0.0", "::", "192.168.0.1"):
+        with pytest.raises(UserError, match=CONFIG.api_key_env):
+            listen(CONFIG, host, 0)
+    monkeypatch.setenv(CONFIG.api_key_env, "sesame")
+    listen(CONFIG, "0.0.0.0", 0).close()
+
+
+def test_a_large_body_gets_413_declared_or_not(served_model):
+    with another_server(served_model, with_limits(body_bytes=1000)) as (_, client):
+        body = json.dumps({"prompt": "a" * 2000}).encode()
+        headers = {"content-type": "application/json"}
+        for content in (body, iter([body[:900], body[900:]])):      # an iterator is sent in chunks, without a length
+            response = client.post(COMPLETE, content=content, headers=headers)
+            assert response.status_code == 413
+            assert "1000 bytes" in response.json()["error"]["message"]
+        assert client.post(COMPLETE, json={"prompt": "a", "max_tokens": 1}).status_code == 200
+
+
+def test_a_full_queue_gets_429_and_recovers(served_model):
+    with another_server(served_model, with_limits(queue=8)) as (running, client):
+        long = {"prompt": "a", "max_tokens": 90, "n": 4, "temperature": 1.0}
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            responses = list(pool.map(lambda _: client.post(COMPLETE, json=long), range(12)))
+        statuses = {response.status_code for response in responses}
+        assert statuses == {200, 429}
+        refused = next(response for response in responses if response.status_code == 429)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        assert client.post(COMPLETE, json=long).status_code == 200
+        assert running.service.scheduler.queue_depth == running.service.scheduler.slots_busy == 0
+
+
+def wait_until(condition, seconds=10.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_hangs_up_frees_its_slots(served_model, stream):
+    body = {"prompt": ["a"] * 16, "n": 16, "max_tokens": 90, "temperature": 1.0, "stream": stream}
+    with another_server(served_model) as (running, client):
+        scheduler = running.service.scheduler
+
+        def ask():
+            with httpx.Client(base_url=running.url) as leaving, contextlib.suppress(httpx.ReadTimeout):
+                with leaving.stream("POST", COMPLETE, json=body, timeout=httpx.Timeout(30, read=0.2)) as response:
+                    next(response.iter_bytes())
+
+        caller = threading.Thread(target=ask)
+        caller.start()
+        wait_until(lambda: scheduler.slots_busy)
+        caller.join()
+        wait_until(lambda: not scheduler.slots_busy and not scheduler.queue_depth)
+        assert scheduler.counts["cancelled"] > 0
+        assert scheduler.counts["cancelled"] + scheduler.counts["answers"] == 256
+        assert client.post(COMPLETE, json={"prompt": "a", "max_tokens": 2}).status_code == 200
+
+
+def test_when_the_engine_fails_nobody_waits_for_ever(served_model, capfd):
+    with another_server(served_model) as (running, client):
+        running.service.engine._params = None       # the next device call raises
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            asked = [pool.submit(client.post, COMPLETE, json={"prompt": "a", "max_tokens": 50}) for _ in range(5)]
+            asked.append(pool.submit(client.post, "/v1/score", json={"pairs": [["a", "b"]]}))
+            assert {future.result(30).status_code for future in asked} == {500}
+        assert client.post(CHAT, json=HELLO).json()["error"]["type"] == "server_error"
+        assert client.get("/health").status_code == client.get("/ready").status_code == 503
+    assert "the engine failed" in capfd.readouterr().err
+
+
+def test_closing_finishes_what_runs_and_refuses_what_comes(served_model):
+    running = open_server(served_model, CONFIG)
+    with httpx.Client(base_url=running.url, timeout=60) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(client.post, COMPLETE, json={"prompt": ["a"] * 16, "n": 8, "max_tokens": 90})
+        wait_until(lambda: running.service.scheduler.slots_busy)
+        running.close()
+        response = slow.result()
+        assert response.status_code == 200
+        assert len(response.json()["choices"]) == 128
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(running.url + "/health")
+    running.close()     # twice does no harm
+
+
+def test_a_taken_port_is_told_before_anything_else(server, served_model):
+    port = int(server.url.rpartition(":")[2])
+    with pytest.raises(UserError, match=f"--port {port} on 127.0.0.1: cannot be used .*another --port"):
+        open_server(served_model, CONFIG, port=port)
+
+
+def test_nothing_a_user_sends_compiles_anything(http, server):
+    """Counts XLA compilations of the whole process over a random workload, and shows that it would see one."""
+    compiled = []
+
+    def listener(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(threading.current_thread().name)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(lambda seed: random_request(http, seed), range(60))) == {200}
+        assert (compiled, server.service.engine.compilations) == ([], 0)
+        assert "easylm_imitation_compilations_total 0\n" in http.get("/metrics").text
+        counter = _CompileCounter()
+        counter.start()
+        jax.jit(lambda x: x * 3 + 1)(np.ones(7))
+        counter.stop()
+        assert len(compiled) == counter.count == 1
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+
+
+def random_request(http, seed):
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(0, 290, rng.integers(1, 60)).tolist() for _ in range(rng.integers(1, 6))]
+    common = {"temperature": float(rng.choice([0, 0.5, 1.9])), "top_k": int(rng.choice([0, 1, 17])),
+              "top_p": float(rng.choice([1.0, 0.4])), "seed": int(rng.integers(0, 2**62)), "n": int(rng.integers(1, 4)),
+              "max_tokens": int(rng.integers(1, 30)), "stream": bool(rng.integers(0, 2))}
+    kind = rng.integers(0, 4)
+    if kind == 0:
+        return http.post("/v1/score", json={"pairs": [[one, one[:3]] for one in ids]}).status_code
+    if kind == 1:
+        top = None if common["stream"] else int(rng.integers(0, 6))
+        return http.post(COMPLETE, json={"prompt": ids, **common, "logprobs": top, "stop": ["e", "ab"]}).status_code
+    if kind == 2:
+        body = {"prompt": ids, **common, "stream": False, "echo": True, "logprobs": int(rng.integers(0, 6))}
+        return http.post(COMPLETE, json=body).status_code
+    messages = [{"role": "system", "content": "b"}, {"role": "user", "content": "a" * int(rng.integers(1, 9))}]
+    return http.post(CHAT, json={"messages": messages, **common, "max_tokens": 5}).status_code

@@ -1,0 +1,74 @@
+"""The verb `serve`: refusals before any work, and a real process that drains on SIGTERM."""
+import concurrent.futures
+import json
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+
+from easylm_imitation.cli.main import main
+from easylm_imitation.config import load
+from easylm_imitation.serve import ServeConfig
+from easylm_imitation.weights import save_run_model
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_a_taken_port_is_one_line_and_exit_2_before_the_weights_are_read(server, capfd):
+    port = server.url.rpartition(":")[2]
+    assert main(["serve", "--model", "/no/such/model", "--port", port]) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert lines == [f"error: --port {port} on 127.0.0.1: cannot be used (Address already in use); stop what holds it, "
+                     "or give another --port (0 takes a free one)"]
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["--host", "0.0.0.0"], "set the environment variable EASYLM_IMITATION_API_KEY"),
+    (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
+    (["--port", "70000"], "70000"),
+    (["--config.slots=0"], "slots is 0"),
+    (["--config.slot=4"], "did you mean 'slots'"),
+    (["--port", "0"], "/no/such/model: no such folder")])
+def test_refusals_are_one_line_and_exit_2(capfd, monkeypatch, arguments, says):
+    monkeypatch.delenv("EASYLM_IMITATION_API_KEY", raising=False)
+    assert main(["serve", "--model", "/no/such/model", *arguments]) == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert says in last
+
+
+def test_the_config_file_loads_and_means_the_defaults():
+    assert load(ServeConfig, str(ROOT / "configs/serve/default.py")) == ServeConfig()
+
+
+@pytest.mark.slow
+def test_a_process_serves_a_run_and_finishes_requests_on_sigterm(served_model, tmp_path):
+    run = tmp_path / "run"
+    names = ("config", "params", "tokenizer", "template", "lineage")
+    save_run_model(run, *(getattr(served_model, name) for name in names))
+    command = [sys.executable, "-m", "easylm_imitation", "serve", "--model", str(run), "--port", "0", "--json",
+               "--config.context=96", "--config.slots=4"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = queue.Queue()
+    threading.Thread(target=lambda: [lines.put(line) for line in process.stderr], daemon=True).start()
+    try:
+        said = iter(lambda: lines.get(timeout=120), None)
+        url = next(line.split(" at ")[1].strip() for line in said if " is ready at " in line)
+        body = {"prompt": ["a"] * 16, "n": 8, "max_tokens": 90}
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, httpx.Client(timeout=60) as client:
+            assert client.get(f"{url}/models").json()["data"][0]["lineage"]["name"] == "tiny"
+            slow = pool.submit(httpx.post, f"{url}/completions", json=body, timeout=60)
+            while "slots_busy 4" not in client.get(url.removesuffix("/v1") + "/metrics").text:
+                pass
+            process.send_signal(signal.SIGTERM)
+            assert len(slow.result().json()["choices"]) == 128
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert json.loads(out.strip().splitlines()[-1])["counts"]["answers"] == 128
