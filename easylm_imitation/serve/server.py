@@ -102,8 +102,8 @@ def listen(config: ServeConfig, host: str, port: int) -> socket.socket:
         listener.set_inheritable(False)
     except OSError as error:
         listener.close()
-        raise UserError(f"--port {port} on {host}: cannot be used ({error.strerror}); stop what holds it, or give another "
-                        "--port (0 takes a free one)") from None
+        raise UserError(f"--port {port} on {host}: cannot be used ({error.strerror}); stop what holds it, or give "
+                        "another --port (0 takes a free one)") from None
     return listener
 
 
