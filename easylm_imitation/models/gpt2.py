@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from easylm_imitation.models.family import Family, ModelConfig, SpecTable, demand, read, vocab_spec
 from easylm_imitation.models.layers import Embedding, LayerNorm, Linear
 from easylm_imitation.models.names import Entry, NameMap
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,11 +171,12 @@ def config_from_hf(mapping: Mapping[str, Any]) -> GPT2Config:
     demand(mapping, "scale_attn_by_inverse_layer_idx", (False,), False)
     demand(mapping, "add_cross_attention", (False,), False)
     d_model = read(mapping, "n_embd")
-    return GPT2Config(
+    return build(GPT2Config, dict(
         vocab_size=read(mapping, "vocab_size"), context=mapping.get("n_positions") or read(mapping, "n_ctx"),
         layers=read(mapping, "n_layer"), d_model=d_model, heads=read(mapping, "n_head"),
         d_ff=mapping.get("n_inner") or 4 * d_model, tie_embeddings=mapping.get("tie_word_embeddings", True),
-        norm_eps=mapping.get("layer_norm_epsilon", 1e-5), init_std=mapping.get("initializer_range", 0.02))
+        norm_eps=mapping.get("layer_norm_epsilon", 1e-5), init_std=mapping.get("initializer_range", 0.02)),
+        "config.json")
 
 
 def config_to_hf(config: GPT2Config) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from easylm_imitation.models.family import Family, ModelConfig, SpecTable, demand, read, vocab_spec
 from easylm_imitation.models.layers import Embedding, Linear, RMSNorm, rope_tables, rotate
 from easylm_imitation.models.names import Entry, NameMap
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, build
 
 Tables = tuple[jax.Array, jax.Array]  # cos and sin of the rotary positions
 
@@ -174,14 +174,14 @@ def config_from_hf(mapping: Mapping[str, Any]) -> LlamaConfig:
     demand(mapping, "mlp_bias", (False,), False)
     context = read(mapping, "max_position_embeddings")
     _refuse_window(mapping, context)
-    return LlamaConfig(
+    return build(LlamaConfig, dict(
         vocab_size=read(mapping, "vocab_size"), context=context, layers=read(mapping, "num_hidden_layers"),
         d_model=read(mapping, "hidden_size"), heads=read(mapping, "num_attention_heads"),
         d_ff=read(mapping, "intermediate_size"), kv_heads=mapping.get("num_key_value_heads") or 0,
         head_dim=mapping.get("head_dim") or 0,
         tie_embeddings=mapping.get("tie_word_embeddings", False), qkv_bias=mapping["model_type"] == "qwen2",
         rope_theta=_rope_theta(mapping), norm_eps=mapping.get("rms_norm_eps", 1e-6),
-        init_std=mapping.get("initializer_range", 0.02))
+        init_std=mapping.get("initializer_range", 0.02)), "config.json")
 
 
 def config_to_hf(config: LlamaConfig) -> dict[str, Any]:

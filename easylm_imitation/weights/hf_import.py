@@ -3,16 +3,18 @@
 Names, shapes and dtypes are checked before any number is read. Then each parameter is made where it belongs: every
 device's part is read from the files by itself, so the host never holds more than one part.
 """
+import functools
 import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from easylm_imitation.models import Entry, ModelConfig, Params, config_mapping, create, family_of, hf_family
 from easylm_imitation.records import Lineage, code_version, digest
@@ -36,8 +38,7 @@ def import_hf(folder: str | os.PathLike, dtype: jnp.dtype | None = jnp.float32,
     placed = leaf_paths(shardings) if shardings is not None else {}
 
     def load(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        read = _Reader(files, entries[path], names, target, leaf.shape)
-        return jax.make_array_from_callback(leaf.shape, placed.get(path, on_one), read)
+        return _load(files, entries[path], names, leaf, placed.get(path, on_one), target)
     return config, map_paths(load, create(config).abstract())
 
 
@@ -84,28 +85,51 @@ def layer_name(entry: Entry, layer: int) -> str:
     return entry.name.format(layer=layer)
 
 
-class _Reader:
-    """Reads any part of one parameter, as `jax.make_array_from_callback` asks for it."""
+def _load(files: TensorFiles, entry: Entry, names: Mapping[str, str], leaf: jax.ShapeDtypeStruct, where: Sharding,
+          dtype: jnp.dtype) -> jax.Array:
+    """One parameter: read as the file has it, placed, then turned and cast on the device (numpy is far slower)."""
+    lead = leaf.shape[:1] if entry.per_layer else ()
+    shape = (*lead, *entry.file_shape(leaf.shape[len(lead):]))
 
-    def __init__(self, files: TensorFiles, entry: Entry, names: Mapping[str, str], dtype: jnp.dtype,
-                 shape: tuple[int, ...]):
-        self.files, self.entry, self.names, self.dtype, self.shape = files, entry, names, dtype, shape
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        if not lead:
+            return files.read(names[entry.name], *index)
+        layers = [names[layer_name(entry, i)] for i in range(*index[0].indices(*lead))]
+        return _stacked(files, layers, index[1:])
 
-    def __call__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """The part at `index` of the stacked parameter."""
-        if not self.entry.per_layer:
-            return self._one(self.entry.name, self.shape, index)
-        layers = range(*index[0].indices(self.shape[0]))
-        parts = [self._one(layer_name(self.entry, i), self.shape[1:], index[1:]) for i in layers]
-        return np.stack(parts)
+    as_file = jax.make_array_from_callback(shape, _file_sharding(where, entry, len(leaf.shape)), read)
+    return _turn(entry.form == "transposed", leaf.shape, dtype, where)(as_file)
 
-    def _one(self, name: str, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
-        name = self.names[name]
-        if self.entry.form == "transposed":
-            return self.files.read(name, *index[::-1]).T.astype(self.dtype)
-        if self.entry.form == "merged":
-            return self.files.read(name).reshape(shape)[index].astype(self.dtype)
-        return self.files.read(name, *index).astype(self.dtype)
+
+def _stacked(files: TensorFiles, names: list[str], index: tuple[slice, ...]) -> np.ndarray:
+    """The parts at `index` of several tensors as one array; filled in place, since np.stack would hold them twice."""
+    first = files.read(names[0], *index)
+    out = np.empty((len(names), *first.shape), first.dtype)
+    out[0] = first
+    for row, name in enumerate(names[1:], 1):
+        out[row] = files.read(name, *index)
+    return out
+
+
+@functools.lru_cache
+def _turn(transposed: bool, shape: tuple[int, ...], dtype: jnp.dtype,
+          where: Sharding) -> Callable[[jax.Array], jax.Array]:
+    """The program that makes a parameter of `shape` from the file's form."""
+    def turn(x: jax.Array) -> jax.Array:
+        return (jnp.swapaxes(x, -1, -2) if transposed else x.reshape(shape)).astype(dtype)
+    return jax.jit(turn, out_shardings=where)
+
+
+def _file_sharding(where: Sharding, entry: Entry, rank: int) -> Sharding:
+    """The sharding of a parameter, in the file's order of dims; a merged dim is read whole."""
+    if not isinstance(where, NamedSharding):
+        return where
+    spec = [*where.spec, *[None] * (rank - len(where.spec))]
+    if entry.form == "transposed":
+        spec[-2:] = spec[:-3:-1]
+    elif entry.form == "merged":
+        spec[-2:] = [None]
+    return NamedSharding(where.mesh, PartitionSpec(*spec))
 
 
 def _match(config: ModelConfig, files: TensorFiles) -> dict[str, str]:

@@ -90,7 +90,7 @@ def _open_hf(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None) -> Loade
     tokenizer = load_tokenizer(folder) if has_tokenizer else None
     _check_vocabulary(config, tokenizer, folder)
     lineage, template = _hf_identity(folder, files)
-    if tokenizer is not None and not lineage.tokenizer:
+    if tokenizer is not None and not (folder / OURS).is_file():
         lineage = dataclasses.replace(lineage, tokenizer=tokenizer.id)
     config, params = import_hf(folder, dtype, _placement(create(config), mesh))
     return LoadedModel(config, params, tokenizer, template, lineage, str(folder), stored_dtype(files))

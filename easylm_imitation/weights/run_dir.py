@@ -51,7 +51,7 @@ class RunDir:
         if not self.checkpoints.is_dir():
             return []
         numbered = (p for p in self.checkpoints.iterdir() if p.name.isdigit())
-        return sorted(int(p.name) for p in numbered if ocp.is_orbax_checkpoint(p))
+        return sorted(int(p.name) for p in numbered if (p / PARAMS).is_dir() and ocp.is_orbax_checkpoint(p))
 
     def newest_step(self) -> int:
         """Step of the newest checkpoint. Raises UserError when there is none."""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models.sizes import CONFIGS, logits, made
+from tiny_models import CONFIGS, logits, made
 
 from easylm_imitation.models import LlamaConfig, create, put_rows, unstack
 

@@ -1,6 +1,6 @@
 import jax
 import pytest
-from models.sizes import CONFIGS
+from tiny_models import CONFIGS
 
 from easylm_imitation.models import FAMILIES, PRESETS, config_mapping, create, difference, hf_family, model_config
 from easylm_imitation.schema import UserError

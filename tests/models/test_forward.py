@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models.sizes import CONFIGS, LENGTHS, ROW, logits, made, packed
+from tiny_models import CONFIGS, LENGTHS, ROW, logits, made, packed
 
 from easylm_imitation.models import create, stack, unstack
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
-from models.sizes import CONFIGS, logits, made, packed
+from tiny_models import CONFIGS, logits, made, packed
 
 from easylm_imitation.models import create, unstack
 from easylm_imitation.sharding import BATCH, leaf_paths, make_mesh, shardings, specs

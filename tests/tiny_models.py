@@ -1,4 +1,5 @@
-"""Tiny models of every kind that the tests of this folder share."""
+"""Tiny models of every kind, with numbers, and packed rows to run them on."""
+import dataclasses
 import functools
 
 import jax
@@ -18,9 +19,9 @@ LENGTHS = (7, 5, 9)     # conversations of a packed row
 ROW = 24                # its length: three tokens of padding
 
 
-def made(name, seed=0):
+def made(name, seed=0, **changes):
     """(model, params) with every number random, so that no parameter can be left out unnoticed; made by numpy."""
-    model = create(CONFIGS[name])
+    model = create(dataclasses.replace(CONFIGS[name], **changes))
     rng = np.random.default_rng(seed)
 
     def fill(path, leaf):

@@ -1,0 +1,72 @@
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from easylm_imitation.cli.main import main
+from easylm_imitation.text import get_template
+from easylm_imitation.weights import open_model
+
+
+def convert(*args, capsys):
+    """(exit code, JSON result, stderr) of the verb."""
+    code = main(["convert", *map(str, args), "--json"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out.splitlines()[-1]) if code == 0 else None, err
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+def test_hugging_face_to_run_and_back(exported, name, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "out"
+    code, result, err = convert("--from", exported[name], "--to", run, capsys=capsys)
+    assert code == 0, err
+    assert (result["id"], result["dtype"]) == ("0f0f", "float32")
+    assert result["parameters"] == open_model(run).config.parameters()
+    code, result, err = convert("--from", run, "--to", out, "--format", "hf", capsys=capsys)
+    assert (code, result["dtype"]) == (0, "bfloat16" if name == "qwen2" else "float32"), err
+    assert (out / "model.safetensors").read_bytes() == (exported[name] / "model.safetensors").read_bytes()
+
+
+def test_a_template_and_a_dtype_may_be_chosen(own_copy, tmp_path, capsys):
+    folder = own_copy("gpt2")
+    (folder / "easylm_imitation.json").unlink()
+    code, result, _ = convert("--from", folder, "--to", tmp_path / "run", "--template", "chatml", capsys=capsys)
+    assert (code, result["template"]) == (0, get_template("chatml").id)
+    assert open_model(tmp_path / "run").template.name == "chatml"
+    code, _, _ = convert("--from", tmp_path / "run", "--to", tmp_path / "half", "--format", "hf", "--dtype", "float16",
+                         capsys=capsys)
+    assert code == 0
+    tensors = safetensors.numpy.load_file(tmp_path / "half" / "model.safetensors")
+    assert {t.dtype for t in tensors.values()} == {np.dtype(np.float16)}
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["torch_dtype"] == "float16"
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ({"--from": "{missing}"}, "no such folder; give a run dir or a Hugging Face dir"),
+    ({"--to": "{source}"}, "already exists and is not an empty folder"),
+    ({"--template": "chatlm"}, "did you mean 'chatml'"),
+    ({"--template": "plain"}, "was made with chatml@"),
+    ({"--format": "hf", "--dtype": "int8"}, "--dtype int8: choose float32, bfloat16, float16, or same"),
+    ({"--dtype": "bfloat16"}, "a run dir holds float32; the dtype is for --format hf"),
+])
+def test_a_wrong_wish_is_one_clear_line_and_nothing_is_written(exported, tmp_path, capsys, flags, message):
+    places = {"{missing}": tmp_path / "missing", "{source}": exported["llama"]}
+    wanted = {"--from": exported["llama"], "--to": tmp_path / "out", **flags}
+    args = [places.get(part, part) for pair in wanted.items() for part in pair]
+    code, _, err = convert(*args, capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_not_converted_to_a_run_and_a_run_needs_a_tokenizer(exported, own_copy, tmp_path, capsys):
+    convert("--from", exported["llama"], "--to", tmp_path / "run", capsys=capsys)
+    code, _, err = convert("--from", tmp_path / "run", "--to", tmp_path / "again", capsys=capsys)
+    assert (code, "is a run dir already; to export it say --format hf" in err) == (2, True)
+    folder = own_copy("llama")
+    (folder / "tokenizer.json").unlink()
+    code, _, err = convert("--from", folder, "--to", tmp_path / "again", capsys=capsys)
+    assert (code, "has no tokenizer.json; a run dir needs one" in err) == (2, True)
+    assert not (tmp_path / "again").exists()
