@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 
 def commands(text):
     """Every `easylm-imitation VERB ...` (or `python -m easylm_imitation VERB`) of a page, line continuations joined."""
-    joined = re.sub(r"\\\n\s*(#\s*)?", " ", text)
+    joined = re.sub(r" *\\\n\s*(#\s*)?", " ", text)
     for match in re.finditer(r"(?:^|[\s`(])(?:easylm-imitation|python3? -m easylm_imitation)[ ]+([a-z]+)([^\n`]*)", joined):
         yield match.group(1), match.group(2)
 
