@@ -1,4 +1,4 @@
-"""The README and docs are true: CI runs the README's commands, every verb is named, every command shown parses, every link leads somewhere."""
+"""The README and docs are true: CI runs the README's commands, verbs are named, commands parse, links hold."""
 import pathlib
 import re
 import shlex
@@ -14,7 +14,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 def commands(text):
     """Every `easylm-imitation VERB ...` (or `python -m easylm_imitation VERB`) of a page, line continuations joined."""
     joined = re.sub(r" *\\\n\s*(#\s*)?", " ", text)
-    for match in re.finditer(r"(?:^|[\s`(])(?:easylm-imitation|python3? -m easylm_imitation)[ ]+([a-z]+)([^\n`]*)", joined):
+    command = r"(?:^|[\s`(])(?:easylm-imitation|python3? -m easylm_imitation)[ ]+([a-z]+)([^\n`]*)"
+    for match in re.finditer(command, joined):
         yield match.group(1), match.group(2)
 
 
@@ -63,4 +64,5 @@ def test_help_shows_a_working_example(verb, capsys):
 def test_unknown_flag_and_verb_name_the_nearest(capsys):
     assert main.main(["trian"]) == 2
     assert "did you mean 'train'?" in capsys.readouterr().err
-    assert main.main(["train", "--workdri", "x"]) == 2
+    assert main.main(["reproduce", "--workdri", "x"]) == 2
+    assert "did you mean '--workdir'?" in capsys.readouterr().err
