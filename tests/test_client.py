@@ -17,7 +17,7 @@ KEY = "sk-a-secret-that-must-not-leak"
 
 
 def ask(endpoint, prompt="hello", **settings):
-    config = ClientConfig(endpoint.url, backoff=0.01, **settings)
+    config = ClientConfig(endpoint.url, **{"backoff": 0.01, **settings})
     return with_client(config, lambda c: c.chat([Message("user", prompt)], max_tokens=8))
 
 
@@ -73,11 +73,11 @@ def test_completions_take_text_and_ids_and_leave_out_what_is_none():
     lambda h: send(h, 200, b'{"choices": [{"mess'),
     lambda h: send(h, 200, {"choices": []}),
     lambda h: send(h, 200, ["not an object"]),
-    lambda h: time.sleep(0.6),
+    lambda h: time.sleep(1.5),
 ], ids=["500", "503", "429", "dropped", "torn JSON", "no choice", "a list", "slow"])
 def test_what_waiting_may_mend_is_tried_again(bad):
     with serving(Endpoint(first_badly(bad))) as endpoint:
-        assert ask(endpoint, timeout=0.3).text == "answer to hello"
+        assert ask(endpoint, timeout=1.0).text == "answer to hello"
         assert len(endpoint.requests) == 2
 
 
@@ -86,14 +86,14 @@ def test_a_slow_trickle_is_cut_off_too():
         handler.send_response(200)
         handler.send_header("Content-Length", "1000")
         handler.end_headers()
-        for _ in range(20):
+        for _ in range(100):
             handler.wfile.write(b" ")
             time.sleep(0.05)
     with serving(Endpoint(trickle)) as endpoint:
         started = time.monotonic()
         with pytest.raises(RequestFailed, match="no answer within 0.2 s"):
             ask(endpoint, timeout=0.2, attempts=1)
-        assert time.monotonic() - started < 0.8
+        assert time.monotonic() - started < 4
 
 
 @pytest.mark.parametrize("value", ["0.5", lambda: email.utils.formatdate(time.time() + 2, usegmt=True)],
@@ -124,7 +124,7 @@ def test_a_limit_holds_back_all_requests():
 def test_back_off_grows_and_gives_up():
     with serving(Endpoint(lambda h, body, n: send(h, 500, {"error": "still broken"}))) as endpoint:
         with pytest.raises(RequestFailed, match=r"HTTP 500: still broken \(4 attempts\)") as caught:
-            ask(endpoint, attempts=4)
+            ask(endpoint, attempts=4, backoff=0.1)
     assert not caught.value.refused
     assert len(endpoint.requests) == 4
     pauses = [b - a for a, b in zip(endpoint.times, endpoint.times[1:])]
