@@ -1,6 +1,6 @@
 """What a training run is: every choice that decides its numbers, and the few that do not.
 
-The numbers of a run are decided by this config, the data and the initial weights. The keys of `MAY_CHANGE` decide only
+The numbers of a run are decided by this config, the data and the initial weights. The keys of `free_keys` decide only
 where and how the same sums are taken, or what is written down; they may differ when a run is continued.
 """
 import dataclasses
@@ -10,7 +10,7 @@ from easylm_imitation.data import LoaderConfig
 from easylm_imitation.train.optimizer import OptimizerConfig
 
 # Keys that a continued run may change: the mathematics stays, at most the rounding moves.
-MAY_CHANGE = ("mesh", "accumulate", "remat", "loss_chunk", "log_every", "checkpoint_every", "keep")
+_FREE = ("mesh", "accumulate", "remat", "loss_chunk", "log_every", "checkpoint_every", "keep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,3 +49,10 @@ class TrainConfig:
             raise ValueError(f"accumulate={self.accumulate} does not divide data.batch={self.data.batch} rows")
         if self.z_loss < 0:
             raise ValueError(f"z_loss is {self.z_loss}; it must not be negative")
+
+
+def free_keys(config: TrainConfig) -> tuple[str, ...]:
+    """Keys that a continued run may change. `steps` is one where no learning rate depends on the length of the run."""
+    whole_warmup = config.optimizer.warmup == 0 or config.optimizer.warmup >= 1
+    may_extend = config.steps is not None and config.optimizer.schedule == "constant" and whole_warmup
+    return (*_FREE, "steps") if may_extend else _FREE

@@ -75,11 +75,10 @@ class Recorder:
     >>> recorder.flush()                # waits for step 2, so that `progress` stands there
     """
 
-    def __init__(self, log: MetricsLog, progress: Progress, every: int) -> None:
-        self.progress, self.last = progress, {}
-        self._log, self._every = log, every
+    def __init__(self, log: MetricsLog, progress: Progress, total_steps: int, every: int) -> None:
+        self.progress, self.last = progress, {}     # totals up to the step last read; the line last written
+        self._log, self._total, self._every = log, total_steps, every
         self._held: tuple[int, dict[str, jax.Array]] | None = None
-        self._first = progress.step + 1
         self._time = time.monotonic()
         self._window = (self._time, progress.tokens)    # where the last line stood, for tokens per second
 
@@ -93,16 +92,21 @@ class Recorder:
         held, self._held = self._held, None
         self._read(held)
 
+    def note(self) -> str:
+        """The last line written, in a few words."""
+        line = self.last
+        return f"loss {line['loss']:.4f}, {line['tokens_per_second']:,.0f} tokens/s" if line else ""
+
     def _read(self, held: tuple[int, dict[str, jax.Array]] | None) -> None:
         if held is None:
             return
         step, metrics = held[0], {name: value.item() for name, value in jax.device_get(held[1]).items()}
         before, now = self.progress, time.monotonic()
-        self.progress = Progress(step, before.total_steps, before.tokens + metrics["tokens"],
-                                 before.loss_tokens + metrics["loss_tokens"], before.seconds + now - self._time)
+        self.progress = Progress(step, before.tokens + metrics["tokens"], before.loss_tokens + metrics["loss_tokens"],
+                                 before.seconds + now - self._time)
         self._time = now
         finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
-        if step % self._every == 0 or step in (self._first, before.total_steps) or not finite:
+        if step % self._every == 0 or step in (1, self._total) or not finite:
             self._write(metrics, now)
         if not finite:
             raise UserError(

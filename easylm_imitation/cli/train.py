@@ -1,0 +1,37 @@
+"""`train`: a config and a built dataset to a run dir; the same command again continues."""
+import argparse
+import dataclasses
+from typing import Any
+
+from easylm_imitation.cli import flags
+
+HELP = "train a model on a built dataset; restarted with the same command it continues"
+EXAMPLE = "easylm-imitation train --config configs/train/llama_10m.py --data DATA --workdir RUN"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--config, --data, --init, --workdir, --seed, --mesh."""
+    flags.add_config(parser, required=True)
+    parser.add_argument("--data", metavar="DIR", required=True, help="a dataset written by `build`")
+    parser.add_argument("--init", metavar="X", help="initial weights: a run dir or a Hugging Face dir (default: fresh)")
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="the run dir to write, or to continue")
+    parser.add_argument("--seed", type=int, help="seed of fresh weights and data order (default: the config's)")
+    parser.add_argument("--mesh", metavar="AXES", help="devices, as in 'fsdp:-1,tensor:2' (default: the config's)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Trains, and says where the run stands."""
+    from easylm_imitation.sharding import start_processes
+    start_processes()       # before anything asks jax for a device
+
+    from easylm_imitation import console
+    from easylm_imitation.config import load
+    from easylm_imitation.train import TrainConfig, train
+
+    config = load(TrainConfig, args.config, args.overrides)
+    given = {key: getattr(args, key) for key in ("seed", "mesh") if getattr(args, key) is not None}
+    result = train(dataclasses.replace(config, **given), data_dir=args.data, workdir=args.workdir, init=args.init)
+    state = "interrupted, saved; the same command continues" if result.interrupted else "done"
+    console.say(f"{result.workdir}: {state} at update {result.step} of {result.total_steps}, loss {result.loss:.4f}, "
+                f"{result.tokens:,} tokens ({result.loss_tokens:,} with loss), {result.seconds:.0f} s")
+    return dataclasses.asdict(result)

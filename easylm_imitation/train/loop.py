@@ -1,0 +1,143 @@
+"""The training loop, top to bottom in the order in which things happen."""
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from easylm_imitation import console
+from easylm_imitation.data import open_loader
+from easylm_imitation.models import create
+from easylm_imitation.records import write_json
+from easylm_imitation.sharding import make_mesh
+from easylm_imitation.train.checkpoint import Checkpoints, Progress
+from easylm_imitation.train.config import TrainConfig
+from easylm_imitation.train.interruption import Interruption
+from easylm_imitation.train.metrics import MetricsLog, Recorder, read_metrics
+from easylm_imitation.train.optimizer import make_optimizer, warmup_updates
+from easylm_imitation.train.place import BatchPlace
+from easylm_imitation.train.start import Start, check_origin, lineage_at, open_run, prepare, workdir_of
+from easylm_imitation.train.state import TrainState, abstract_state, bytes_per_device, init_state, state_from
+from easylm_imitation.train.step import make_step
+from easylm_imitation.weights import RunDir, open_model
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """Where a run stands when `train` returns; loss and speed are those of the last line of metrics.jsonl."""
+    workdir: str
+    step: int
+    total_steps: int
+    loss: float
+    tokens: int                     # seen so far, without padding
+    loss_tokens: int
+    tokens_per_second: float
+    seconds: float                  # of training so far, over all restarts
+    interrupted: bool               # by SIGTERM; the same command continues
+
+
+def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os.PathLike, init: str | None = None,
+          stop_after: int | None = None) -> TrainResult:
+    """Trains until the config's last step, from the newest checkpoint of `workdir` if there is one.
+
+    `init`: a run dir or Hugging Face dir to start from (None: fresh weights). `stop_after`: return after so many
+    updates, with a checkpoint. SIGTERM does so at the next update. Raises UserError for whatever cannot be trained,
+    before anything is written, and for a loss that is not finite.
+    """
+    # ---- What shall run: checked whole, before the first file is written
+    workdir = workdir_of(workdir)
+    mesh = make_mesh(config.mesh)
+    start = prepare(config, pathlib.Path(data_dir), workdir, init, mesh)
+    model = create(start.model)
+    optimizer, learning_rate = make_optimizer(config.optimizer, start.total_steps)
+    place = BatchPlace(mesh, config.data.batch, config.data.context)
+    loader = open_loader(data_dir, config.data, seed=config.seed, epochs=start.epochs, rows=place.own_rows)
+
+    with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+        # ---- Shapes and shardings, then the weights: imported, restored or fresh, each straight into its place
+        abstract = abstract_state(model, optimizer, mesh)
+        loaded = open_model(init, mesh=mesh) if init and not RunDir(workdir).steps() else None
+        if loaded is not None:
+            check_origin(start.card, loaded)
+        run = open_run(start, workdir, loaded.stored_dtype if loaded else "float32")
+        checkpoints = _closing(stack, Checkpoints(run.checkpoints, config.keep, _lineage_writer(run, start)))
+        if checkpoints.latest is not None:
+            state, position, progress = checkpoints.restore(checkpoints.latest, abstract)
+            loader.set_state(position)
+        else:
+            state = (init_state(model, optimizer, abstract, config.seed) if loaded is None
+                     else state_from(loaded.params, optimizer, abstract))
+            progress = Progress()
+        del loaded          # its weights are the state's now, which the first update gives away
+
+        # ---- One compiled update, and what is written down about it
+        update = make_step(
+            model, optimizer, learning_rate, mesh, abstract, accumulate=config.accumulate, z_loss=config.z_loss,
+            loss_chunk=config.loss_chunk, normalise=config.loss, dtype=jnp.dtype(config.compute_dtype),
+            remat=config.remat)
+        log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, progress.step))
+        recorder = Recorder(log, progress, start.total_steps, config.log_every)
+        last = min(start.total_steps, progress.step + (stop_after or start.total_steps))
+        _announce(start, abstract, mesh, progress)
+
+        # ---- Updates. The order matters: a step's scalars are read when the next is queued (the host never waits for
+        # ---- the device), and the loader's position is saved before the next batch is drawn
+        interruption = stack.enter_context(Interruption())
+        advance = stack.enter_context(console.progress("training", start.total_steps))
+        advance(progress.step)
+        for step in range(progress.step + 1, last + 1):
+            batch = place(next(loader))
+            with jax.transfer_guard("disallow"):
+                state, scalars = update(state, batch)
+            recorder.push(step, scalars)
+            stopping = step == last or interruption.requested(step)
+            if stopping or step % config.checkpoint_every == 0:
+                recorder.flush()        # brings the totals up to this step, and lets no diverged weights be saved
+                checkpoints.save(state, loader.get_state(), recorder.progress)
+            advance(note=recorder.note())
+            if stopping:
+                break
+        checkpoints.wait()
+        return _result(run, recorder, start, interruption)
+
+
+def _closing(stack: contextlib.ExitStack, thing: T) -> T:
+    """Closes `thing` when the stack ends, however it ends."""
+    return stack.enter_context(contextlib.closing(thing))
+
+
+def _lineage_writer(run: RunDir, start: Start) -> Callable[[Progress], None]:
+    """What is done when a checkpoint is whole: lineage.json moves on to it."""
+    def write(progress: Progress) -> None:
+        if jax.process_index() == 0:
+            write_json(run.lineage, lineage_at(start, progress.step, progress.tokens))
+    return write
+
+
+def _announce(start: Start, abstract: TrainState, mesh: Mesh, progress: Progress) -> None:
+    config, megabytes = start.config, bytes_per_device(abstract) / 1e6
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
+    console.say(f"{start.model.family} of {start.model.parameters():,} parameters; weights and optimizer take "
+                f"{megabytes:,.1f} MB a device ({axes}); {start.total_steps} updates of {config.data.batch} rows of "
+                f"{config.data.context} tokens")
+    if progress.step:
+        console.say(f"continuing after update {progress.step}")
+    warmup = warmup_updates(config.optimizer, start.total_steps)
+    if warmup > start.total_steps:
+        console.say(f"note: the warm-up of {warmup} updates is longer than the run; the peak is never reached")
+
+
+def _result(run: RunDir, recorder: Recorder, start: Start, interruption: Interruption) -> TrainResult:
+    progress = recorder.progress
+    lines = [recorder.last] if recorder.last else read_metrics(run.metrics)
+    last = lines[-1] if lines else {"loss": float("nan"), "tokens_per_second": 0.0}
+    return TrainResult(
+        str(run.path), progress.step, start.total_steps, last["loss"], progress.tokens, progress.loss_tokens,
+        last["tokens_per_second"], progress.seconds, interruption.noticed and progress.step < start.total_steps)

@@ -1,0 +1,148 @@
+"""What a run is made of: all of it checked before its first file is written."""
+import dataclasses
+import math
+import os
+import pathlib
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from easylm_imitation.data import count_batches, read_card
+from easylm_imitation.models import ModelConfig, config_mapping, difference, model_config
+from easylm_imitation.records import DataCard, Lineage, code_version, digest, write_json
+from easylm_imitation.schema import UserError, plain
+from easylm_imitation.sharding import BATCH
+from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
+from easylm_imitation.train.config import TrainConfig, free_keys
+from easylm_imitation.train.same_run import check_same_run
+from easylm_imitation.weights import LoadedModel, RunDir, describe
+from easylm_imitation.weights.files import finished_folder
+
+_VOCABULARY_MULTIPLE = 8    # a vocabulary that the tokenizer decides is rounded up, so that `tensor` can split it
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A run, known to be possible."""
+    config: TrainConfig
+    model: ModelConfig
+    card: DataCard
+    tokenizer: Tokenizer        # the data's, which is the model's
+    template: Template
+    lineage: Lineage            # of step 0
+    total_steps: int
+    epochs: int | None          # passes that the loader gives; None for a run of `steps`
+
+
+def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init: str | None, mesh: Mesh) -> Start:
+    """Reads and checks everything but weights. Writes nothing.
+
+    Raises UserError for data without a card, a model that is missing or given twice, sizes that do not fit each other
+    or the mesh, conversations longer than the context, and a workdir that holds something else.
+    """
+    card = read_card(data)
+    tokenizer, template = load_tokenizer(data / "tokenizer"), _template(card, data)
+    origin, ancestry = describe(init) if init else (None, None)
+    model = _model(config, tokenizer, origin, init)
+    _check_sizes(config, model, tokenizer, mesh)
+    passes = math.ceil(config.epochs or 1)
+    batches = count_batches(data, config.data, seed=config.seed, epochs=passes)     # checks the lengths, too
+    steps = config.steps or math.ceil(batches * config.epochs / passes)
+    lineage = _lineage(config, model, card, ancestry)
+    check_same_run(RunDir(workdir), config, model, lineage)
+    return Start(config, model, card, tokenizer, template, lineage, steps, None if config.steps else passes)
+
+
+def check_origin(card: DataCard, loaded: LoadedModel) -> None:
+    """Raises UserError when the data was not made with the tokenizer and template of the initial weights."""
+    pairs = {"tokenizer": (loaded.tokenizer, card.tokenizer), "template": (loaded.template, card.template)}
+    for what, (own, data) in pairs.items():
+        if own is not None and own.id != data:
+            raise UserError(f"the data '{card.name}' was built with the {what} {data}, but {loaded.path} has {own.id}; "
+                            f"build the data again with the model's {what}")
+
+
+def open_run(start: Start, workdir: pathlib.Path, stored_dtype: str) -> RunDir:
+    """Makes the run dir, whole or not at all, or brings an existing one's config up to date. One process writes."""
+    if jax.process_index() == 0:
+        if RunDir(workdir).config.exists():
+            write_json(RunDir(workdir).config, start.config)
+        else:
+            with finished_folder(workdir) as folder:
+                run = RunDir(folder)
+                run.write_identity(start.model, start.tokenizer, start.template, start.lineage, stored_dtype)
+                write_json(run.config, start.config)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("easylm_imitation: run dir")
+    return RunDir(workdir)
+
+
+def lineage_at(start: Start, step: int, tokens: int) -> Lineage:
+    """Lineage of the weights after `step` updates. Another step is another model, so the id changes."""
+    first = start.lineage
+    own = digest([first.id, step])
+    base = own if first.base == first.id else first.base
+    return dataclasses.replace(first, id=own, base=base, step=step, tokens=tokens)
+
+
+def workdir_of(path: str | os.PathLike) -> pathlib.Path:
+    """The workdir as a path. Raises UserError for a remote one, which cannot be written."""
+    if "://" in str(path):
+        raise UserError(f"--workdir {path}: only local folders can be written; copy the finished run there")
+    return pathlib.Path(path)
+
+
+def _template(card: DataCard, data: pathlib.Path) -> Template:
+    template = get_template(card.template.partition("@")[0])
+    if template.id != card.template:
+        raise UserError(f"{data}: built with the template {card.template}, which is now {template.id}; build it again")
+    return template
+
+
+def _model(config: TrainConfig, tokenizer: Tokenizer, origin: ModelConfig | None, init: str | None) -> ModelConfig:
+    """The model's sizes: those of the initial weights, or the config's with a vocabulary for the tokenizer."""
+    if origin is None and not config.model:
+        raise UserError("nothing says which model to train: give config.model (a preset or a family), or --init")
+    if origin is None:
+        room = -(-tokenizer.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+        return model_config({"vocab_size": room, **config.model}, "config.model")
+    if config.model:
+        asked = model_config({"vocab_size": origin.vocab_size, **config.model}, "config.model")
+        if asked != origin:
+            raise UserError(f"config.model differs from the model of --init {init}: {difference(asked, origin)}; "
+                            "leave config.model out when there are initial weights")
+    return origin
+
+
+def _check_sizes(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
+    model.check_context(config.data.context)
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(f"the data's tokenizer has {tokenizer.vocab_size} ids, the model a vocabulary of only "
+                        f"{model.vocab_size}; leave vocab_size out of config.model, or build with another tokenizer")
+    _check_split("data.batch / accumulate", config.data.batch // config.accumulate, BATCH[0], mesh)
+    _check_split("data.context", config.data.context, (BATCH[1],), mesh)
+
+
+def _check_split(name: str, size: int, axes: tuple[str, ...], mesh: Mesh) -> None:
+    ways = math.prod(mesh.shape[axis] for axis in axes)
+    if size % ways:
+        raise UserError(f"{name} is {size}, which does not split over the {ways} devices of the mesh axes "
+                        f"{', '.join(axes)}; take a multiple of {ways}, or another --mesh")
+
+
+def _lineage(config: TrainConfig, model: ModelConfig, card: DataCard, ancestry: Lineage | None) -> Lineage:
+    """Where the weights will come from. A model that no other model taught is a base of its own."""
+    fixed = {key: value for key, value in plain(config).items() if key not in free_keys(config)}
+    init, init_name = (ancestry.id, ancestry.name) if ancestry else ("", "")
+    own = digest([fixed, config_mapping(model), card.hash, init])
+    teachers = tuple(sorted({*card.teachers, *(ancestry.teachers if ancestry else ())}))
+    if not teachers:
+        base, base_name = own, config.name
+    elif ancestry is not None and ancestry.teachers:
+        base, base_name = ancestry.base, ancestry.base_name
+    else:
+        base, base_name = init, init_name       # "" for fresh weights: nothing to measure imitation against
+    return Lineage(
+        id=own, name=config.name, base=base, base_name=base_name, init=init, teachers=teachers, data_card=card.hash,
+        template=card.template, tokenizer=card.tokenizer, seed=config.seed, step=0, code=code_version())
