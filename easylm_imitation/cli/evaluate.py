@@ -40,10 +40,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _check(args)
     from easylm_imitation.evaluate import EvaluateConfig
     config = load(EvaluateConfig, args.config, args.overrides)
-    _check_files(args)
+    tasks = _read_inputs(args)
     if args.model:
         with served(args.model, "--model", max(config.concurrency, config.answers.concurrency)) as model:
-            results, answered = _measure(args, config, model)
+            results, answered = _measure(args, config, model, tasks)
     else:
         results, answered = _style(args, args.answers), None
     if results is None:
@@ -73,26 +73,25 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(message)
 
 
-def _check_files(args: argparse.Namespace) -> None:
-    """UserError for an unknown task or a bad input file, before a model is loaded or asked."""
+def _read_inputs(args: argparse.Namespace) -> list[Any]:
+    """The tasks. UserError for an unknown one or a bad input file, before a model is loaded or asked."""
     from easylm_imitation.evaluate import find_tasks, read_answers
-    if args.tasks:
-        find_tasks(args.tasks.split(","), args.task_data)
     if args.prompts:
         read_prompts(args.prompts)
     if args.reference:
         read_answers(args.reference)
+    return find_tasks(args.tasks.split(","), args.task_data) if args.tasks else []
 
 
-def _measure(args: argparse.Namespace, config: Any, model: Served) -> tuple[Results | None, int | None]:
+def _measure(args: argparse.Namespace, config: Any, model: Served,
+             tasks: list[Any]) -> tuple[Results | None, int | None]:
     """Tasks, answers and style of a model that answers; None for what was not asked."""
     from easylm_imitation.evaluate import answer_prompts, evaluate_tasks
     results, answers = None, None
-    if args.tasks:
+    if tasks:
         encode = model.tokenizer and (lambda text: model.tokenizer.encode(text, parse_special=True))
-        results = evaluate_tasks(model.url, args.tasks.split(","), prompt=args.prompt, task_data=args.task_data,
-                                 limit=args.limit, config=config, encode=encode, role=args.role,
-                                 command=args.command)
+        results = evaluate_tasks(model.url, tasks, prompt=args.prompt, limit=args.limit, config=config, encode=encode,
+                                 role=args.role, command=args.command)
     if args.prompts:
         form = "chat" if args.prompt == "both" else args.prompt
         answers = answer_prompts(model.url, args.prompts, args.answers_out,

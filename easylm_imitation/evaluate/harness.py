@@ -19,7 +19,7 @@ from easylm_imitation import console
 from easylm_imitation.client import ClientConfig
 from easylm_imitation.evaluate.config import EvaluateConfig
 from easylm_imitation.evaluate.endpoint import Endpoint, look
-from easylm_imitation.evaluate.tasks import Task, find_tasks, protocol
+from easylm_imitation.evaluate.tasks import Task, find_tasks, protocol, refuse_repeated
 from easylm_imitation.records import Item, Lineage, Results, TaskResult, code_version
 from easylm_imitation.schema import UserError
 
@@ -28,11 +28,11 @@ _DEFAULT = EvaluateConfig()
 _FEWSHOT_SEED = 1234        # the harness's default
 
 
-def evaluate_tasks(url: str, tasks: Sequence[str], *, prompt: Literal["raw", "chat", "both"] = "raw",
+def evaluate_tasks(url: str, tasks: Sequence[str | Task], *, prompt: Literal["raw", "chat", "both"] = "raw",
                    model: str = "", task_data: str | None = None, limit: int | None = None,
                    config: EvaluateConfig = _DEFAULT, encode: Callable[[str], list[int]] | None = None,
                    role: str = "", command: str = "") -> Results:
-    """Measures the model at `url` on `tasks` (bundled names or paths of .yaml files) under one prompt form or both.
+    """Measures the model at `url` on `tasks` (as for find_tasks, or found already) under one prompt form or both.
 
     `limit` takes the first items of each task and marks the result as a sample. `encode` gives ids of a text as the
     server's own tokenizer would, special tokens parsed; it spares the requests for them. Raises UserError for an
@@ -40,7 +40,8 @@ def evaluate_tasks(url: str, tasks: Sequence[str], *, prompt: Literal["raw", "ch
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: it must be at least 1")
-    found = find_tasks(tasks, task_data)
+    found = [t for given in tasks for t in ([given] if isinstance(given, Task) else find_tasks([given], task_data))]
+    refuse_repeated(found)
     plan = [(form, task) for form in (("raw", "chat") if prompt == "both" else (prompt,))
             for task in found if form in task.prompts]
     if not plan:

@@ -91,12 +91,16 @@ def find_tasks(names: Sequence[str], task_data: str | None = None) -> list[Task]
     nearest), data that are missing or broken (with the cure), or a task file that cannot be run here.
     """
     found = [task for name in names for task in _find(name.strip(), task_data)]
-    repeated = sorted({t.name for t in found if sum(t.name == other.name for other in found) > 1})
-    if repeated:
-        raise UserError(f"--tasks: '{repeated[0]}' comes twice; name each task once")
-    if not found:
-        raise UserError(f"--tasks names nothing; known: {', '.join(TASKS)}")
+    refuse_repeated(found)
     return found
+
+
+def refuse_repeated(tasks: Sequence[Task]) -> None:
+    """UserError when a task comes twice: results would not tell the two apart."""
+    names = [task.name for task in tasks]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise UserError(f"--tasks: '{repeated}' comes twice; name each task once")
 
 
 def _find(name: str, task_data: str | None) -> list[Task]:
