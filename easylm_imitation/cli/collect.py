@@ -26,5 +26,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Collects; returns the counts. Raises UserError."""
     from easylm_imitation.teacher import CollectConfig, collect_answers
     config = load(CollectConfig, args.config, args.overrides)
-    with served(args.teacher, "--teacher", config.concurrency) as teacher:
+    with served(args.teacher, "--teacher", slots=config.concurrency, chat=True) as teacher:
         return plain(collect_answers(config, teacher.url, args.prompts, args.out))

@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     config = load(EvaluateConfig, args.config, args.overrides)
     tasks = _read_inputs(args)
     if args.model:
-        with served(args.model, "--model", max(config.concurrency, config.answers.concurrency)) as model:
+        slots = max(config.concurrency, config.answers.concurrency)
+        with served(args.model, "--model", slots=slots, chat=args.prompt != "raw") as model:
             results, answered = _measure(args, config, model, tasks)
     else:
         results, answered = _style(args, args.answers), None
@@ -104,10 +105,11 @@ def _measure(args: argparse.Namespace, config: Any, model: Served,
 
 def _style(args: argparse.Namespace, path: str) -> Results:
     """The style of the answers in the file `path` against those in --reference."""
-    from easylm_imitation.evaluate import answers_lineage, read_answers, results_now, style_task
+    from easylm_imitation.evaluate import answers_meta, read_answers, results_now, style_task
     answers, reference = read_answers(path), read_answers(args.reference)
-    lineage = answers_lineage(path, answers, reference[0].model)
-    return results_now(lineage, style_task(answers, reference), role=args.role, command=args.command)
+    meta = answers_meta(path, answers, reference[0].model)
+    tasks = style_task(answers, reference, meta.prompt)
+    return results_now(meta.lineage, tasks, role=args.role, command=args.command)
 
 
 def _show(results: Results, out: str) -> None:

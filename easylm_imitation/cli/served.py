@@ -17,10 +17,10 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(model: str, flag: str, slots: int = 8) -> Iterator[Served]:
+def served(model: str, flag: str, *, slots: int = 8, chat: bool = False) -> Iterator[Served]:
     """Yields where `model` answers: an address, or a run dir or Hugging Face dir that is opened and served on loopback.
 
-    Raises UserError when it is neither.
+    Raises UserError when it is neither, and when `chat` is wanted of a folder that names no chat template.
     """
     if "://" in model:
         yield Served(model)
@@ -30,6 +30,9 @@ def served(model: str, flag: str, slots: int = 8) -> Iterator[Served]:
         from easylm_imitation.serve import ServeConfig, open_server
         from easylm_imitation.weights import open_model
         loaded = open_model(model)
+        if chat and loaded.template is None:    # before the slow part
+            raise UserError(f"{flag} {model} names no chat template; convert --from {model} --to RUN --template NAME "
+                            "gives it one")
         console.say(f"{loaded.lineage.name}: compiling")
         with open_server(loaded, ServeConfig(slots=slots, api_key_env="")) as server:   # for this process alone
             yield Served(server.url, loaded.tokenizer)

@@ -144,14 +144,14 @@ def _answer(record: RawRecord, where: str) -> Answer:
     return build(Answer, ours, where)
 
 
-def answers_lineage(path: str | os.PathLike, answers: Sequence[Answer], teacher: str) -> Lineage:
-    """Who gave the answers of a file: by its `.meta.json`, else by the name that they carry, an imitation of `teacher`
-    unless that is the name itself; its base is then unknown ("")."""
+def answers_meta(path: str | os.PathLike, answers: Sequence[Answer], teacher: str) -> AnswersMeta:
+    """Who gave the answers of a file, and how they were asked: by its `.meta.json`, else by the name that they carry,
+    as an imitation of `teacher` (unless that is the name itself) whose base is unknown (""), asked in chat."""
     meta = pathlib.Path(f"{path}.meta.json")
     if meta.exists():
-        return read_json(AnswersMeta, meta).lineage
+        return read_json(AnswersMeta, meta)
     name = answers[0].model or pathlib.Path(path).stem
     own = digest(["recorded", name])
-    if name == teacher:
-        return Lineage(id=own, name=name, base=own, base_name=name)
-    return Lineage(id=own, name=name, base="", base_name="", teachers=(teacher,))
+    base, teachers = (own, ()) if name == teacher else ("", (teacher,))
+    lineage = Lineage(id=own, name=name, base=base, base_name=name if base else "", teachers=teachers)
+    return AnswersMeta(lineage, "chat", {})

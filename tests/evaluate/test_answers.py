@@ -7,8 +7,7 @@ import pytest
 from endpoint import Endpoint, answer, send, serving
 
 from easylm_imitation.cli.main import main
-from easylm_imitation.evaluate import AnswerConfig, answer_prompts, answers_lineage, read_answers
-from easylm_imitation.evaluate.answers import AnswersMeta
+from easylm_imitation.evaluate import AnswerConfig, AnswersMeta, answer_prompts, answers_meta, read_answers
 from easylm_imitation.records import (
     EXAMPLES,
     Answer,
@@ -112,9 +111,9 @@ def test_recorded_outputs_pair_by_their_instructions(tmp_path):
     assert [a.prompt_id for a in teacher] == [a.prompt_id for a in student]
     assert teacher[0].prompt_id != teacher[1].prompt_id
     assert student[0] == Answer(teacher[0].prompt_id, "do 0", "c", "alpaca-7b", "d")
-    made = answers_lineage("s.json.gz", student, "gpt4")
+    made = answers_meta("s.json.gz", student, "gpt4").lineage
     assert (made.name, made.teachers, made.base) == ("alpaca-7b", ("gpt4",), "")
-    assert answers_lineage("t.json.gz", teacher, "gpt4").teachers == ()
+    assert answers_meta("t.json.gz", teacher, "gpt4").lineage.teachers == ()
 
 
 @pytest.mark.parametrize(("content", "says"), [
@@ -156,6 +155,11 @@ def test_the_verb_measures_tasks_answers_and_style_in_one_go(server, tiny, task_
     assert [t.task for t in results.tasks] == ["colours", "style_match", "style_overlap", "style_length"]
     assert (results.role, results.model) == ("base", tiny.lineage)
     assert len(read_answers(tmp_path / "a.jsonl")) == 5
+    assert {t.prompt for t in results.tasks} == {"chat"}
+    flags = ["--reference", tmp_path / "t.jsonl", "--out", tmp_path / "r2.json"]
+    assert run(capsys, "--model", server.url, "--prompts", prompts, "--answers-out", tmp_path / "raw.jsonl",
+               "--config.answers.max_tokens=4", *flags)[0] == 0
+    assert {t.prompt for t in read_json(Results, tmp_path / "r2.json").tasks} == {"raw"}
 
 
 @pytest.mark.parametrize(("flags", "says"), [
@@ -179,6 +183,14 @@ def test_flags_that_do_not_add_up(flags, says, capsys):
 def test_a_model_that_is_neither_address_nor_folder(capsys, prompts):
     code, said = run(capsys, "--model", "nowhere", "--prompts", prompts, "--answers-out", "a")
     assert (code, "nowhere: neither an address" in said) == (2, True)
+
+
+def test_a_folder_without_a_chat_template_is_told_before_anything_slow(tiny, prompts, tmp_path, capsys):
+    export_hf(tmp_path / "hf", tiny.config, tiny.params, tiny.tokenizer, None, tiny.lineage)
+    code, said = run(capsys, "--model", tmp_path / "hf", "--prompts", prompts, "--answers-out", tmp_path / "a",
+                     "--prompt", "chat")
+    assert (code, "names no chat template; convert --from" in said) == (2, True)
+    assert main(["collect", "--teacher", str(tmp_path / "hf"), "--prompts", str(prompts), "--out", "x"]) == 2
 
 
 @pytest.mark.slow
