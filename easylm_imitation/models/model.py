@@ -106,7 +106,7 @@ class Model:
             block = nnx.merge(self.block, weights)
             q, k, v = block.project(x, shared)
             keys, values = caching.write(keys, k, positions, index), caching.write(values, v, positions, index)
-            seen = [(c if index is None else c[index])[:, :span] for c in (keys, values)]
+            seen = caching.read(keys, index, span), caching.read(values, index, span)
             attended = attend(q, *seen, positions, None, key_positions=jnp.arange(seen[0].shape[1])[None])
             return block.finish(x, attended), keys, values
 

@@ -29,7 +29,7 @@ Shape2 = tuple[int, int]
 
 class State(NamedTuple):
     """What a running engine keeps on the device. B slots."""
-    cache: Tree             # keys and values, [L, B, S, K, H] or one [B, S, K, H] a layer
+    cache: Tree             # keys and values, [L, B, K, S, H] or one [B, K, S, H] a layer
     tokens: jax.Array       # int32 [B]: the newest token of each slot, not in the cache yet
     positions: jax.Array    # int32 [B]: where that token goes
     left: jax.Array         # int32 [B]: tokens still to generate; 0: nothing to do
@@ -130,7 +130,7 @@ def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params
     state = jax.tree.map(lambda leaf: leaf[:rows], state._replace(cache=None))
     # All slots: the cache stays in place, and `span` bounds what is read. Fewer: their corner is worked on apart.
     everything = rows == len(whole.tokens)
-    cache = whole.cache if everything else jax.tree.map(lambda leaf: leaf[..., :rows, :length, :, :], whole.cache)
+    cache = whole.cache if everything else jax.tree.map(lambda leaf: leaf[..., :rows, :, :length, :], whole.cache)
     state = state._replace(cache=cache, left=jnp.where(order.alive[:rows], state.left, 0))
     advance = functools.partial(_one_step, model, dtype, length, params, common)
     blank = jax.eval_shape(lambda s: advance(s)[1], state)
@@ -198,7 +198,7 @@ def _stops(ids: jax.Array, common: Common) -> jax.Array:
 
 def _length(cache: Tree) -> int:
     leaf = jax.tree.leaves(cache)[0]
-    return leaf.shape[leaf.ndim - 3]
+    return leaf.shape[leaf.ndim - 2]
 
 
 def _put_rows(leaf: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
