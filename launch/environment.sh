@@ -8,9 +8,11 @@ PY
 stamp=.venv/.installed
 wanted="$EXTRAS $(cat setup.py constraints.txt | cksum)"
 if [ ! -x .venv/bin/python ] || ! grep -qxF "$wanted" "$stamp" 2>/dev/null; then
-  echo "Installing easylm_imitation[$EXTRAS] into .venv (two to four minutes the first time) ..." >&2
+  echo "Installing easylm_imitation[$EXTRAS] into .venv: some minutes the first time; the log is .venv/install.log ..." >&2
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools wheel -c constraints.txt
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$EXTRAS]"
+  log=.venv/install.log
+  { .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools wheel -c constraints.txt &&
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$EXTRAS]"
+  } >"$log" 2>&1 || { cat "$log" >&2; echo "error: the installation failed; the lines above say why, the same command tries again" >&2; exit 2; }
   echo "$wanted" >> "$stamp"
 fi
