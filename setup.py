@@ -3,8 +3,8 @@ import setuptools
 
 CORE = [
     "jax>=0.10.2,<0.13", "flax>=0.12.8", "optax>=0.2.8", "orbax-checkpoint>=0.12.8", "grain>=0.2.18",
-    "tensorflow-datasets>=4.9.10", "importlib_resources", "array-record", "ml-collections", "transformers>=5.20,<6",
-    "tokenizers", "safetensors", "rich", "absl-py", "tensorboardX", "numpy", "jinja2", "httpx",
+    "tensorflow-datasets>=4.9.10", "importlib_resources", "array-record", "ml-collections",
+    "transformers>=5.20,<6", "tokenizers", "safetensors", "rich", "absl-py", "tensorboardX", "numpy", "jinja2", "httpx",
 ]
 SERVE = ["fastapi", "uvicorn[standard]", "orjson", "prometheus-client", "llguidance"]
 EVAL = ["lm-eval[api]>=0.4.13", "matplotlib", "scipy"]
@@ -13,14 +13,15 @@ TEST = ["torch==2.13.0", "pytest", "pytest-xdist", "hypothesis", "ruff", "openai
 setuptools.setup(
     name="easylm_imitation",
     version="0.1.0",
-    description="Finetune open models on a stronger model's outputs in JAX, and measure how much of the gap that closed.",
+    description="Finetune open models on a stronger model's outputs in JAX; measure how much of the gap that closed.",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["easylm_imitation", "easylm_imitation.*"]),
     package_data={"easylm_imitation": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.jinja"]},
     install_requires=CORE,
     extras_require={
-        "serve": SERVE, "eval": EVAL, "test": TEST, "beam": ["apache-beam"], "tpu": ["jax[tpu]"], "cuda": ["jax[cuda13]"],
+        "serve": SERVE, "eval": EVAL, "test": TEST, "beam": ["apache-beam"], "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
     },
     entry_points={"console_scripts": ["easylm-imitation = easylm_imitation.cli.main:main"]},
 )

@@ -1,4 +1,4 @@
-"""Stacked (scanned) against unstacked (looped) layers, with transformers + torch as the rival: train step, scoring, decode.
+"""Stacked (scanned) against unstacked (looped) layers, transformers + torch as the rival: train step, scoring, decode.
 
     python benchmarks/layer_layout.py [--width 512] [--layers 8]
 """
@@ -16,6 +16,7 @@ VOCAB = 8192
 
 
 def main() -> None:
+    """Measures, prints, appends to RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
@@ -25,8 +26,9 @@ def main() -> None:
     rows = [_row(*case, config) for case in (
         ("train step", 8, 256), ("score", 8, 256), ("decode", 1, 512), ("decode", 16, 512))]
     report(f"Layer layout, LLaMA of {config.parameters() / 1e6:.0f}M parameters, float32",
-           ["work", "rows", "length", "scanned tokens/s", "looped tokens/s", "torch tokens/s", "looped / scanned", "looped / torch"],
-           rows, "train step: gradients of a cross-entropy of full logits; decode: one token a row, cache of that length.")
+           ["work", "rows", "length", "scanned tokens/s", "looped tokens/s", "torch tokens/s", "looped / scanned",
+            "looped / torch"], rows,
+           "Train step: gradients of a cross-entropy of full logits; decode: one token a row, cache of that length.")
 
 
 def _row(work: str, rows: int, length: int, config: LlamaConfig) -> list[object]:
@@ -87,8 +89,9 @@ def _decode(config: LlamaConfig, rows: int, length: int, stacked: bool):
 def _torch(work: str, config: LlamaConfig, rows: int, length: int):
     import torch
     import transformers
-    sizes = dict(vocab_size=VOCAB, hidden_size=config.d_model, num_hidden_layers=config.layers, num_attention_heads=config.heads,
-                 intermediate_size=config.d_ff, max_position_embeddings=config.context, tie_word_embeddings=False)
+    sizes = dict(vocab_size=VOCAB, hidden_size=config.d_model, num_hidden_layers=config.layers,
+                 num_attention_heads=config.heads, intermediate_size=config.d_ff,
+                 max_position_embeddings=config.context, tie_word_embeddings=False)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).float()
     tokens = torch.randint(0, VOCAB, (rows, length), generator=torch.Generator().manual_seed(0))
     if work == "train step":

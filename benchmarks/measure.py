@@ -27,8 +27,10 @@ def report(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]],
     """Prints the table and appends it to RESULTS.md with the command, the date and the machine."""
     console.table(title, list(columns), [list(row) for row in rows])
     cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
-    lines = [f"\n## {title}", "", f"`python {' '.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])}`, {_today()}, {_machine()}. {note}".rstrip(), "",
-             "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *("| " + " | ".join(row) + " |" for row in cells)]
+    command = " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    lines = [f"\n## {title}", "", f"`{command}`, {_today()}, {_machine()}. {note}".rstrip(), "",
+             "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in cells]
     with RESULTS.open("a") as file:
         file.write("\n".join(lines) + "\n")
 
@@ -40,4 +42,5 @@ def _today() -> str:
 def _machine() -> str:
     import jax
     devices = jax.devices()
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {devices[0].device_kind} x {len(devices)}, jax {jax.__version__}"
+    device = f"{devices[0].device_kind} x {len(devices)}"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {device}, jax {jax.__version__}"

@@ -1,1 +1,1 @@
-"""easylm_imitation: finetune an open model on a stronger model's outputs, and learn honestly what that closed of the gap."""
+"""Finetune an open model on a stronger model's outputs, and learn honestly how much of the gap that closed."""

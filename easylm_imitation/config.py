@@ -47,7 +47,8 @@ def _read(path: str) -> dict[str, Any]:
     except Exception as error:
         raise UserError(f"--config {path}: {type(error).__name__}: {error}") from error
     if not isinstance(made, (ml_collections.ConfigDict, Mapping)):
-        raise UserError(f"--config {path}: get_config() must return an ml_collections.ConfigDict, got {type(made).__name__}")
+        kind = type(made).__name__
+        raise UserError(f"--config {path}: get_config() must return an ml_collections.ConfigDict, got {kind}")
     return made.to_dict() if isinstance(made, ml_collections.ConfigDict) else dict(made)
 
 
@@ -58,7 +59,7 @@ def _apply(cls: type, mapping: dict[str, Any], override: str) -> None:
         raise UserError(f"'{override}': an override looks like --config.optimizer.learning_rate=1e-5")
     *parents, leaf = name.split(".")
     hint: Any = cls
-    for depth, part in enumerate(parents):
+    for part in parents:
         hint = _child(hint, part, override)
         if not isinstance(mapping.get(part), dict):
             mapping[part] = {}

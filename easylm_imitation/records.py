@@ -1,9 +1,9 @@
 """The schema of every file that passes between verbs, with a golden example of each in `EXAMPLES`.
 
     prompts.jsonl ─ collect ─► conversations.jsonl + ledger.jsonl ─ build ─► DATA/card.json + shards
-    DATA ─ train ─► RUN/{config.json, lineage.json, metrics.jsonl, ...} ─ evaluate ─► results.json (+ Answer records) ─► report
+    DATA ─ train ─► RUN/{config.json, lineage.json, metrics.jsonl, ...} ─ evaluate ─► results.json ─► report
 
-One JSON object a line in `.jsonl`, one object in `.json`. Reading is strict (schema.build); `check_example` tests use EXAMPLES.
+One JSON object a line in `.jsonl`, one object in `.json`. Reading is strict (schema.build).
 """
 import dataclasses
 import hashlib
@@ -52,7 +52,7 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class LedgerEntry:
-    """One attempt to have one prompt answered, written as soon as the response is there. Keys and headers never enter it."""
+    """One attempt to have one prompt answered, written as soon as the response is there; no key or header enters it."""
     prompt_id: str
     sample: int                     # 0-based, of n samples of the prompt
     status: Literal["ok", "failed"]
@@ -139,7 +139,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class TaskResult:
-    """One task under one prompt form. `form` is generation or choices (log-likelihood); models compare only in equal `protocol`s."""
+    """One task under one prompt form. `choices` are log-likelihoods; models compare only in equal `protocol`s."""
     task: str
     prompt: Literal["raw", "chat"]
     form: Literal["choices", "generation", "style"]
@@ -297,7 +297,8 @@ def _extras_to_meta(cls: type, mapping: dict[str, Any]) -> dict[str, Any]:
 EXAMPLES: dict[type, dict[str, Any]] = {
     Conversation: {
         "dataset": "answers", "id": "answers_0", "teacher": "gpt-4", "meta": {"source": "broad"},
-        "messages": [{"role": "user", "content": "Where is Oslo?"}, {"role": "assistant", "content": "Oslo is in Norway."}]},
+        "messages": [{"role": "user", "content": "Where is Oslo?"},
+                     {"role": "assistant", "content": "Oslo is in Norway."}]},
     Prompt: {"id": "p0", "messages": [{"role": "user", "content": "Where is Oslo?"}], "dataset": "broad", "meta": {}},
     LedgerEntry: {
         "prompt_id": "p0", "sample": 0, "status": "ok", "model": "gpt-4", "prompt_tokens": 5, "completion_tokens": 6,
@@ -308,10 +309,12 @@ EXAMPLES: dict[type, dict[str, Any]] = {
         "init": "aaaaaaaaaaaaaaaa", "teachers": ["gpt-4"], "data_card": "bbbbbbbbbbbbbbbb", "tokens": 20000,
         "template": "chatml@cccccccc", "tokenizer": "dddddddddddddddd", "seed": 0, "step": 100, "code": "0.1.0"},
     DataCard: {
-        "name": "answers", "hash": "bbbbbbbbbbbbbbbb", "conversations": 2, "tokens": 40, "loss_tokens": 14, "longest": 21,
+        "name": "answers", "hash": "bbbbbbbbbbbbbbbb", "conversations": 2, "tokens": 40, "loss_tokens": 14,
+        "longest": 21,
         "sources": [{"path": "answers.jsonl", "dataset": "answers", "sha256": "00", "read": 3, "kept": 2,
                      "dropped": {"empty turn": 1}}],
-        "tokenizer": "dddddddddddddddd", "template": "chatml@cccccccc", "teachers": ["gpt-4"], "seed": 0, "code": "0.1.0"},
+        "tokenizer": "dddddddddddddddd", "template": "chatml@cccccccc", "teachers": ["gpt-4"], "seed": 0,
+        "code": "0.1.0"},
     Answer: {"prompt_id": "p0", "prompt": "Where is Oslo?", "answer": "In Norway.", "model": "imitation",
              "dataset": "broad", "finish_reason": "stop"},
     Results: {

@@ -25,10 +25,10 @@ def nearest(name: str, known: collections.abc.Iterable[str]) -> str:
 
 
 def build(cls: type[T], mapping: collections.abc.Mapping[str, Any], where: str) -> T:
-    """Makes dataclass `cls` from `mapping`; `where` names the place in errors (a file, a file:line, a config path).
+    """Makes dataclass `cls` from `mapping`; `where` names the place in errors (a file, a line, a config path).
 
-    Annotations may be bool, int, float, str, Any, dict[...], tuple[X, ...], list[X], Literal[...], unions with None, and
-    nested dataclasses. An int is accepted for a float; a bool is never accepted for an int. Raises UserError.
+    Annotations may be bool, int, float, str, Any, dict[...], tuple[X, ...], list[X], Literal[...], unions with None,
+    and nested dataclasses. An int is accepted for a float; a bool is never accepted for an int. Raises UserError.
     """
     if not isinstance(mapping, collections.abc.Mapping):
         raise UserError(f"{where}: expected a mapping with the keys of {cls.__name__}, got {_show(mapping)}")

@@ -1,8 +1,9 @@
 """Key-value caches as plain pytrees: {"k", "v"}, each one array [L, B, K, S, H], or a tuple of L arrays [B, K, S, H].
 
 Heads stand before positions, so that a decode step reads each head's keys as they lie in memory: on CPU that is 2 to 8
-times faster than [B, S, K, H], which would be turned around for every token. The stacked form rides in the carry of the scan over layers (as scanned-over input and output it would be copied whole);
-the tuple goes with unstacked parameters. Row b of a cache is one sequence; index s holds the token at position s.
+times faster than [B, S, K, H], which would be turned around for every token. The stacked form rides in the carry of
+the scan over layers (as scanned-over input and output it would be copied whole); the tuple goes with unstacked
+parameters. Row b of a cache is one sequence; index s holds the token at position s.
 """
 from typing import Any
 
@@ -29,7 +30,7 @@ def write(cache: jax.Array, new: jax.Array, positions: jax.Array, layer: jax.Arr
 
 
 def read(cache: jax.Array, layer: jax.Array | None, span: int | None) -> jax.Array:
-    """The first `span` positions of one layer, as attention takes keys and values: [B, span, K, H] (no copy, a view)."""
+    """The first `span` positions of one layer, as attention takes keys and values: [B, span, K, H] (a view)."""
     this = cache if layer is None else cache[layer]
     return jnp.swapaxes(this[:, :, :span], 1, 2)
 

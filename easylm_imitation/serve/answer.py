@@ -3,14 +3,13 @@
 Stop strings are matched in decoded text, since one may begin in the middle of a token. What could still become a stop
 string is held back, so that a stream never shows what the final text will not contain.
 """
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from easylm_imitation.text import Tokenizer
 
 
-@dataclasses.dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """One generated token with its log-probability, and the likeliest alternatives as (id, log-probability)."""
     id: int
     logprob: float
@@ -35,7 +34,7 @@ class AnswerText:
 
     def push(self, token: Token) -> bool:
         """Adds a token; returns True when a stop string is complete. No token may follow one."""
-        self.tokens.append(dataclasses.replace(token, offset=len(self.text)))
+        self.tokens.append(token._replace(offset=len(self.text)))
         return self._grow(self._stream.push(token.id))
 
     def finish(self) -> None:

@@ -18,6 +18,7 @@ from easylm_imitation.serve.engine import Engine
 from easylm_imitation.serve.jobs import Answer, Job, Scoring, Update
 from easylm_imitation.serve.scoring import Pool
 
+_PREFILLS_A_TURN = 4        # bounds how long a turn may take
 _GATHER_QUIET, _GATHER_LONGEST = 0.002, 0.010   # seconds: jobs that arrive together should start together
 
 
@@ -137,8 +138,7 @@ class Scheduler:
     def _turn(self) -> None:
         self._drop_cancelled()
         self._admit()
-        if any(job is not None and not job.ready for job in self._slots):
-            self._prefill()
+        self._prefill_some()
         if self._pool:
             self._score()
         if any(job is not None and job.ready for job in self._slots):
@@ -165,9 +165,18 @@ class Scheduler:
             if job is None and self._waiting:
                 self._slots[slot] = self._waiting.popleft()
 
-    def _prefill(self) -> None:
-        """Reads one chunk of the prompts in slots, in the shape that wastes least."""
-        reading = [(slot, job) for slot, job in enumerate(self._slots) if job is not None and not job.ready]
+    def _prefill_some(self) -> None:
+        """One chunk of prompts; more of them while most slots wait to be read and nobody watches a stream."""
+        for _ in range(_PREFILLS_A_TURN):
+            reading = [(slot, job) for slot, job in enumerate(self._slots) if job is not None and not job.ready]
+            if reading:
+                self._prefill(reading)
+            live = [job for job in self._slots if job is not None and job.ready]
+            if len(live) >= len(reading) or any(job.stream for job in live):
+                return
+
+    def _prefill(self, reading: list[tuple[int, Answer]]) -> None:
+        """Reads one chunk of the prompts in these slots, in the shape that wastes least."""
         unread = [job.unread for _, job in reading]
         rows, width = max(self._engine.shapes.prefill, key=lambda shape: _worth(shape, unread))
         self._engine.prefill((rows, width), [job.next_piece(slot, width) for slot, job in reading[:rows]])

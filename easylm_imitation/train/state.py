@@ -44,7 +44,8 @@ def init_state(model: Model, optimizer: optax.GradientTransformation, abstract: 
     def init(key: jax.Array) -> TrainState:
         params = model.init(key, jnp.float32)
         return TrainState(jnp.int32(0), params, optimizer.init(params))
-    return jax.jit(init, out_shardings=shardings_of(abstract))(jax.random.key(seed))
+    compiled = jax.jit(init, out_shardings=shardings_of(abstract), compiler_options=_quick_to_compile())
+    return compiled(jax.random.key(seed))
 
 
 def state_from(params: Any, optimizer: optax.GradientTransformation, abstract: TrainState) -> TrainState:
@@ -53,6 +54,12 @@ def state_from(params: Any, optimizer: optax.GradientTransformation, abstract: T
                    out_shardings=shardings_of((abstract.step, abstract.optimizer)))
     step, opt_state = init(params)
     return TrainState(step, params, opt_state)
+
+
+def _quick_to_compile() -> dict[str, Any] | None:
+    """Compiler options of a program that runs once: on CPU, random numbers take 10 s to optimise for a tiny model."""
+    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    return options if jax.default_backend() == "cpu" else None
 
 
 def bytes_per_device(abstract: Any) -> int:

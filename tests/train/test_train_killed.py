@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 def get_config():
     return ConfigDict(json.loads({!r}))
 """
-_LONG = tiny_config(steps=120, checkpoint_every=7)
+_LONG = tiny_config(steps=60, checkpoint_every=7)
 
 
 def _start(data, workdir) -> subprocess.Popen:
@@ -47,11 +47,11 @@ def test_sigterm_saves_at_the_very_update_and_exits_zero(data, tmp_path):
     process = _start(data, workdir)
     _wait_for(process, workdir, 10)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     result = json.loads(out.splitlines()[-1])
     assert result["interrupted"]
-    assert 10 <= result["step"] < 120
+    assert 10 <= result["step"] < 60
     assert RunDir(workdir).steps()[-1] == result["step"] == read_metrics(RunDir(workdir).metrics)[-1]["step"]
     assert RunDir(workdir).read_lineage().step == result["step"]
 
@@ -60,7 +60,7 @@ def test_sigterm_saves_at_the_very_update_and_exits_zero(data, tmp_path):
 def test_kill_nine_at_random_updates_changes_no_bit(data, tmp_path):
     train(_LONG, data_dir=data, workdir=tmp_path / "whole")
     workdir = tmp_path / "run"
-    killed = sorted(random.SystemRandom().sample(range(1, 115), 3))
+    killed = sorted(random.SystemRandom().sample(range(1, 58), 3))
     print(f"killed at lines {killed}")
     for lines in killed:
         process = _start(data, workdir)
@@ -68,10 +68,10 @@ def test_kill_nine_at_random_updates_changes_no_bit(data, tmp_path):
         process.kill()
         process.communicate()
     process = _start(data, workdir)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=900)
     assert process.returncode == 0, err     # a kill while an old checkpoint was being deleted leaves Orbax a warning
     clock = ("seconds", "tokens_per_second")
     whole, pieces = ([{k: v for k, v in line.items() if k not in clock} for line in read_metrics(RunDir(run).metrics)]
                      for run in (tmp_path / "whole", workdir))
-    assert [line["step"] for line in pieces] == list(range(1, 121))
+    assert [line["step"] for line in pieces] == list(range(1, 61))
     assert pieces == whole
