@@ -70,7 +70,11 @@ def test_a_span_sees_all_positions_below_it():
     model, params = made("gpt2")
     tokens, positions = tokens_for(2, 14, seed=4)
     got, _ = generate(model, params, model.init_cache(2, LENGTH), tokens[:, :8], prompt=4, span=8)
-    np.testing.assert_allclose(got, logits(model, params, tokens, positions)[:, :8], atol=2e-5)
+    wanted = logits(model, params, tokens, positions)[:, :8]
+    np.testing.assert_allclose(got, wanted, atol=2e-5)
+    blind, _ = generate(model, params, model.init_cache(2, LENGTH), tokens[:, :8], prompt=4, span=4)
+    np.testing.assert_allclose(blind[:, :4], wanted[:, :4], atol=2e-5)
+    assert np.abs(blind[:, 5:] - wanted[:, 5:]).max() > 1e-2, "a broken promise shows that the rest was spared"
 
 
 def test_stacked_and_unstacked_do_not_mix():

@@ -45,8 +45,23 @@ def test_recomputation_changes_no_gradient():
     for remat, given in (("dots", params), ("full", unstack(params))):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient(remat, given), wanted)
     assert min(float(jnp.abs(g).max()) for g in jax.tree.leaves(wanted)) > 0, "a parameter that nothing depends on"
+
+
+def test_remat_and_backend_are_taken_at_their_word():
+    model, params = made("llama")
+
+    def program(params=params, **how):
+        return str(jax.make_jaxpr(lambda p: model.hidden(p, *packed(), dtype=jnp.float32, **how))(params))
+
+    assert "policy=" not in program()
+    for given in (params, unstack(params)):
+        assert "policy=None" in program(given, remat="full")
+        assert f"policy={jax.checkpoint_policies.dots_with_no_batch_dims_saveable}" in program(given, remat="dots")
+    assert "policy=None" in program(attention="chunked")
     with pytest.raises(ValueError, match="remat 'some' is not one of none, full, dots"):
-        gradient("some", params)
+        program(remat="some")
+    with pytest.raises(ValueError, match="attention backend 'some' is not one of"):
+        program(attention="some")
 
 
 @every_family
