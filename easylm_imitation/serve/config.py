@@ -38,6 +38,7 @@ class ServeConfig:
     layers: Literal["auto", "stacked", "unstacked"] = "auto"        # auto: unstacked on CPU (docs/serve.md has figures)
     prefill_chunks: tuple[int, ...] = ()        # tokens of a prompt read in one go
     live_lengths: tuple[int, ...] = ()          # lengths of cache that a decode step may read
+    decode_rows: tuple[int, ...] = ()           # slots a decode step may work on; (): all, or 1 if the model is large
     score_lengths: tuple[int, ...] = ()         # row lengths for scoring
     score_tokens: int | None = None             # tokens scored in one go; None: by model size and device
     decode_steps: int = 8                       # tokens between two looks at the queue; 1 while somebody streams
@@ -90,11 +91,11 @@ def _ladder(smallest: int, largest: int, factor: int) -> tuple[int, ...]:
     return tuple(reversed(steps))
 
 
-def _within(lengths: tuple[int, ...], context: int, name: str) -> tuple[int, ...]:
-    kept = tuple(sorted(set(lengths)))
-    if kept[0] < 1 or kept[-1] > context:
-        raise UserError(f"{name} {lengths}: each must lie between 1 and the context of {context}")
-    return kept if kept[-1] == context else (*kept, context)
+def _within(sizes: tuple[int, ...], largest: int, name: str) -> tuple[int, ...]:
+    """`sizes` ascending, with `largest` (the context, or the slots) at the end."""
+    if min(sizes) < 1 or max(sizes) > largest:
+        raise UserError(f"{name} {sizes}: each must lie between 1 and {largest}")
+    return tuple(sorted({*sizes, largest}))
 
 
 def _prefill(config: ServeConfig, context: int, small: bool) -> tuple[tuple[int, int], ...]:
@@ -109,7 +110,7 @@ def _prefill(config: ServeConfig, context: int, small: bool) -> tuple[tuple[int,
 
 def _decode(config: ServeConfig, context: int, small: bool) -> tuple[tuple[int, int], ...]:
     live = _within(config.live_lengths or _ladder(256, context, 4), context, "live_lengths")
-    rows = (config.slots,) if small else tuple(sorted({1, config.slots}))
+    rows = _within(config.decode_rows or ((config.slots,) if small else (1,)), config.slots, "decode_rows")
     return tuple((row, length) for row in rows for length in live)
 
 

@@ -99,6 +99,7 @@ def listen(config: ServeConfig, host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()       # only this claims the port: two sockets that merely bind can share it
         listener.set_inheritable(False)
     except OSError as error:
         listener.close()

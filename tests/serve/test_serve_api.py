@@ -25,7 +25,7 @@ HELLO = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
 
 def with_limits(**limits):
     return ServeConfig(slots=CONFIG.slots, context=CONFIG.context, live_lengths=CONFIG.live_lengths,
-                       score_tokens=CONFIG.score_tokens, limits=Limits(**limits))
+                       decode_rows=CONFIG.decode_rows, score_tokens=CONFIG.score_tokens, limits=Limits(**limits))
 
 
 @contextlib.contextmanager

@@ -159,6 +159,8 @@ def test_the_prompt_of_a_chat_is_the_prefix_of_its_training_row(http, served_mod
     chat = http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 12, "temperature": 0}).json()
     [raw] = complete(http, prompt=prefix, max_tokens=12, temperature=0)
     assert chat["usage"]["prompt_tokens"] == len(prefix)
+    spelled = http.post("/v1/completions", json={"prompt": "<|im_end|>", "max_tokens": 1}).json()
+    assert spelled["usage"]["prompt_tokens"] == 1       # the caller of a raw prompt controls all of it
     assert chat["choices"][0]["message"]["content"] == raw["text"]
 
 

@@ -5,6 +5,7 @@ from serve_helpers import CONFIG
 
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve import Engine, Scorer
+from easylm_imitation.serve.answer import Token
 from easylm_imitation.serve.scoring import Pool, pair_segments
 
 
@@ -112,6 +113,17 @@ def test_alternatives_with_one_text_keep_entries_of_their_own(http, served_model
     tops = http.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]["top_logprobs"][1:]
     assert all(len(top) in (5, 6) for top in tops)
     assert not any("\ufffd" in text for top in tops for text in top)
+
+
+def test_a_token_spelled_like_anothers_text_keeps_its_entry(server):
+    """The byte 0xEF is spelled like the letter that other tokens make: both may be alternatives of one position."""
+    texts = [server.service.token_text(i) for i in range(290)]
+    twins = [i for i, text in enumerate(texts) if texts.count(text) == 2]
+    assert twins
+    for one in twins:
+        other = next(i for i in twins if i != one and texts[i] == texts[one])
+        table = server.service.top_dict(Token(one, -3.0, ((other, -1.0),)))
+        assert sorted(table.values()) == [-3.0, -1.0]
 
 
 def test_an_echo_with_more_tokens_joins_scores_and_generation(http, server, greedy, reference):
