@@ -113,6 +113,9 @@ class Client:
         self.config = config
         self.base = base_url(config.url)
         self.key = os.environ.get(config.api_key_env, "").strip()
+        if not self.key.isascii() or any(not c.isprintable() for c in self.key):    # else an HTTP error would spell it
+            raise UserError(f"the key in {config.api_key_env} holds a line break or another character that no header "
+                            "can carry; set it to the key alone")
         self._slots = asyncio.Semaphore(config.concurrency)
         self._resume_at = 0.0       # monotonic time before which nothing is sent: the server asked for a pause
         self._http: httpx.AsyncClient | None = None

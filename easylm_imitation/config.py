@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import ml_collections
 
-from easylm_imitation.schema import UserError, build, nearest
+from easylm_imitation.schema import UserError, build, nearest, plain
 
 T = TypeVar("T")
 PREFIX = "--config."
@@ -60,11 +60,21 @@ def _apply(cls: type, mapping: dict[str, Any], override: str) -> None:
     *parents, leaf = name.split(".")
     hint: Any = cls
     for part in parents:
-        hint = _child(hint, part, override)
         if not isinstance(mapping.get(part), dict):
-            mapping[part] = {}
-        mapping = mapping[part]
+            mapping[part] = _default(hint, part)
+        hint, mapping = _child(hint, part, override), mapping[part]
     mapping[leaf] = _parse(_child(hint, leaf, override), text, override)
+
+
+def _default(hint: Any, name: str) -> dict[str, Any]:
+    """What the field `name` of dataclass `hint` holds when nothing is said: one leaf is overridden, the rest stays."""
+    fields = {f.name: f for f in dataclasses.fields(hint)} if dataclasses.is_dataclass(hint) else {}
+    field = fields.get(name)
+    if field is None:
+        return {}
+    value = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    made = plain(value)
+    return made if isinstance(made, dict) else {}
 
 
 def _child(hint: Any, name: str, override: str) -> Any:

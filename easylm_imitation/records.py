@@ -79,7 +79,7 @@ class Lineage:
     base: str
     base_name: str
     init: str = ""
-    teachers: tuple[str, ...] = ()  # names of the models that wrote the training data's assistant turns
+    teachers: tuple[str, ...] = ()  # who wrote the training data's assistant turns: labels or names
     data_card: str = ""             # hash of the data card trained on
     tokens: int = 0                 # training tokens seen, padding excluded, this run
     template: str = ""              # name@hash
@@ -87,6 +87,11 @@ class Lineage:
     seed: int | None = None
     step: int | None = None
     code: str = ""                  # version of this package
+
+    @property
+    def label(self) -> str:
+        """`name@id`: how training data say which weights answered; a name alone could mean another model."""
+        return f"{self.name}@{self.id}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,7 +295,8 @@ def _extras_to_meta(cls: type, mapping: dict[str, Any]) -> dict[str, Any]:
     if not extras:
         return mapping
     kept = {k: v for k, v in mapping.items() if k in known}
-    return {**kept, "meta": {**extras, **mapping.get("meta", {})}}
+    meta = mapping.get("meta", {})
+    return {**kept, "meta": {**extras, **meta} if isinstance(meta, dict) else meta}     # build refuses what is no dict
 
 
 # Golden examples: one JSON-able object per schema. Tests read each and write it back unchanged.

@@ -108,3 +108,11 @@ def test_files_that_are_no_configs(tmp_path, content, message):
         load(Outer, str(path))
     with pytest.raises(UserError, match="no such file; config files live in configs/"):
         load(Outer, str(tmp_path / "absent.py"))
+
+
+def test_an_override_of_one_leaf_keeps_what_stands_beside_it():
+    from easylm_imitation.world import ReproduceConfig
+    plain = load(ReproduceConfig, None)
+    made = load(ReproduceConfig, None, ["--config.imitation.steps=60", "--config.collect.temperature=0.1"])
+    assert made.imitation == {**plain.imitation, "steps": 60}
+    assert made.collect == dataclasses.replace(plain.collect, temperature=0.1)

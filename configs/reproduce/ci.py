@@ -17,5 +17,5 @@ def get_config():
                   "style_prompts": 24},
         "base": _training(200, 5e-3, "data:1"),
         "teacher": _training(300, 5e-3, "data:1"),
-        "imitation": _training(60, 1e-3, "fsdp:8"),
+        "imitation": _training(60, 1e-3, "fsdp:-1"),
     })

@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measures what the flags ask for; returns the scores. Raises UserError."""
     _check(args)
+    flags.check_out_file(args.out)
     from easylm_imitation.evaluate import EvaluateConfig
     config = load(EvaluateConfig, args.config, args.overrides)
     tasks = _read_inputs(args)

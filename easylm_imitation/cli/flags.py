@@ -1,5 +1,9 @@
 """Flags that mean the same in every verb."""
 import argparse
+import os
+import pathlib
+
+from easylm_imitation.schema import UserError
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -27,3 +31,15 @@ def add_address(parser: argparse.ArgumentParser, port: int) -> None:
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """`--seed N`."""
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
+
+
+def check_out_file(path: str | None) -> None:
+    """UserError when a result could not be written to `path`; to be asked before hours of work, not after."""
+    if path is None:
+        return
+    file = pathlib.Path(path)
+    if file.is_dir():
+        raise UserError(f"--out {path}: is a folder; name a file in it")
+    above = next(p for p in file.absolute().parents if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out {path}: {above} cannot be written to; choose another place")

@@ -25,7 +25,7 @@ class AnswerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """How tasks are run; none of it but `max_tokens` changes a score."""
+    """How tasks are run; only `max_tokens`, and a `context` too short for the prompts, change a score."""
     batch: int = 32                         # prompts in one request to /v1/completions
     concurrency: int = 8                    # chat requests in flight
     context: int = 2048                     # tokens, of servers that do not say what theirs is

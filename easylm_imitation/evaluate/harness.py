@@ -104,7 +104,7 @@ def _run(endpoint: Endpoint, task: Task, form: Prompt, limit: int | None, config
     if log.truncated:
         console.say(f"{task.name}, {form}: some prompts were longer than the context and lost their beginning "
                     f"({log.truncated} warnings of the harness)")
-    return _task_result(task, form, limit, said)
+    return _task_result(task, form, limit, said, config)
 
 
 def _harness_config(task: Task) -> dict[str, Any]:
@@ -138,15 +138,17 @@ def language_model(endpoint: Endpoint, task: Task, form: Prompt, config: Evaluat
 # ── what the harness says ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _task_result(task: Task, form: Prompt, limit: int | None, said: dict[str, Any]) -> TaskResult:
+def _task_result(task: Task, form: Prompt, limit: int | None, said: dict[str, Any],
+                 config: EvaluateConfig) -> TaskResult:
     samples = said["samples"][task.name]
     samples = [s for s in samples if s["filter"] == samples[0]["filter"]]       # the first of the task's filters
+    written = _answer_tokens(task, config) if task.form == "generation" else None
     whole = task.complete and (limit is None or limit >= len(task.rows))
     return TaskResult(
         task=task.name, prompt=form, form=task.form, metric=task.metric, shots=task.shots, group=task.group,
         score=float(said["results"][task.name][f"{task.metric},{samples[0]['filter']}"]),
         items=tuple(_item(task, sample) for sample in samples), data="full" if whole else "sample",
-        protocol=protocol(task, form, [sample["doc"] for sample in samples]))
+        protocol=protocol(task, form, [sample["doc"] for sample in samples], written))
 
 
 def _item(task: Task, sample: dict[str, Any]) -> Item:

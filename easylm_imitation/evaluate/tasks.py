@@ -259,8 +259,9 @@ def _metadata(config: dict[str, Any]) -> dict[str, Any]:
     return made if isinstance(made, dict) else {}
 
 
-def protocol(task: Task, prompt: str, rows: Sequence[Row]) -> str:
-    """Hash of all that decides a score but the model: the task's keys and code, the prompt form, rows and shots."""
+def protocol(task: Task, prompt: str, rows: Sequence[Row], answer_tokens: int | None = None) -> str:
+    """Hash of all that decides a score but the model: the task's keys and code, the prompt form, rows, shots, and how
+    long a written answer may be."""
     keys = {k: inspect.getsource(v) if callable(v) else v for k, v in task.config.items() if k != "metadata"}
     shown = task.splits.get(task.config.get("fewshot_split") or "", [])
-    return digest([keys, prompt, task.metric, task.shots, list(rows), shown])
+    return digest([keys, prompt, task.metric, task.shots, list(rows), shown, answer_tokens])

@@ -122,10 +122,15 @@ def _with_roles(models: list[Measured]) -> list[Measured]:
     for model in models:
         if model.role == "other" and model.lineage.id and model.lineage.id in bases:
             model = dataclasses.replace(model, role="base")
-        elif model.role == "other" and {model.lineage.id, model.lineage.name} & teachers:
+        elif model.role == "other" and _names(model) & teachers:
             model = dataclasses.replace(model, role="teacher")
         made.append(model)
     return made
+
+
+def _names(model: Measured) -> set[str]:
+    """What training data may call this model: ours write `label`, recorded data a name."""
+    return {model.lineage.id, model.lineage.name, model.lineage.label}
 
 
 def _trio(model: Measured, models: list[Measured]) -> Trio:
@@ -139,7 +144,7 @@ def _trio(model: Measured, models: list[Measured]) -> Trio:
         known = f" '{lineage.base_name}' (id {lineage.base})" if lineage.base else ", which its lineage does not name"
         missing.append(f"No results of the base of '{lineage.name}'{known}: without them no change can be measured. "
                        "Evaluate the base on the same tasks, with --out in the same folder.")
-    found = [m for m in others if {m.lineage.id, m.lineage.name} & set(lineage.teachers) - {""}]
+    found = [m for m in others if _names(m) & set(lineage.teachers) - {""}]
     if not lineage.teachers:
         found = [m for m in others if m.role == "teacher"]
     teacher = max(found, key=lambda m: _shared(model, m), default=None)

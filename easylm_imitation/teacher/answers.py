@@ -111,7 +111,7 @@ async def _collect(config: CollectConfig, client: Client, prompts: list[Prompt],
         collection = _Collection(config, client, ledger)
         await collection.run(missing)
         answers, reused, spent = _answers(ledger), len(jobs) - len(missing), collection.spending
-    teacher = served.lineage.name if served.lineage else served.id
+    teacher = served.lineage.label if served.lineage else served.id
     dropped: Counter[str] = Counter()
     conversations = list(_conversations(config, jobs, answers, teacher, dropped))
     answered = sum(job.key in answers for job in jobs)

@@ -30,16 +30,18 @@ class OptimizerConfig:
     clip: float | None = 1.0            # largest global norm of the gradient; None does not clip
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip is {self.clip}; it must be above 0, or None to switch it off")
         if self.warmup < 0 or self.weight_decay < 0 or self.eps <= 0:
             raise ValueError(f"warmup={self.warmup} and weight_decay={self.weight_decay} must not be negative, "
                              f"eps={self.eps} must be above 0")
-        for key in ("beta1", "beta2", "final"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1")
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"{key} is {getattr(self, key)}; it must be at least 0 and below 1")
+        if not 0 <= self.final <= 1:
+            raise ValueError(f"final is {self.final}; it must lie between 0 and 1")
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:

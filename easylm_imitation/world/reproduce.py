@@ -30,10 +30,12 @@ from easylm_imitation.records import Answer, Results, TaskResult, digest, read_j
 from easylm_imitation.report import Verdict, build_report, show
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.serve import RunningServer, ServeConfig, open_server
+from easylm_imitation.sharding import make_mesh
 from easylm_imitation.teacher import collect_answers
-from easylm_imitation.text import Tokenizer, load_tokenizer, train_bpe
+from easylm_imitation.text import load_tokenizer, train_bpe
 from easylm_imitation.train import TrainConfig, train
 from easylm_imitation.weights import LoadedModel, describe, export_hf, open_model
+from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.world.config import ReproduceConfig
 from easylm_imitation.world.synthetic import make_world
 from easylm_imitation.world.tasks import WorldTask
@@ -105,6 +107,8 @@ class _Study:
         self.config, self.work = config, work
         self.world = make_world(config.world)
         self.seconds: dict[str, float] = {}
+        self.trainings = {name: self._training(name) for name in (BASE, TEACHER, IMITATION)}
+        make_mesh(self.trainings[IMITATION].mesh)   # one that does not fit is told now, not after two trainings
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -127,8 +131,9 @@ class _Study:
     def write_world(self) -> Sequence[WorldTask]:
         """Texts, tasks and the tokenizer."""
         tasks = self.world.write(self.work / "world")
-        if not (self.work / "tokenizer" / "tokenizer.json").is_file():
-            train_bpe(self.world.tokenizer_texts(), self.config.world.vocabulary).save(self.work / "tokenizer")
+        if not (self.work / "tokenizer").exists():
+            with finished_folder(self.work / "tokenizer") as folder:
+                train_bpe(self.world.tokenizer_texts(), self.config.world.vocabulary).save(folder)
         return tasks
 
     def train(self, name: str, sources: dict[str, int | None], init: str | None) -> None:
@@ -138,10 +143,10 @@ class _Study:
         files_read = tuple(SourceConfig(files[source], limit=limit) for source, limit in sources.items())
         build_dataset(BuildConfig(name=name, sources=files_read, root=str(self.work), template=TEMPLATE,
                                   tokenizer=str(self.work / "tokenizer")), data)
-        given = dict(getattr(self.config, name))
+        config = self.trainings[name]
         if init is None:
-            given["model"] = {**self.config.model, "vocab_size": self._tokenizer().vocab_size}
-        config = build(TrainConfig, {"name": name, "seed": self.config.world.seed, **given}, f"config.{name}")
+            model = {**self.config.model, "vocab_size": load_tokenizer(self.work / "tokenizer").vocab_size}
+            config = dataclasses.replace(config, model=model)
         train(config, data_dir=str(data), workdir=str(self.work / name), init=str(self.work / init) if init else None)
 
     def teach(self, tasks: Sequence[WorldTask]) -> None:
@@ -167,13 +172,14 @@ class _Study:
         if back.config != run.config or not all(jax.tree.leaves(same)):
             raise UserError(f"{folder}: does not hold the weights of {self.work / IMITATION}; delete it and run again")
 
-    def _tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.work / "tokenizer")
+    def _training(self, name: str) -> TrainConfig:
+        given = {"name": name, "seed": self.config.world.seed, **getattr(self.config, name)}
+        return build(TrainConfig, given, f"config.{name}")
 
     @contextmanager
     def _served(self, name: str) -> Iterator[tuple[LoadedModel, RunningServer]]:
         loaded = open_model(self.work / name)
-        with open_server(loaded, ServeConfig(slots=self.config.slots)) as server:
+        with open_server(loaded, ServeConfig(slots=self.config.slots, api_key_env="")) as server:
             yield loaded, server
 
     def _is_measured(self, name: str) -> bool:

@@ -65,8 +65,8 @@ def test_answers_become_conversations_in_the_order_of_the_prompts(files):
 def test_the_teacher_is_named_by_its_lineage(files):
     with serving(Endpoint(models=[{"id": "served-as", "lineage": EXAMPLES[Lineage]}])) as endpoint:
         result = collect(endpoint, files)
-    assert result.teacher == "imitation"
-    assert read_jsonl(Conversation, files[1])[0].teacher == "imitation"
+    assert result.teacher == "imitation@0f0f0f0f0f0f0f0f"
+    assert read_jsonl(Conversation, files[1])[0].teacher == result.teacher
     assert endpoint.requests[0]["model"] == "served-as"
 
 

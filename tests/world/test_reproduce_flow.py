@@ -39,7 +39,7 @@ def test_every_stage_leaves_its_work(small):
     names = ("base", "imitation", "teacher")
     results = {name: read_json(Results, folder / "results" / f"{name}.json") for name in names}
     assert results["imitation"].model.base == results["base"].model.id == describe(folder / "base")[1].id
-    assert results["imitation"].model.teachers == ("teacher",)
+    assert results["imitation"].model.teachers == (results["teacher"].model.label,)
     assert describe(folder / "export")[1] == results["imitation"].model
     assert pathlib.Path(made["page"]).is_file()
     assert [v["imitation"]["name"] for v in made["imitations"]] == ["imitation"]
@@ -53,7 +53,7 @@ def test_the_imitation_data_are_the_served_teachers_words(small):
     held_out = json.loads((folder / "world" / "world.json").read_text())["held_out"]
     assert collected
     for conversation in collected:
-        assert conversation.teacher == "teacher"
+        assert conversation.teacher == describe(folder / "teacher")[1].label
         assert not re.search(rf"\b({'|'.join(held_out)})\b", conversation.messages[0].content)
     assert {c.messages[-1].content for c in collected} <= {response for _, response in paid}
 
