@@ -59,7 +59,7 @@ def _add_generation(app: fastapi.FastAPI, service: Service) -> None:
         _check_model(service, body.model)
         if len(body.pairs) > service.limits.pairs:
             raise UserError(f"pairs: {len(body.pairs)} in one request; at most {service.limits.pairs}")
-        pairs = [service.encode_pair(*pair) if isinstance(pair[0], str) else pair for pair in body.pairs]
+        pairs = await service.encode_pairs(body.pairs)
         async with _disconnect(request) as gone:
             scores = await service.score_pairs(pairs, gone)
         tokens = sum(len(before) + len(after) for before, after in pairs)

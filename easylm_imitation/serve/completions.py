@@ -38,7 +38,7 @@ class EventStream(StreamingResponse):
 async def complete(service: Service, request: CompletionRequest, gone: asyncio.Future) -> Body | EventStream:
     """Answers a completion request. Raises UserError for what cannot be done, and what `Service.finish` raises."""
     given = prompts(request.prompt)
-    ids = [service.encode(prompt) for prompt in given]
+    ids = await service.encode_all(given)
     _check_completion(service, request, ids)
     envelope = Envelope(service, "cmpl", "text_completion", int(time.time()))
     count = request.n or 1

@@ -38,7 +38,7 @@ class ServeConfig:
     layers: Literal["auto", "stacked", "unstacked"] = "auto"        # auto: unstacked on CPU (docs/serve.md has figures)
     prefill_chunks: tuple[int, ...] = ()        # tokens of a prompt read in one go
     live_lengths: tuple[int, ...] = ()          # lengths of cache that a decode step may read
-    decode_rows: tuple[int, ...] = ()           # slots a decode step may work on; (): all, or 1 if the model is large
+    decode_rows: tuple[int, ...] = ()           # slots a decode step works on; (): all (on CPU 1 too, if large)
     score_lengths: tuple[int, ...] = ()         # row lengths for scoring
     score_tokens: int | None = None             # tokens scored in one go; None: by model size and device
     decode_steps: int = 8                       # tokens between two looks at the queue; 1 while somebody streams
@@ -78,7 +78,8 @@ def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, paramete
     return Shapes(
         slots=config.slots, context=context, steps=config.decode_steps,
         prefill=_prefill(config, context, small),
-        decode=_decode(config, context, small),
+        # A row more costs a CPU time, an accelerator nothing: it waits for the weights.
+        decode=_decode(config, context, (1,) if platform == "cpu" and not small else (config.slots,)),
         score=_score(_within(lengths, context, "score_lengths"), budget, small),
         head_chunk=max(16, min(512, (1 << 24) // vocab_size)))   # at most 64 MB of float32 logits
 
@@ -108,9 +109,9 @@ def _prefill(config: ServeConfig, context: int, small: bool) -> tuple[tuple[int,
     return tuple(sorted({(1, chunk) for chunk in chunks} | {(group, min(chunks))}, key=lambda s: s[0] * s[1]))
 
 
-def _decode(config: ServeConfig, context: int, small: bool) -> tuple[tuple[int, int], ...]:
+def _decode(config: ServeConfig, context: int, rows: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     live = _within(config.live_lengths or _ladder(256, context, 4), context, "live_lengths")
-    rows = _within(config.decode_rows or ((config.slots,) if small else (1,)), config.slots, "decode_rows")
+    rows = _within(config.decode_rows or rows, config.slots, "decode_rows")
     return tuple((row, length) for row in rows for length in live)
 
 

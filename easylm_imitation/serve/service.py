@@ -24,6 +24,7 @@ from easylm_imitation.serve.schemas import Generation
 from easylm_imitation.serve.scoring import Pair, Score, Segment, check_ids, pair_segments
 from easylm_imitation.text import Template, Tokenizer, prompt_ids, stop_ids
 
+LONG = 10_000           # characters that may be encoded in the event loop
 GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same
 
 
@@ -78,6 +79,18 @@ class Service:
         ids = self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else prompt
         check_ids(ids, self.vocab_size, "prompt")
         return ids
+
+    async def encode_all(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+        """`encode` of each. Long texts are encoded in another thread (the tokenizer lets go of the interpreter)."""
+        def work() -> list[list[int]]:
+            return [self.encode(prompt) for prompt in prompts]
+        return await asyncio.to_thread(work) if sum(map(len, prompts)) > LONG else work()
+
+    async def encode_pairs(self, pairs: Sequence[tuple[str, str] | Pair]) -> list[Pair]:
+        """`encode_pair` of each pair of texts; pairs of ids stay as they are."""
+        def work() -> list[Pair]:
+            return [self.encode_pair(*pair) if isinstance(pair[0], str) else pair for pair in pairs]
+        return await asyncio.to_thread(work)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation with its generation prompt: the prefix of its training row. Raises UserError."""

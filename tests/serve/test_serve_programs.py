@@ -1,0 +1,56 @@
+"""The compiled programs themselves: no second cache, no sorted vocabulary, no second compilation."""
+import jax
+import pytest
+from serve_helpers import CONFIG
+
+from easylm_imitation.schema import UserError
+from easylm_imitation.serve import Engine, ServeConfig
+from easylm_imitation.serve.config import shapes
+
+
+def test_decode_updates_the_cache_in_place(server):
+    """Scanned or sliced the wrong way, XLA would hold a second cache; the temporaries here are a few rows of logits."""
+    engine = server.service.engine
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(engine._state.cache))
+    for program in engine._programs.decode.values():
+        memory = program.memory_analysis()
+        assert memory.alias_size_in_bytes >= size
+        assert memory.temp_size_in_bytes < 0.7 * size + 4 * 4 * 296 * 4
+
+
+def test_no_program_sorts_the_vocabulary(server):
+    programs = server.service.engine._programs
+    for program in [*programs.decode.values(), *programs.score.values()]:
+        assert "TopK" in program.as_text()
+        assert " sort(" not in program.as_text()
+
+
+def test_engines_of_one_shape_share_their_programs(server, served_model):
+    first = server.service.engine
+    again = Engine(served_model.config, served_model.params, CONFIG, stop_ids=[1], vocab_size=200)
+    assert again._programs is first._programs
+
+
+SIZES = {"model_context": 4096, "vocab_size": 1000, "platform": "cpu"}
+
+
+@pytest.mark.parametrize(("config", "says"), [
+    (ServeConfig(context=5000), "the model holds 4096"), (ServeConfig(prefill_chunks=(0,)), "prefill_chunks"),
+    (ServeConfig(live_lengths=(9999,)), "live_lengths"), (ServeConfig(score_lengths=(3000,)), "score_lengths"),
+    (ServeConfig(decode_rows=(17,)), "decode_rows")])
+def test_sizes_that_cannot_be_are_refused(config, says):
+    with pytest.raises(UserError, match=says):
+        shapes(config, parameters=10, **SIZES)
+
+
+@pytest.mark.parametrize("parameters", [10**6, 5 * 10**8])
+@pytest.mark.parametrize("context", [16, 96, 128, 256, 1000, 2048, 4096])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_list_of_programs_stays_short_and_covers_every_length(parameters, context, platform):
+    found = shapes(ServeConfig(context=context), parameters=parameters, **{**SIZES, "platform": platform})
+    assert found.count() <= 13
+    assert max(found.decode) == (16, context)
+    assert max(length for _, length in found.score) == context
+    assert all(width <= context for _, width in found.prefill)
+    if parameters == 10**6 and context <= 256:
+        assert found.count() <= 4
