@@ -1,4 +1,4 @@
-"""A GPT-2 of about 10M parameters on any dataset built with GPT-2's tokenizer, for trying things on a laptop.
+"""A GPT-2 of 19M parameters on any dataset built with GPT-2's tokenizer, for trying things on a laptop.
 
     easylm-imitation train --config configs/train/gpt2_10m.py --data DATA --workdir RUN
 

@@ -1,4 +1,4 @@
-"""A LLaMA of about 10M parameters on any dataset built with GPT-2's tokenizer, for trying things on a laptop.
+"""A LLaMA of 19M parameters on any dataset built with GPT-2's tokenizer, for trying things on a laptop.
 
     easylm-imitation train --config configs/train/llama_10m.py --data DATA --workdir RUN
 

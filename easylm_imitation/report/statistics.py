@@ -139,6 +139,6 @@ def _rows(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if _all_or_nothing(scores):
         outcomes = np.array(list(itertools.product((0.0, 1.0), repeat=scores.shape[1])))
         counts = np.array([(scores == outcome).all(axis=1).sum() for outcome in outcomes])
-        return outcomes, counts + 2 / len(outcomes)
+        return outcomes, counts
     rows, counts = np.unique(scores, axis=0, return_counts=True)
     return rows, counts.astype(float)

@@ -1,51 +1,30 @@
 """The verb in a process of its own, ended from outside at a moment of nobody's choosing."""
 import json
-import pathlib
 import random
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from train_helpers import tiny_config
+from train_helpers import ROOT, lines_logged, tiny_config, wait_for, write_config
 
-from easylm_imitation.schema import plain
 from easylm_imitation.train import read_metrics, train
 from easylm_imitation.weights import RunDir
 
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
-_CONFIG = """import json
-from ml_collections import ConfigDict
-def get_config():
-    return ConfigDict(json.loads({!r}))
-"""
 _LONG = tiny_config(steps=60, checkpoint_every=7)
 
 
 def _start(data, workdir) -> subprocess.Popen:
-    config = workdir.parent / "config.py"
-    config.write_text(_CONFIG.format(json.dumps(plain(_LONG))))
     return subprocess.Popen(
-        [sys.executable, "-m", "easylm_imitation", "train", "--config", config, "--data", data, "--workdir", workdir,
-         "--json", "--quiet"], cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _logged(workdir) -> int:
-    """Lines in metrics.jsonl so far."""
-    path = RunDir(workdir).metrics
-    return path.read_text().count("\n") if path.exists() else 0
-
-
-def _wait_for(process: subprocess.Popen, workdir, lines: int) -> None:
-    while process.poll() is None and _logged(workdir) < lines:
-        time.sleep(0.01)
+        [sys.executable, "-m", "easylm_imitation", "train", "--config", write_config(workdir.parent, _LONG),
+         "--data", data, "--workdir", workdir, "--json", "--quiet"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_sigterm_saves_at_the_very_update_and_exits_zero(data, tmp_path):
     workdir = tmp_path / "run"
     process = _start(data, workdir)
-    _wait_for(process, workdir, 10)
+    wait_for(process, lambda: lines_logged(workdir) >= 10)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
@@ -64,7 +43,7 @@ def test_kill_nine_at_random_updates_changes_no_bit(data, tmp_path):
     print(f"killed at lines {killed}")
     for lines in killed:
         process = _start(data, workdir)
-        _wait_for(process, workdir, lines)
+        wait_for(process, lambda lines=lines: lines_logged(workdir) >= lines)
         process.kill()
         process.communicate()
     process = _start(data, workdir)

@@ -1,13 +1,24 @@
 """Batches, datasets and configs that the training tests share."""
 import json
 import pathlib
+import subprocess
+import time
+from collections.abc import Callable
 
 import numpy as np
 
 from easylm_imitation.data import BuildConfig, LoaderConfig, SourceConfig, build_dataset
+from easylm_imitation.schema import plain
 from easylm_imitation.text import Tokenizer
 from easylm_imitation.train import OptimizerConfig, TrainConfig
+from easylm_imitation.weights import RunDir
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+_CONFIG_FILE = """import json
+from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict(json.loads({!r}))
+"""
 VOCAB, LENGTH = 97, 24
 
 
@@ -46,3 +57,22 @@ def tiny_config(**keys) -> TrainConfig:
             "optimizer": OptimizerConfig(learning_rate=0.01), "compute_dtype": "float32", "loss_chunk": 32,
             "checkpoint_every": 3, "keep": 3, "log_every": 1} | keys
     return TrainConfig(**keys)
+
+
+def write_config(folder: pathlib.Path, config: TrainConfig) -> pathlib.Path:
+    """A config file for the verb."""
+    path = folder / "config.py"
+    path.write_text(_CONFIG_FILE.format(json.dumps(plain(config))))
+    return path
+
+
+def lines_logged(workdir: pathlib.Path) -> int:
+    """Lines in a run's metrics.jsonl so far."""
+    path = RunDir(workdir).metrics
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def wait_for(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
+    """Waits until `reached()`, or the process has ended."""
+    while process.poll() is None and not reached():
+        time.sleep(0.01)
