@@ -99,6 +99,8 @@ class Model:
         Returns (states after the final norm [B, T, D], cache). Raises ValueError when one of params and cache is
         stacked and the other is not.
         """
+        if isinstance(params["layers"], tuple) != isinstance(cache["k"], tuple):
+            raise ValueError("params and cache must both be stacked, or both unstacked")
         ends = nnx.merge(self.ends, _without_layers(params))
         x, shared = ends.start(tokens, positions, dtype)
 
@@ -110,8 +112,6 @@ class Model:
             attended = attend(q, *seen, positions, None, key_positions=jnp.arange(seen[0].shape[1])[None])
             return block.finish(x, attended), keys, values
 
-        if isinstance(params["layers"], tuple) != isinstance(cache["k"], tuple):
-            raise ValueError("params and cache must both be stacked, or both unstacked")
         run = _extend_loop if isinstance(params["layers"], tuple) else _extend_scan
         x, cache = run(layer, x, params["layers"], cache)
         return ends.norm(x), cache
