@@ -37,12 +37,12 @@ class RunningServer:
 
     def start(self) -> None:
         """Starts both threads; returns when requests are answered."""
-        self.service.scheduler.start()
         self._thread.start()
         while not self._server.started:
             if not self._thread.is_alive():
                 raise RuntimeError("the HTTP server ended before it was ready; its log says why")
             time.sleep(0.005)
+        self.service.scheduler.start()
 
     def close(self) -> None:
         """Refuses new work, gives running requests `drain_seconds` to end, then stops. May be called twice."""
