@@ -1,0 +1,56 @@
+"""Two processes of four devices train as one process of eight, and stop together."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from train_helpers import ROOT, lines_logged, tiny_config, wait_for, write_config
+
+from easylm_imitation.train import read_metrics, train
+from easylm_imitation.weights import RunDir
+
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
+
+def _pod(config, data, workdir) -> list[subprocess.Popen]:
+    """Two processes of one run on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+    return [subprocess.Popen(
+        [sys.executable, "-m", "easylm_imitation", "train", "--config", write_config(workdir.parent, config),
+         "--data", data, "--workdir", workdir, "--json", "--quiet"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2",
+             "JAX_PROCESS_ID": str(index)}) for index in range(2)]
+
+
+def _finish(processes: list[subprocess.Popen]) -> list[dict]:
+    ended = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    return [json.loads(out.splitlines()[-1]) for out, _ in ended]
+
+
+def test_two_processes_equal_one_and_stop_together(data, tmp_path):
+    config = tiny_config(steps=40, checkpoint_every=10, mesh="data:2,fsdp:4")
+    train(config, data_dir=data, workdir=tmp_path / "one")
+    workdir = tmp_path / "two"
+
+    processes = _pod(config, data, workdir)
+    wait_for(processes[0], lambda: lines_logged(workdir) >= 8)
+    processes[1].send_signal(signal.SIGTERM)                # a notice to one is a notice to all
+    results = _finish(processes)
+    assert [result["interrupted"] for result in results] == [True, True]
+    stopped = results[0]["step"]
+    assert stopped == results[1]["step"] == RunDir(workdir).steps()[-1] < 40
+
+    results = _finish(_pod(config, data, workdir))
+    assert [result["step"] for result in results] == [40, 40]
+    one, two = (read_metrics(RunDir(tmp_path / name).metrics) for name in ("one", "two"))
+    assert [line["tokens"] for line in one] == [line["tokens"] for line in two]     # the same batches
+    np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=1e-4)
