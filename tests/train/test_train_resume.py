@@ -7,7 +7,7 @@ import pytest
 from train_helpers import tiny_config
 
 from easylm_imitation.schema import UserError
-from easylm_imitation.train import read_metrics, train
+from easylm_imitation.train import OptimizerConfig, read_metrics, train
 from easylm_imitation.weights import RunDir, open_model
 
 _CLOCK = ("seconds", "tokens_per_second")
@@ -68,7 +68,8 @@ def test_a_run_goes_on_on_another_mesh_in_more_micro_batches(data, uninterrupted
 
 def test_a_diverged_run_stops_and_saves_no_ruined_weights(data, tmp_path):
     workdir = tmp_path / "run"
-    wild = tiny_config(optimizer=tiny_config().optimizer.__class__(learning_rate=1e38, clip=None))
+    # the second update finds ruined weights; it is also the first to be saved
+    wild = tiny_config(optimizer=OptimizerConfig(learning_rate=1e38, clip=None), checkpoint_every=2)
     with pytest.raises(UserError, match=r"step \d: loss .*Lower optimizer.learning_rate"):
         train(wild, data_dir=data, workdir=workdir)
     assert RunDir(workdir).steps() == []
