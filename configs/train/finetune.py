@@ -2,8 +2,9 @@
 
     easylm-imitation train --config configs/train/finetune.py --data DATA --init HF_DIR --workdir RUN
 
-DATA is built with the tokenizer of HF_DIR. Expected: the loss falls by a few tenths within the first tens of updates and then
-slowly; RUN is a model for `serve`, `evaluate` and `convert`. Weights and optimizer take 12 bytes a parameter over all devices.
+DATA is built with the tokenizer of HF_DIR. Expected: the loss falls by a few tenths within the first tens of updates,
+then slowly; RUN is a model for `serve`, `evaluate` and `convert`. Weights and optimizer take 12 bytes a parameter over
+all devices.
 """
 from ml_collections import ConfigDict
 

@@ -4,6 +4,7 @@ A verb is a module `cli/VERB.py` with `HELP` (one line), `EXAMPLE` (a command th
 `run(args) -> dict`: the JSON-able result. Heavy imports belong inside `run`, so that `--help` answers at once.
 """
 import argparse
+import errno
 import importlib
 import json
 import shlex
@@ -17,6 +18,10 @@ from easylm_imitation.records import code_version
 from easylm_imitation.schema import UserError, nearest
 
 VERBS = ("collect", "build", "train", "serve", "evaluate", "convert", "report", "reproduce")
+
+
+# What goes wrong with a place that the user named: no right to it, not there, no folder, read-only, full.
+_PLACES = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENOSPC}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,16 +75,25 @@ def _run(verb: str, argv: list[str]) -> int:
     except UserError as error:
         console.error(str(error))
         return 2
+    except OSError as error:
+        if error.errno not in _PLACES:
+            return _our_fault(verb)
+        console.error(f"{verb}: {error.filename or 'a file'}: {error.strerror}; choose another place, or mend that one")
+        return 2
     except KeyboardInterrupt:
         console.error("interrupted; what was finished is kept, the same command continues")
         return 130
     except Exception:
-        traceback.print_exc()
-        console.error(f"{verb} failed; the lines above say where. This is a fault of easylm_imitation, not of yours.")
-        return 1
+        return _our_fault(verb)
     if args.json:
         print(json.dumps(result, ensure_ascii=False), flush=True)
     return 0
+
+
+def _our_fault(verb: str) -> int:
+    traceback.print_exc()
+    console.error(f"{verb} failed; the lines above say where. This is a fault of easylm_imitation, not of yours.")
+    return 1
 
 
 def _overview() -> str:

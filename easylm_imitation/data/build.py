@@ -11,6 +11,7 @@ whole.
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -118,7 +119,7 @@ def _write(config: BuildConfig, files: list[pathlib.Path], hashes: list[str], fo
     with processes(count, tokenizer, folder / "tokenizer", template) as outcomes, \
             console.progress("tokenizing", None) as advance:
         examples = _examples(config, zip(files, hashes, strict=True), outcomes, tally, advance)
-        lengths = _write_shards(folder / "shards", config.name, _shuffled(examples, config.seed), tally)
+        lengths, contents = _write_shards(folder / "shards", config.name, _shuffled(examples, config.seed), tally)
     write_jsonl(folder / "dropped.jsonl", tally.dropped)
     if not lengths:
         reasons = ", ".join(f"{n} {reason}" for reason, n in tally.reasons().items()) or "no records"
@@ -128,28 +129,36 @@ def _write(config: BuildConfig, files: list[pathlib.Path], hashes: list[str], fo
         name=config.name, hash="", sources=tuple(tally.sources), conversations=len(lengths), tokens=sum(lengths),
         loss_tokens=tally.loss_tokens, longest=max(lengths), tokenizer=tokenizer.id, template=template.id,
         teachers=tuple(sorted(tally.teachers)), seed=config.seed, code=code_version())
-    card = dataclasses.replace(card, hash=_card_hash(card, folder / "shards"))
+    card = dataclasses.replace(card, hash=_card_hash(card, contents))
     write_json(folder / "card.json", card)
     tally.show()
     return card
 
 
-def _card_hash(card: DataCard, shards: pathlib.Path) -> str:
-    """Over what the dataset holds: the shards' bytes, and the card but for its places and the code's version."""
+def _card_hash(card: DataCard, contents: str) -> str:
+    """Over what the dataset holds: the hash of its records, and the card but for its places and the code's version."""
     content = {key: value for key, value in plain(card).items() if key not in ("hash", "code")}
     content["sources"] = [{k: v for k, v in source.items() if k != "path"} for source in content["sources"]]
-    return digest([content, [file_sha256(file) for file in sorted(shards.glob("*.array_record*"))]])
+    return digest([content, contents])
 
 
-def _write_shards(folder: pathlib.Path, name: str, examples: Iterable[Example], tally: Tally) -> list[int]:
-    """Writes all examples; returns their lengths in tokens."""
-    writer, lengths = ShardWriter(folder, description=name), []
+def _write_shards(folder: pathlib.Path, name: str, examples: Iterable[Example], tally: Tally) -> tuple[list[int], str]:
+    """Writes all examples; returns their lengths in tokens, and a hash of the records.
+
+    Not of the files: a record's fields stand in an order that differs from process to process.
+    """
+    writer, lengths, contents = ShardWriter(folder, description=name), [], hashlib.sha256()
     for chunk in chunks(examples, 1000):
         writer.write(chunk)
         lengths += [len(example.tokens) for example in chunk]
+        for example in chunk:
+            name_bytes = example.id.encode("utf-8", "surrogatepass")
+            contents.update(np.asarray([len(name_bytes), len(example.tokens)], "<i8").tobytes() + name_bytes)
+            contents.update(np.asarray(example.tokens, "<i4").tobytes())
+            contents.update(np.asarray(example.loss_weights, "<f4").tobytes())
         tally.loss_tokens += sum(int(np.count_nonzero(example.loss_weights)) for example in chunk)
     writer.close()
-    return lengths
+    return lengths, contents.hexdigest()
 
 
 def _shuffled(examples: Iterator[Example], seed: int | None) -> Iterable[Example]:

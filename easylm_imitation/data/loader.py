@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from easylm_imitation import console
 from easylm_imitation.data.build import read_card
 from easylm_imitation.data.config import LoaderConfig
 from easylm_imitation.data.packing import Rows, first_fit, one_a_row
@@ -74,6 +75,7 @@ def open_loader(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, e
     folder = pathlib.Path(folder)
     card = read_card(folder)
     plan = _Plan(_lengths(folder, card, config), config, seed)
+    _say_what_is_cut(folder, card, config)
     batches = _Batches(open_shards(folder / "shards"), plan, config, epochs, rows or slice(None))
     # One thread reads ahead of the training step; more of them would only contend for the interpreter's lock.
     dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
@@ -85,6 +87,14 @@ def count_batches(folder: str | os.PathLike, config: LoaderConfig, *, seed: int,
     folder = pathlib.Path(folder)
     plan = _Plan(_lengths(folder, read_card(folder), config), config, seed)
     return -(-plan.rows_before(epochs) // config.batch)
+
+
+def _say_what_is_cut(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> None:
+    if card.longest > config.context:
+        long = int(np.count_nonzero(np.load(folder / "lengths.npy") > config.context))
+        done = {"drop": "left out", "truncate": "cut off there"}[config.too_long]
+        console.say(f"{folder}: {long} of {card.conversations} conversations have more than {config.context} tokens "
+                    f"and are {done} (data.too_long={config.too_long})")
 
 
 def _lengths(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> np.ndarray:
