@@ -69,7 +69,7 @@ def test_logits_equal_transformers_on_plain_and_packed_rows(written, name):
     tokens, positions, segments = packed()
     plain = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
     wanted = their_logits(theirs, tokens)
-    np.testing.assert_allclose(logits(model, loaded.params, tokens, plain), wanted, atol=1e-4)
+    np.testing.assert_allclose(logits(model, loaded.params, tokens, plain, np.ones_like(segments)), wanted, atol=1e-4)
     got = logits(model, loaded.params, tokens, positions, segments)
     for segment in (1, 2, 3):
         own = segments[0] == segment
