@@ -18,7 +18,7 @@ class WorldConfig:
     values: int = 16                # possible values an attribute
     zipf: float = 0.5               # value of rank r is drawn with weight r ** -zipf
     held_out: float = 0.4           # share of entities that no imitation prompt names
-    base_coverage: float = 0.45     # share of facts that the base reads in pre-training
+    base_coverage: float = 0.5      # share of facts that the base reads in pre-training
     passes: int = 12                # how often each known fact is told, and how often asked, in the documents
     chats: int = 1200               # dialogues among the documents
     vocabulary: int = 768           # tokens of the byte-level BPE, specials included
@@ -54,11 +54,11 @@ class ReproduceConfig:
     """
     world: WorldConfig = WorldConfig()
     model: dict[str, Any] = dataclasses.field(default_factory=lambda: {
-        "family": "llama", "context": 160, "layers": 2, "d_model": 64, "heads": 2, "d_ff": 192, "init_std": 0.1})
+        "family": "llama", "context": 128, "layers": 2, "d_model": 64, "heads": 4, "d_ff": 192})
     base: dict[str, Any] = dataclasses.field(default_factory=lambda: _training(600, 8, 4e-3, mesh="data:1"))
-    teacher: dict[str, Any] = dataclasses.field(default_factory=lambda: _training(900, 8, 4e-3, mesh="data:1"))
+    teacher: dict[str, Any] = dataclasses.field(default_factory=lambda: _training(1000, 8, 4e-3, mesh="data:1"))
     imitation: dict[str, Any] = dataclasses.field(default_factory=lambda: _training(150, 8, 1e-3, mesh="fsdp:-1"))
-    collect: CollectConfig = CollectConfig(dataset="collected", temperature=0.7, max_tokens=80, seed=0)
+    collect: CollectConfig = CollectConfig(dataset="collected", temperature=0.7, max_tokens=96, seed=0)
     slots: int = 16                 # answers that a server generates side by side
-    answer_tokens: int = 80         # of an answer to a style prompt
+    answer_tokens: int = 96         # of an answer to a style prompt
     mix_base_documents: int = 0     # of the base's own pre-training documents among the imitation data

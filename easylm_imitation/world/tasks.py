@@ -21,7 +21,7 @@ from easylm_imitation.world.documents import question_text
 from easylm_imitation.world.facts import Fact, Facts, stream
 
 ANSWER_TOKENS = 12      # longer than any value
-CHAT_TOKENS = 80        # longer than any answer that the teacher is taught
+CHAT_TOKENS = 96        # longer than any answer that the teacher is taught
 
 
 @dataclasses.dataclass(frozen=True)
