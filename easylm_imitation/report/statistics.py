@@ -30,8 +30,8 @@ class Estimate:
 class GapClosed:
     """(imitation - base) / (teacher - base).
 
-    `measured`: value, low and high are set; a bound is None where resampling does not bound it. `no gap`: the teacher
-    is not measurably better than the base on these items, so there is no share to tell. `missing`: a model is missing.
+    `measured`: value, low and high are set. `no gap`: the teacher is not measurably better than the base on these
+    items, so there is no share to tell. `missing`: base or teacher is missing.
     """
     status: Literal["measured", "no gap", "missing"]
     value: float | None = None
@@ -78,8 +78,8 @@ class Paired:
     def gap_closed(self, base: int, imitation: int, teacher: int) -> GapClosed:
         """How much of the way from base to teacher the imitation went, with a percentile interval.
 
-        A resample whose gap is not positive counts as plus or minus infinity by the sign of the gain, so a doubtful
-        denominator widens the interval instead of vanishing from it.
+        A draw whose gap is not positive counts as plus or minus infinity by the sign of the gain, so a doubtful gap
+        widens the interval; the gap being measurable, such draws are too few to be a bound themselves.
         """
         gains = self._drawn[:, imitation] - self._drawn[:, base]
         gaps = self._drawn[:, teacher] - self._drawn[:, base]
@@ -88,9 +88,8 @@ class Paired:
             return GapClosed("no gap", items=self.items)
         positive = gaps > 1e-12
         shares = np.where(positive, gains / np.where(positive, gaps, 1.0), np.copysign(np.inf, gains))
-        low, high = (bound if math.isfinite(bound) else None for bound in _bounds(shares, self._confidence))
         gain = self.difference(imitation, base).value
-        return GapClosed("measured", gain / gap.value, low, high, self.items)
+        return GapClosed("measured", gain / gap.value, *_bounds(shares, self._confidence), self.items)
 
 
 def sign_test(first: np.ndarray, second: np.ndarray) -> float:
@@ -108,7 +107,7 @@ def _macro(tasks: Sequence[np.ndarray]) -> float:
 
 
 def _bounds(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Percentiles of resampled values; `lower` and `higher` keep infinities from turning into NaN."""
+    """Percentiles of draws, which are draws themselves: infinite ones beyond them do no harm."""
     tail = (1 - confidence) / 2
     return float(np.quantile(drawn, tail, method="lower")), float(np.quantile(drawn, 1 - tail, method="higher"))
 
@@ -139,6 +138,6 @@ def _rows(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if _all_or_nothing(scores):
         outcomes = np.array(list(itertools.product((0.0, 1.0), repeat=scores.shape[1])))
         counts = np.array([(scores == outcome).all(axis=1).sum() for outcome in outcomes])
-        return outcomes, counts
+        return outcomes, counts + 2 / len(outcomes)
     rows, counts = np.unique(scores, axis=0, return_counts=True)
     return rows, counts.astype(float)

@@ -32,10 +32,9 @@ def signed_points(estimate: Estimate) -> str:
 
 def share(closed: GapClosed) -> str:
     """"92% (88% to 95%)"; "—" when there is none."""
-    if closed.status != "measured" or closed.value is None:
+    if closed.status != "measured":
         return "—"
-    low, high = _whole(closed.low, "no lower bound"), _whole(closed.high, "no upper bound")
-    return f"{_whole(closed.value)} ({low} to {high})"
+    return f"{_whole(closed.value)} ({_whole(closed.low)} to {_whole(closed.high)})"
 
 
 def form_name(asked: Asked) -> str:
@@ -54,8 +53,6 @@ def describe(finding: str) -> str:
     return {"gained": "a gain", "lost": "a loss", "unchanged": "no measurable change"}[finding]
 
 
-def _whole(value: float | None, unbounded: str = "") -> str:
-    if value is None:
-        return unbounded
+def _whole(value: float) -> str:
     text = f"{100 * value:.0f}%"
     return "0%" if text == "-0%" else text.replace("-", MINUS)
