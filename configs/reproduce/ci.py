@@ -15,7 +15,9 @@ def get_config():
     return ConfigDict({
         "world": {"entities": 40, "attributes": 3, "values": 8, "chats": 600, "vocabulary": 512, "prompts": 120,
                   "style_prompts": 24},
-        "base": _training(200, 5e-3, "data:1"),
-        "teacher": _training(300, 5e-3, "data:1"),
-        "imitation": _training(60, 1e-3, "fsdp:-1"),
+        "model": {"family": "llama", "context": 160, "layers": 2, "d_model": 48, "heads": 2, "d_ff": 144,
+                  "init_std": 0.1},
+        "base": _training(250, 5e-3, "data:1"),
+        "teacher": _training(450, 5e-3, "data:1"),
+        "imitation": _training(80, 1e-3, "fsdp:-1"),
     })

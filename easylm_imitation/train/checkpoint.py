@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from easylm_imitation.schema import UserError, build, plain
+from easylm_imitation.schema import build, plain
 from easylm_imitation.train.state import TrainState
-from easylm_imitation.weights import DATA, OPTIMIZER, PARAMS, PROGRESS
+from easylm_imitation.weights import DATA, OPTIMIZER, PARAMS, PROGRESS, reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +58,9 @@ class Checkpoints:
         """(state in the shardings of `abstract`, data position, progress). Raises UserError when it cannot be read."""
         wanted = {PARAMS: abstract.params, OPTIMIZER: abstract.optimizer, DATA: None, PROGRESS: None}
         where = f"{self._checkpointer.directory}/{step}"
-        try:
+        with reading(f"{where}: the checkpoint cannot be read as this run's",
+                     "move the folder away, and the one before it is taken"):
             loaded = self._checkpointer.load_checkpointables(step, wanted)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{where}: the checkpoint cannot be read as this run's ({str(error)[:200]}); move the "
-                            "folder away, and the one before it is taken") from error
         progress = build(Progress, loaded[PROGRESS], where)
         self._on_commit(progress)
         at = jax.device_put(np.int32(step), abstract.step.sharding)

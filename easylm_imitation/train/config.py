@@ -31,7 +31,7 @@ class TrainConfig:
     accumulate: int = 1                     # micro-batches an update is summed over; saves memory, changes no number
     loss: Literal["token_mean", "row_mean"] = "token_mean"  # row_mean: mean over rows of each row's own mean (EasyLM's)
     z_loss: float = 0.0                     # weight of the squared log-partition; 1e-4 is usual
-    loss_chunk: int = 128                   # positions of each row whose logits exist at one time
+    loss_chunk: int = 4096                  # entries of the vocabulary whose logits exist at one time
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations and matmuls; master weights are float32
     remat: Literal["none", "full", "dots"] = "full"     # what is recomputed backward: nothing, layers, all but matmuls
     checkpoint_every: int = 500             # updates between checkpoints; the last update always has one

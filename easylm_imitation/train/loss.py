@@ -1,9 +1,10 @@
-"""Next-token cross-entropy as sums over a batch, a chunk of positions at a time: the [B, T, V] logits never exist.
+"""Next-token cross-entropy as sums over a batch, a part of the vocabulary at a time: the [B, T, V] logits never exist.
 
-Everything is a sum, because sums add over chunks, micro-batches and devices; step.py divides once, at the end. Chunks
-are strided (position t is in chunk t mod n), so that a `sequence`-sharded row is cut where it lies and nothing moves.
+Everything is a sum, because sums add over micro-batches and devices; step.py divides once, at the end. It is the
+vocabulary that is cut, and not the tokens: so each part of the head is collected once and its gradient reduced once.
+(Cut by tokens, every chunk adds to the gradient of the whole head, and the compiler reduces all of it over the devices
+once a chunk.) Parts are strided (entry v is in part v mod n): a vocabulary sharded over `tensor` is cut where it lies.
 """
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from easylm_imitation.models import Model
 
+_NEVER = -1e30                          # the logit of an entry that pads the vocabulary
 Batch = dict[str, jax.Array]            # tokens, segment_ids, positions int32[B, T]; loss_weights float32[B, T]
 
 
@@ -24,7 +26,7 @@ class Sums(NamedTuple):
 
 
 def loss_sums(model: Model, params: dict, batch: Batch, *, normalise: Literal["token_mean", "row_mean"] = "token_mean",
-              chunk: int = 128, dtype: jnp.dtype = jnp.bfloat16, remat: str = "none") -> Sums:
+              chunk: int = 4096, dtype: jnp.dtype = jnp.bfloat16, remat: str = "none") -> Sums:
     """Runs the model over a batch and sums the loss of predicting each token from those before it in its conversation.
 
     `loss_weights[b, t]` is the weight of predicting `tokens[b, t]`, hence 0 at the first token of each conversation:
@@ -34,7 +36,7 @@ def loss_sums(model: Model, params: dict, batch: Batch, *, normalise: Literal["t
     hidden = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], dtype=dtype, remat=remat)
     carried, total = _normalised(batch, normalise)
     targets, weights = (jnp.pad(x[:, 1:], ((0, 0), (0, 1))) for x in (batch["tokens"], carried))
-    nll, z = chunked_cross_entropy(lambda h: model.unembed(params, h), hidden, targets, weights, chunk)
+    nll, z = chunked_cross_entropy(hidden, model.head(params), targets, weights, chunk)
     return Sums(nll, z, total, jnp.sum(batch["segment_ids"] > 0), jnp.sum(batch["loss_weights"] > 0))
 
 
@@ -51,31 +53,37 @@ def _normalised(batch: Batch, how: str) -> tuple[jax.Array, jax.Array]:
     return weights, jnp.sum(batch["segment_ids"].max(axis=1) > 0, dtype=jnp.float32)
 
 
-def chunked_cross_entropy(unembed: Callable[[jax.Array], jax.Array], hidden: jax.Array, targets: jax.Array,
-                          weights: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
-    """(Σ w·NLL, Σ w·log²Z) of hidden [B, T, D] against targets [B, T] int32 with weights [B, T] float32.
+def chunked_cross_entropy(hidden: jax.Array, kernel: jax.Array, targets: jax.Array, weights: jax.Array,
+                          chunk: int) -> tuple[jax.Array, jax.Array]:
+    """(Σ w·NLL, Σ w·log²Z) of hidden [B, T, D] times kernel [D, V]; targets [B, T] int32, weights [B, T] float32.
 
-    `unembed` maps [B, C, D] to float32 logits [B, C, V]. They exist for `chunk` positions of each row at a time,
-    forward and backward: the scan's body is checkpointed, so the backward pass computes them again.
+    Logits are float32, multiplied in the dtype of `hidden`. They exist for `chunk` entries of the vocabulary at a time,
+    forward and backward: a part is checkpointed, so the backward pass computes it again.
     """
+    vocab, dtype = kernel.shape[1], hidden.dtype
+    count = -(-vocab // chunk)
+    hidden = hidden.astype(jnp.float32)     # so that the parts' gradients add up in float32
+
     @jax.checkpoint
-    def add(sums: tuple[jax.Array, jax.Array], piece: tuple) -> tuple[tuple[jax.Array, jax.Array], None]:
-        h, target, weight = piece
-        logits = unembed(h)                                                     # [B, C, V]
-        log_z = jax.nn.logsumexp(logits, axis=-1)                               # [B, C]
+    def part(number: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """log Σ exp and the target's logit (0 when it is in another part), both [B, T], of one part [D, C]."""
+        logits = jnp.einsum("btd,dc->btc", hidden.astype(dtype), kernel.astype(dtype),
+                            preferred_element_type=jnp.float32)
+        entries = number + count * jnp.arange(kernel.shape[1], dtype=jnp.int32)
+        logits = jnp.where(entries < vocab, logits, _NEVER)
         # a masked sum and not a gather, which a vocabulary sharded over `tensor` would have to be collected for
-        is_target = target[..., None] == jnp.arange(logits.shape[-1], dtype=target.dtype)
-        picked = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
-        return (sums[0] + jnp.sum(weight * (log_z - picked)), sums[1] + jnp.sum(weight * log_z**2)), None
+        picked = jnp.sum(jnp.where(entries == targets[..., None], logits, 0.0), axis=-1)
+        return jax.nn.logsumexp(logits, axis=-1), picked
 
     with jax.named_scope("cross_entropy"):
-        pieces = [_strided_chunks(x, chunk) for x in (hidden, targets, weights)]
-        return jax.lax.scan(add, (jnp.float32(0), jnp.float32(0)), tuple(pieces))[0]
+        parts = jnp.arange(count, dtype=jnp.int32), _strided_parts(kernel, count)
+        log_parts, picked = jax.lax.map(lambda this: part(*this), parts)        # each [count, B, T]
+        log_z = jax.nn.logsumexp(log_parts, axis=0)
+        return jnp.sum(weights * (log_z - picked.sum(axis=0))), jnp.sum(weights * log_z**2)
 
 
-def _strided_chunks(x: jax.Array, chunk: int) -> jax.Array:
-    """[B, T, ...] to [n, B, T/n, ...] with n = ceil(T / chunk); T is padded with zeros to a multiple of n."""
-    rows, length = x.shape[:2]
-    count = -(-length // chunk)
-    x = jnp.pad(x, ((0, 0), (0, -length % count), *[(0, 0)] * (x.ndim - 2)))
-    return jnp.moveaxis(x.reshape(rows, -1, count, *x.shape[2:]), 2, 0)
+def _strided_parts(kernel: jax.Array, count: int) -> jax.Array:
+    """[D, V] to [count, D, V / count]; V is padded with zeros to a multiple of `count`."""
+    d_model, vocab = kernel.shape
+    kernel = jnp.pad(kernel, ((0, 0), (0, -vocab % count)))
+    return jnp.moveaxis(kernel.reshape(d_model, -1, count), 2, 0)

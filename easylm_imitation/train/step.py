@@ -23,7 +23,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_step(model: Model, optimizer: optax.GradientTransformation, learning_rate: optax.Schedule, mesh: Mesh,
-              abstract: TrainState, *, accumulate: int = 1, z_loss: float = 0.0, loss_chunk: int = 128,
+              abstract: TrainState, *, accumulate: int = 1, z_loss: float = 0.0, loss_chunk: int = 4096,
               normalise: Literal["token_mean", "row_mean"] = "token_mean", dtype: jnp.dtype = jnp.bfloat16,
               remat: str = "full") -> Step:
     """Compiles `(state, batch) -> (state, metrics)` for one mesh; the old state's memory is given to the new one.

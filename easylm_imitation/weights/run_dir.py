@@ -17,6 +17,7 @@ from easylm_imitation.records import Lineage, read_json, write_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.weights.files import finished_folder
+from easylm_imitation.weights.reading import reading
 
 # names of a checkpoint's parts, each restored by itself
 PARAMS, OPTIMIZER, DATA, PROGRESS = "params", "optimizer", "data", "progress"
@@ -96,11 +97,10 @@ class RunDir:
         Nothing else is read. Raises UserError when there is no checkpoint, or one that does not hold this model.
         """
         step = self.newest_step() if step is None else step
-        try:
-            return ocp.load_checkpointables(str((self.checkpoints / str(step)).absolute()), {PARAMS: abstract})[PARAMS]
-        except (ValueError, KeyError, OSError) as error:
-            raise UserError(f"{self.checkpoints / str(step)}: the weights of {self.model} cannot be read from it "
-                            f"({str(error)[:200]}); remove this step to use the one before") from error
+        folder = self.checkpoints / str(step)
+        with reading(f"{folder}: the weights of {self.model} cannot be read from it",
+                     "remove this step to use the one before"):
+            return ocp.load_checkpointables(str(folder.absolute()), {PARAMS: abstract})[PARAMS]
 
 
 def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer,

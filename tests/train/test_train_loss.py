@@ -23,15 +23,14 @@ def _oracle(hidden: np.ndarray, kernel: np.ndarray, targets: np.ndarray, weights
             (weights * log_z**2).sum())
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 12, 64])
+@pytest.mark.parametrize("chunk", [1, 5, 31, 64])
 def test_chunked_loss_and_gradient_equal_float64(chunk):
     random = np.random.default_rng(1)
     hidden, kernel = random.normal(size=(3, 12, 8)).astype(np.float32), random.normal(size=(8, 31)).astype(np.float32)
     targets, weights = random.integers(0, 31, (3, 12)).astype(np.int32), random.random((3, 12)).astype(np.float32)
 
     def nll(hidden, kernel):
-        nll, z = chunked_cross_entropy(lambda h: h @ kernel, hidden, targets, weights, chunk)
-        return nll, z
+        return chunked_cross_entropy(hidden, kernel, targets, weights, chunk)
     (value, z), slopes = jax.jit(jax.value_and_grad(nll, argnums=(0, 1), has_aux=True))(hidden, kernel)
     expected, by_hidden, by_kernel, expected_z = _oracle(hidden, kernel, targets, weights)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
@@ -48,15 +47,15 @@ def _shapes(jaxpr: jax.extend.core.Jaxpr) -> Iterator[tuple[int, ...]]:
             yield from _shapes(inner)
 
 
-def _largest_logits(model, params, batch, chunk: int) -> int:
+def _largest_array(model, params, batch, chunk: int) -> int:
     program = jax.make_jaxpr(jax.grad(lambda p: loss_sums(model, p, batch, chunk=chunk, remat="full").nll))(params)
-    return max(int(np.prod(s)) for s in _shapes(program.jaxpr) if VOCAB in s and 32 not in s)
+    return max(int(np.prod(shape)) for shape in _shapes(program.jaxpr))
 
 
 def test_the_full_logits_never_exist_forward_or_backward(tiny_llama):
-    batch = make_batch(4)
-    assert _largest_logits(*tiny_llama, batch, chunk=6) == 4 * 6 * VOCAB
-    assert _largest_logits(*tiny_llama, batch, chunk=LENGTH) == 4 * LENGTH * VOCAB    # so the test can see them
+    batch, logits = make_batch(4, length=16), 4 * 16 * VOCAB
+    assert _largest_array(*tiny_llama, batch, chunk=12) < 0.7 * logits
+    assert _largest_array(*tiny_llama, batch, chunk=VOCAB) == logits        # so the test can see them
 
 
 def _unpack(batch: dict) -> dict:
