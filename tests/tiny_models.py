@@ -6,13 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easylm_imitation.models import GPT2Config, LlamaConfig, create
+from easylm_imitation.models import GPT2Config, LlamaConfig, RopeScaling, create
 from easylm_imitation.sharding import map_paths
 
 CONFIGS = {
     "llama": LlamaConfig(64, 64, layers=2, d_model=16, heads=4, d_ff=24, kv_heads=2),
+    "llama3": LlamaConfig(64, 64, layers=2, d_model=16, heads=4, d_ff=24, kv_heads=2, tie_embeddings=True,
+                          rope_theta=100.0, rope_scaling=RopeScaling("llama3", 8.0, original_context=32)),
+    "llama_bias": LlamaConfig(64, 64, layers=2, d_model=16, heads=2, d_ff=24, qkv_bias=True, out_bias=True,
+                              rope_scaling=RopeScaling("linear", 2.0)),
+    "mistral": LlamaConfig(64, 64, layers=2, d_model=16, heads=4, d_ff=24, kv_heads=2, head_dim=8, window=5),
     "qwen2": LlamaConfig(64, 64, layers=2, d_model=16, heads=4, d_ff=24, kv_heads=1, head_dim=8, tie_embeddings=True,
                          qkv_bias=True, rope_theta=1e6),
+    "qwen3": LlamaConfig(64, 64, layers=2, d_model=16, heads=6, d_ff=24, kv_heads=2, head_dim=8, qk_norm=True),
     "gpt2": GPT2Config(64, 64, layers=2, d_model=16, heads=4, d_ff=32),
 }
 LENGTHS = (7, 5, 9)     # conversations of a packed row

@@ -18,7 +18,8 @@ from easylm_imitation.models.presets import (
     hf_family,
     model_config,
 )
+from easylm_imitation.models.rope import RopeScaling
 
 __all__ = ["BACKENDS", "FAMILIES", "PRESETS", "Cache", "Entry", "GPT2Config", "LlamaConfig", "Model", "ModelConfig",
-           "NameMap", "Params", "attention", "config_mapping", "create", "difference", "family_of", "hf_family",
-           "model_config", "put_rows", "stack", "unstack"]
+           "NameMap", "Params", "RopeScaling", "attention", "config_mapping", "create", "difference", "family_of",
+           "hf_family", "model_config", "put_rows", "stack", "unstack"]

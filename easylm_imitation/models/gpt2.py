@@ -8,7 +8,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from easylm_imitation.models.family import Family, ModelConfig, SpecTable, demand, read, vocab_spec
+from easylm_imitation.models.family import (
+    Family,
+    ModelConfig,
+    SpecTable,
+    demand,
+    note_dropout,
+    read,
+    vocab_spec,
+)
 from easylm_imitation.models.layers import Embedding, LayerNorm, Linear
 from easylm_imitation.models.names import Entry, NameMap
 from easylm_imitation.schema import UserError, build
@@ -170,6 +178,7 @@ def config_from_hf(mapping: Mapping[str, Any]) -> GPT2Config:
     demand(mapping, "scale_attn_weights", (True,), True)
     demand(mapping, "scale_attn_by_inverse_layer_idx", (False,), False)
     demand(mapping, "add_cross_attention", (False,), False)
+    note_dropout(mapping, "attn_pdrop", "embd_pdrop", "resid_pdrop")
     d_model = read(mapping, "n_embd")
     return build(GPT2Config, dict(
         vocab_size=read(mapping, "vocab_size"), context=mapping.get("n_positions") or read(mapping, "n_ctx"),
@@ -194,4 +203,14 @@ def _residual_std(config: GPT2Config) -> float:
     return config.init_std / (2 * config.layers) ** 0.5
 
 
-FAMILY = Family("gpt2", GPT2Config, Block, Ends, specs, names, config_from_hf, config_to_hf, ("gpt2",))
+PRESETS = {
+    "gpt2-debug": GPT2Config(256, 128, layers=2, d_model=32, heads=4, d_ff=128),
+    "gpt2-10m": GPT2Config(16384, 1024, layers=8, d_model=256, heads=8, d_ff=1024),
+    # published sizes
+    "gpt2": GPT2Config(50257, 1024, layers=12, d_model=768, heads=12, d_ff=3072),
+    "gpt2-medium": GPT2Config(50257, 1024, layers=24, d_model=1024, heads=16, d_ff=4096),
+    "gpt2-large": GPT2Config(50257, 1024, layers=36, d_model=1280, heads=20, d_ff=5120),
+    "gpt2-xl": GPT2Config(50257, 1024, layers=48, d_model=1600, heads=25, d_ff=6400),
+}
+
+FAMILY = Family("gpt2", GPT2Config, Block, Ends, specs, names, config_from_hf, config_to_hf, ("gpt2",), PRESETS)

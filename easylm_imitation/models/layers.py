@@ -1,7 +1,7 @@
-"""Primitives that every family shares: linear maps, norms, embeddings, rotary positions.
+"""Primitives that every family shares: linear maps, norms, embeddings. Rotary positions are in rope.py.
 
 Parameters are kept in whatever dtype they come in (fp32 masters) and cast where they are used, to the dtype of the
-activations, which flows from the embedding's output. Norms and rotations are computed in fp32.
+activations, which flows from the embedding's output. Norms are computed in fp32.
 """
 import jax
 import jax.numpy as jnp
@@ -64,17 +64,3 @@ class LayerNorm(nnx.Module):
         wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         return (wide * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
-
-
-def rope_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin), each [B, T, 1, H / 2] in fp32, of rotary positions (Su et al. 2021): position * theta^(-2i/H)."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates x [B, T, N, H] in the convention of Hugging Face files: dim i pairs with dim i + H/2."""
-    cos, sin = tables
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

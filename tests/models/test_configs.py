@@ -1,8 +1,20 @@
+import dataclasses
+
 import jax
 import pytest
 from tiny_models import CONFIGS
 
-from easylm_imitation.models import FAMILIES, PRESETS, config_mapping, create, difference, hf_family, model_config
+from easylm_imitation.console import say_once
+from easylm_imitation.models import (
+    FAMILIES,
+    PRESETS,
+    RopeScaling,
+    config_mapping,
+    create,
+    difference,
+    hf_family,
+    model_config,
+)
 from easylm_imitation.schema import UserError
 
 
@@ -69,14 +81,30 @@ def test_learned_positions_end_and_rotary_ones_do_not():
 
 
 LLAMA = FAMILIES["llama"].config_to_hf(CONFIGS["llama"])
+QWEN2 = FAMILIES["llama"].config_to_hf(CONFIGS["qwen2"])
 GPT2 = FAMILIES["gpt2"].config_to_hf(CONFIGS["gpt2"])
 
 
 @pytest.mark.parametrize(("mapping", "message"), [
-    ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope type 'llama3' is not supported"),
-    ({**LLAMA, "attention_bias": True}, "attention_bias=True is not supported"),
+    ({**LLAMA, "rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "rope type 'yarn' is not supported"),
+    ({**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 8.0}}, "rope type 'dynamic' is not supported"),
+    ({**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 2.0, "mscale": 1.0}},
+     "'mscale' is not supported for rope type 'linear'"),
+    ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "the key 'low_freq_factor' is missing"),
+    ({**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "factor is 0.5; rotary positions are"),
+    ({**LLAMA, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+     "partial_rotary_factor=0.5 is not supported"),
+    ({**LLAMA, "mlp_bias": True}, "mlp_bias=True is not supported"),
+    ({**LLAMA, "model_type": "mistral", "attention_bias": True}, "attention_bias=True is not supported"),
     ({**LLAMA, "hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
-    ({**LLAMA, "model_type": "mistral", "sliding_window": 16}, "sliding_window=16 is shorter than the context of 64"),
+    ({**LLAMA, "sliding_window": 16}, "sliding_window=16 is not supported for model_type 'llama'"),
+    ({**QWEN2, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+     "sliding_window=16 in 1 of 2 layers is not supported"),
+    ({**QWEN2, "use_sliding_window": True, "sliding_window": 16,
+      "layer_types": ["sliding_attention", "full_attention"]}, "sliding_window=16 in 1 of 2 layers is not supported"),
+    ({**QWEN2, "layer_types": ["full_attention", "linear_attention"]}, "layer_types='linear_attention' is not"),
+    ({**QWEN2, "model_type": "mistral", "sliding_window": "16"}, "sliding_window='16' is not a number of tokens"),
+    ({k: v for k, v in QWEN2.items() if k != "num_key_value_heads"}, "the key 'num_key_value_heads' is missing"),
     ({k: v for k, v in LLAMA.items() if k != "hidden_size"}, "the key 'hidden_size' is missing"),
     ({**GPT2, "activation_function": "relu"}, "activation_function='relu' is not supported"),
     ({**GPT2, "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not supported"),
@@ -88,10 +116,44 @@ def test_what_is_not_computed_is_refused(mapping, message):
     assert message in str(error.value)
 
 
-def test_rope_theta_is_read_from_old_and_new_files():
+def test_rotary_positions_are_read_from_old_and_new_files():
     read = FAMILIES["llama"].config_from_hf
     new = {k: v for k, v in LLAMA.items() if k not in ("rope_theta", "rope_scaling")}
     assert read({**LLAMA, "rope_theta": 5e5}).rope_theta == 5e5
     assert read({**new, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}).rope_theta == 5e5
     assert read(new).rope_theta == 10000.0
-    assert read({**LLAMA, "model_type": "mistral", "sliding_window": 64}).context == 64
+    stretched = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                 "original_max_position_embeddings": 4096}
+    wanted = RopeScaling("llama3", 8.0, original_context=4096)
+    for mapping in ({**new, "rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **stretched}},
+                    {**new, "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **stretched}}):
+        assert (read(mapping).rope_theta, read(mapping).rope_scaling) == (5e5, wanted)
+    linear = read({**new, "rope_scaling": {"type": "linear", "factor": 4.0}})
+    assert linear.rope_scaling == RopeScaling("linear", 4.0)
+
+
+def test_windows_are_read_where_the_model_type_has_them():
+    read = FAMILIES["llama"].config_from_hf
+    mistral = {**LLAMA, "model_type": "mistral"}
+    assert read({**mistral, "sliding_window": 16}).window == 16
+    assert read({**mistral, "sliding_window": None}).window == 0
+    assert read(mistral).window == 4096                 # as the class has it, when the file does not say
+    assert read({**QWEN2, "sliding_window": 16}).window == 0
+    in_use = {**QWEN2, "use_sliding_window": True, "sliding_window": 16}
+    assert read({**in_use, "max_window_layers": 0}).window == 16
+    assert read({**in_use, "max_window_layers": 2}).window == 0
+    assert read({**in_use, "layer_types": ["sliding_attention"] * 2}).window == 16
+
+
+def test_options_that_no_model_type_has_together_are_not_exported():
+    config = dataclasses.replace(CONFIGS["qwen3"], qkv_bias=True)
+    with pytest.raises(UserError, match="no Hugging Face model has qkv_bias=True, out_bias=False, qk_norm=True"):
+        FAMILIES["llama"].config_to_hf(config)
+
+
+def test_dropout_is_noted_once_and_nothing_else_is_said(capsys):
+    say_once.cache_clear()
+    for _ in range(2):
+        FAMILIES["gpt2"].config_from_hf({**GPT2, "attn_pdrop": 0.1})
+    assert capsys.readouterr().err.splitlines() == [
+        "note: config.json asks for attn_pdrop=0.1 in training; dropout is not computed here"]
