@@ -26,6 +26,7 @@ class ModelConfig:
     heads: int
     d_ff: int
 
+    learned_positions: ClassVar[bool] = False   # a table of positions, which ends at `context`
     window: ClassVar[int] = 0   # tokens that a query sees, itself included; 0: all. A field where a family has it
 
     def __post_init__(self) -> None:
@@ -63,9 +64,37 @@ class ModelConfig:
         return 6.0 * self.matmul_weights() + 12.0 * self.layers * self.attention_dim * keys
 
     def check_context(self, tokens: int) -> None:
-        """Raises UserError when rows of `tokens` cannot be represented; relative positions take any length."""
+        """Raises UserError when rows of `tokens` cannot be represented; rotary positions take any length."""
         if tokens < 1:
             raise UserError(f"context {tokens}: a row needs at least one token")
+        if self.learned_positions and tokens > self.context:
+            raise UserError(f"context {tokens}: this {self.family} has learned {self.context} positions; "
+                            "ask for no more")
+
+
+@dataclasses.dataclass(frozen=True)
+class FullHeadsConfig(ModelConfig):
+    """Sizes of a family whose heads divide d_model among them and have keys and values of their own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model={self.d_model} is not a multiple of heads={self.heads}")
+
+    @property
+    def kv_heads(self) -> int:
+        """As many as heads."""
+        return self.heads
+
+    @property
+    def head_dim(self) -> int:
+        """H."""
+        return self.d_model // self.heads
+
+    @property
+    def attention_dim(self) -> int:
+        """N * H."""
+        return self.d_model
 
 
 @dataclasses.dataclass(frozen=True)

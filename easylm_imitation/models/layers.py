@@ -36,6 +36,14 @@ class Embedding(nnx.Module):
         return jnp.take(table, ids, axis=0, mode="clip").astype(dtype)  # cast last: the table is larger than the rows
 
 
+def residual_std(std: float, layers: int) -> float:
+    """What kernels start with that write into the residual stream: smaller, by the root of their number.
+
+    Radford et al. 2019, section 2.3; Zhang et al. 2022, section 2.2.
+    """
+    return std / (2 * layers) ** 0.5
+
+
 class RMSNorm(nnx.Module):
     """x / rms(x) * scale over the last dim (Zhang and Sennrich 2019), in fp32."""
 
@@ -53,7 +61,7 @@ class RMSNorm(nnx.Module):
 class LayerNorm(nnx.Module):
     """(x - mean) / std * scale + bias over the last dim, in fp32."""
 
-    def __init__(self, d_model: int, eps: float):
+    def __init__(self, d_model: int, eps: float = 1e-5):
         self.scale = nnx.Param(jnp.ones(d_model))
         self.bias = nnx.Param(jnp.zeros(d_model))
         self.eps = eps

@@ -280,9 +280,9 @@ def _llama3(layers: int, d_model: int, heads: int, d_ff: int, factor: float = 0,
 
 
 def _qwen2(layers: int, d_model: int, heads: int, d_ff: int, kv_heads: int, context: int = 32768, vocab: int = 151936,
-           tied: bool = False) -> LlamaConfig:
+           tied: bool = False, norm_eps: float = 1e-6) -> LlamaConfig:
     return LlamaConfig(vocab, context, layers, d_model, heads, d_ff, kv_heads=kv_heads, tie_embeddings=tied,
-                       qkv_bias=True, rope_theta=1e6, norm_eps=1e-6)
+                       qkv_bias=True, rope_theta=1e6, norm_eps=norm_eps)
 
 
 def _qwen3(layers: int, d_model: int, heads: int, d_ff: int, tied: bool = False) -> LlamaConfig:
@@ -317,17 +317,18 @@ PRESETS: dict[str, LlamaConfig] = {
     "open-llama-7b": _llama1(32, 4096, 32, 11008, norm_eps=1e-6),
     "open-llama-13b": _llama1(40, 5120, 40, 13824, norm_eps=1e-6),
     "mistral-7b": _llama1(32, 4096, 32, 14336, context=32768, kv_heads=8, window=4096),
+    "mistral-7b-v0.3": LlamaConfig(32768, 32768, 32, 4096, 32, 14336, kv_heads=8, rope_theta=1e6),
     "qwen2-0.5b": _qwen2(24, 896, 14, 4864, 2, context=131072, tied=True),
     "qwen2-1.5b": _qwen2(28, 1536, 12, 8960, 2, context=131072, tied=True),
     "qwen2-7b": _qwen2(28, 3584, 28, 18944, 4, context=131072, vocab=152064),
-    "qwen2-72b": _qwen2(80, 8192, 64, 29568, 8, context=131072, vocab=152064),
+    "qwen2-72b": _qwen2(80, 8192, 64, 29568, 8, context=131072, vocab=152064, norm_eps=1e-5),
     "qwen2.5-0.5b": _qwen2(24, 896, 14, 4864, 2, tied=True),
     "qwen2.5-1.5b": _qwen2(28, 1536, 12, 8960, 2, context=131072, tied=True),
     "qwen2.5-3b": _qwen2(36, 2048, 16, 11008, 2, tied=True),
     "qwen2.5-7b": _qwen2(28, 3584, 28, 18944, 4, context=131072, vocab=152064),
-    "qwen2.5-14b": _qwen2(48, 5120, 40, 13824, 8, context=131072, vocab=152064),
-    "qwen2.5-32b": _qwen2(64, 5120, 40, 27648, 8, context=131072, vocab=152064),
-    "qwen2.5-72b": _qwen2(80, 8192, 64, 29568, 8, context=131072, vocab=152064),
+    "qwen2.5-14b": _qwen2(48, 5120, 40, 13824, 8, context=131072, vocab=152064, norm_eps=1e-5),
+    "qwen2.5-32b": _qwen2(64, 5120, 40, 27648, 8, context=131072, vocab=152064, norm_eps=1e-5),
+    "qwen2.5-72b": _qwen2(80, 8192, 64, 29568, 8, context=131072, vocab=152064, norm_eps=1e-5),
     "qwen3-0.6b": _qwen3(28, 1024, 16, 3072, tied=True),
     "qwen3-1.7b": _qwen3(28, 2048, 16, 6144, tied=True),
     "qwen3-4b": _qwen3(36, 2560, 32, 9728, tied=True),

@@ -57,6 +57,7 @@ class Model:
                dtype: jnp.dtype = jnp.bfloat16, remat: Remat = "none", attention: str = "auto") -> jax.Array:
         """tokens, positions, segment_ids [B, T] int32 -> states after the final norm [B, T, D] in `dtype`.
 
+        D is the width of the head, which is d_model but for OPT-350M.
         Segments are the conversations of a packed row, 0 is padding; None means one a row. `remat`: what the backward
         pass recomputes: nothing, whole layers (`full`), or all but the matmuls (`dots`).
         """

@@ -2,14 +2,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from easylm_imitation.models import gpt2, llama
+from easylm_imitation.models import gpt2, llama, neox, opt
 from easylm_imitation.models.family import Family, ModelConfig
 from easylm_imitation.schema import UserError, build, nearest, plain
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (llama.FAMILY, gpt2.FAMILY)}
-
-PRESETS: dict[str, ModelConfig] = {name: config for family in FAMILIES.values() for name, config in
-                                   family.presets.items()}
+FAMILIES: dict[str, Family] = {file.FAMILY.name: file.FAMILY for file in (llama, gpt2, opt, neox)}
+PRESETS: dict[str, ModelConfig] = {}
+for _family in FAMILIES.values():
+    PRESETS.update(_family.presets)
 
 
 def model_config(mapping: Mapping[str, Any], where: str = "model") -> ModelConfig:
