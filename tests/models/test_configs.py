@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from tiny_models import CONFIGS
 
+from easylm_imitation.config import load
 from easylm_imitation.console import say_once
 from easylm_imitation.models import (
     FAMILIES,
@@ -20,6 +22,9 @@ from easylm_imitation.models import (
     unstack,
 )
 from easylm_imitation.schema import UserError
+from easylm_imitation.train import TrainConfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("config", [*CONFIGS.values(), *PRESETS.values()], ids=[*CONFIGS, *PRESETS])
@@ -55,6 +60,22 @@ def test_every_published_size_is_checked():
     (marks,) = (mark for mark in test_published_sizes.pytestmark if mark.name == "parametrize")
     own = {name for name in PRESETS if name.endswith(("-debug", "-10m"))}
     assert {name for name, _ in marks.args[1]} == PRESETS.keys() - own
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if not n.endswith(("-debug", "-10m"))])
+def test_configs_carry_every_base_model_and_so_do_the_docs(name):
+    config = load(TrainConfig, f"{ROOT}/configs/train/base.py:{name}")
+    model = model_config(config.model)
+    assert model == PRESETS[name]
+    model.check_context(config.data.context)
+    assert f"`{name}`" in (ROOT / "docs" / "models.md").read_text()
+
+
+def test_a_base_model_that_there_is_not_is_one_clear_line():
+    with pytest.raises(UserError) as error:
+        load(TrainConfig, f"{ROOT}/configs/train/base.py:llama-7")
+    assert str(error.value).endswith("'llama-7' is no base model; name one as in base.py:llama-2-7b; did you mean "
+                                     "'llama-7b'?")
 
 
 def multiplications(jaxpr):

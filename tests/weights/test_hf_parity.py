@@ -31,13 +31,13 @@ pytestmark = pytest.mark.torch
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs" / "models.md"
 VOCABULARY, ROWS, LENGTH = 328, 32, 32      # 1,024 positions; the vocabulary holds the tokenizer's ids
-COLUMNS: dict[str, tuple[str, ...]] = {}    # of the table: the check and the kinds that it is made for
+COLUMNS: dict[str, dict[str, str]] = {}     # of the table: {check: {kind: what the cell says}}
 HALVES = {"qwen2_bfloat16": ("qwen2", torch.bfloat16), "gpt2_float16": ("gpt2", torch.float16)}
 
 
 def check(column, slow=()):
     """Parametrizes a test over all kinds, the slow ones marked, and enters it as a column of the table."""
-    COLUMNS[column] = tuple(KINDS)
+    COLUMNS[column] = {name: "✓ slow" if name in slow else "✓" for name in KINDS}
     return pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in slow else [])
                                             for n in KINDS])
 
@@ -290,7 +290,7 @@ def test_every_parameter_matters_to_the_logits(written):
 def table():
     """The table of what is checked, as the tests of this file are parametrized."""
     lines = ["| kind | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| `{name}`: {what} | " + " | ".join("✓" if name in kinds else "" for kinds in COLUMNS.values()) + " |"
+    lines += [f"| `{name}`: {what} | " + " | ".join(cells[name] for cells in COLUMNS.values()) + " |"
               for name, what in KINDS.items()]
     return "\n".join(lines) + "\n"
 
