@@ -17,7 +17,8 @@ from tiny_models import CONFIGS, KINDS, logits, packed
 from tiny_tokenizers import trained
 
 from easylm_imitation.cli.main import main
-from easylm_imitation.models import create, family_of, unstack
+from easylm_imitation.models import PRESETS, create, family_of, unstack
+from easylm_imitation.models.rope import frequencies
 from easylm_imitation.records import Lineage
 from easylm_imitation.sharding import BATCH, make_mesh, shardings
 from easylm_imitation.train import OptimizerConfig
@@ -274,6 +275,22 @@ def test_packed_rows_give_each_conversation_the_logits_of_transformers(written, 
     for segment in (1, 2, 3):
         own = segments[0] == segment
         np.testing.assert_allclose(got[:, own], their_logits(model, tokens[:, own]), atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["llama-3.1-8b", "llama-3.2-1b", "pythia-6.9b"])
+def test_rotary_frequencies_of_published_models_equal_transformers(preset):
+    from transformers import CONFIG_MAPPING
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    config = PRESETS[preset]
+    mapping = family_of(config).config_to_hf(config)
+    theirs = CONFIG_MAPPING[mapping["model_type"]](**mapping)
+    if config.rope_scaling:
+        wanted, _ = ROPE_INIT_FUNCTIONS["llama3"](theirs, torch.device("cpu"))
+    else:
+        from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
+        wanted, _ = GPTNeoXRotaryEmbedding.compute_default_rope_parameters(theirs, torch.device("cpu"))
+    dims = getattr(config, "rotary_dims", config.head_dim)
+    np.testing.assert_allclose(frequencies(dims, config.rope_theta, config.rope_scaling), wanted, rtol=1e-6)
 
 
 def test_every_parameter_matters_to_the_logits(written):
