@@ -14,6 +14,7 @@ from easylm_imitation.records import DataCard, Lineage, code_version, digest, wr
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.sharding import BATCH
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
+from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.config import TrainConfig, free_keys
 from easylm_imitation.train.same_run import check_same_run
 from easylm_imitation.weights import LoadedModel, RunDir, describe
@@ -78,12 +79,12 @@ def open_run(start: Start, workdir: pathlib.Path, stored_dtype: str) -> RunDir:
     return RunDir(workdir)
 
 
-def lineage_at(start: Start, step: int, tokens: int) -> Lineage:
-    """Lineage of the weights after `step` updates. Another step is another model, so the id changes."""
+def lineage_at(start: Start, progress: Progress) -> Lineage:
+    """Lineage of the weights as far as `progress`. Another step is another model, so the id changes."""
     first = start.lineage
-    own = digest([first.id, step])
+    own = digest([first.id, progress.step])
     base = own if first.base == first.id else first.base
-    return dataclasses.replace(first, id=own, base=base, step=step, tokens=tokens)
+    return dataclasses.replace(first, id=own, base=base, step=progress.step, tokens=progress.tokens)
 
 
 def workdir_of(path: str | os.PathLike) -> pathlib.Path:

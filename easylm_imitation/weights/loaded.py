@@ -30,7 +30,7 @@ class LoadedModel:
     template: Template | None       # None when nothing says which one the weights were made with
     lineage: Lineage
     path: str
-    stored_dtype: str = "float32"   # what the weights came in; `export --dtype same` goes back to it
+    stored_dtype: str = "float32"   # what the weights came in; `convert --dtype same` goes back to it
 
 
 def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh: Mesh | None = None) -> LoadedModel:
@@ -74,13 +74,14 @@ def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:
 
 def _open_run(run: RunDir, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
     config, stored = run.read_model()
+    step = run.newest_step()        # asked once: a run that is being trained may have a newer one a moment later
     tokenizer = run.read_tokenizer()
     _check_vocabulary(config, tokenizer, run.path)
     model = create(config)
     abstract = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=where),
                             model.abstract(dtype), _placement(model, mesh))
-    params = run.load_params(abstract)
-    return LoadedModel(config, params, tokenizer, run.read_template(), run.read_lineage(), str(run.path), stored)
+    params = run.load_params(abstract, step)
+    return LoadedModel(config, params, tokenizer, run.read_template(), run.read_lineage(step), str(run.path), stored)
 
 
 def _open_hf(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
