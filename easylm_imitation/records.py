@@ -131,6 +131,7 @@ class Answer:
     model: str                      # name
     dataset: str = ""
     finish_reason: str = ""
+    request: str = ""               # hash of all the messages that were asked; "" in answers that others recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +153,7 @@ class TaskResult:
     score: float
     items: tuple[Item, ...]
     shots: int = 0
-    protocol: str = ""              # hash of task file, data, shots, prompt form and metric
+    protocol: str = ""              # hash of task file, data, shots, prompt form, metric and how answers were asked for
     data: Literal["full", "sample"] = "full"
     group: str = ""                 # "substance" or "style": which side of the verdict it speaks for
 
@@ -322,7 +323,7 @@ EXAMPLES: dict[type, dict[str, Any]] = {
         "tokenizer": "dddddddddddddddd", "template": "chatml@cccccccc", "teachers": ["gpt-4"], "seed": 0,
         "code": "0.1.0"},
     Answer: {"prompt_id": "p0", "prompt": "Where is Oslo?", "answer": "In Norway.", "model": "imitation",
-             "dataset": "broad", "finish_reason": "stop"},
+             "dataset": "broad", "finish_reason": "stop", "request": "9999999999999999"},
     Results: {
         "model": {"id": "0f0f0f0f0f0f0f0f", "name": "imitation", "base": "aaaaaaaaaaaaaaaa", "base_name": "base",
                   "init": "", "teachers": ["gpt-4"], "data_card": "", "tokens": 0, "template": "", "tokenizer": "",
