@@ -44,7 +44,7 @@ def _as_conversation(record: dict[str, Any]) -> Conversation:
 def _check(messages: tuple[Message, ...]) -> None:
     fault = fault_of(messages)
     if fault:
-        raise Drop(fault)
+        raise Drop(*fault)
     if messages[-1].role not in ("assistant", "document"):
         raise Drop("no answer", "the last turn is not the assistant's")
     for i, message in enumerate(messages):
