@@ -234,7 +234,10 @@ def read_jsonl(cls: type[T], path: str | os.PathLike) -> list[T]:
 
 
 def iter_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number from 1, object) of each non-empty line. Raises UserError with file and line for bad JSON."""
+    """Yields (line number from 1, object) of each non-empty line.
+
+    Raises UserError with file and line for bad JSON, bad UTF-8 and text that has no UTF-8 form.
+    """
     try:
         file = open(path, encoding="utf-8", errors="surrogateescape")
     except OSError as error:
@@ -242,7 +245,10 @@ def iter_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
     with file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield number, parse_line(line, f"{path}:{number}")
+                value = parse_line(line, f"{path}:{number}")
+                if "\\u" in line and not has_utf8(value):      # only an escape can spell half of a surrogate pair
+                    raise UserError(f"{path}:{number}: holds half of a surrogate pair, which is no text; mend it")
+                yield number, value
 
 
 def parse_line(line: str, where: str) -> dict[str, Any]:
@@ -252,11 +258,22 @@ def parse_line(line: str, where: str) -> dict[str, Any]:
         value = json.loads(line)
     except UnicodeEncodeError:
         raise UserError(f"{where}: not valid UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def has_utf8(value: Any) -> bool:
+    """Whether all text in `value` (as parsed from JSON) can be written; half of a surrogate pair cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def conversation_from(mapping: dict[str, Any], where: str) -> Conversation:

@@ -210,6 +210,14 @@ def test_unknown_routes_methods_and_models_are_named(http):
     assert "'tiny'" in response.json()["error"]["message"]
 
 
+def test_names_that_have_no_utf8_form_are_quoted_as_far_as_they_go(http):
+    headers = {"content-type": "application/json"}
+    for body, status in ((b'{"prompt": "a", "model": "\\ud800"}', 404), (b'{"prompt": "a", "\\ud800": 1}', 400)):
+        response = http.post(COMPLETE, content=body, headers=headers)
+        assert response.status_code == status
+        assert "?" in response.json()["error"]["message"]
+
+
 def test_what_clients_send_without_meaning_it_is_accepted(http):
     body = {"prompt": "a", "max_tokens": 2, "user": "me", "frequency_penalty": 0, "presence_penalty": 0.0, "best_of": 1,
             "suffix": "", "logit_bias": {}, "stop": [], "top_k": -1, "n": None, "seed": None, "stream": False}
