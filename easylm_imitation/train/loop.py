@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from easylm_imitation import console
-from easylm_imitation.data import open_loader
+from easylm_imitation.data import DataUse, open_loader
 from easylm_imitation.models import create
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.train.checkpoint import Checkpoints, Progress
@@ -39,6 +39,7 @@ class TrainResult:
     tokens_per_second: float
     seconds: float                  # of training so far, over all restarts
     interrupted: bool               # by SIGTERM; the same command continues
+    data: DataUse                   # what a pass takes of the data, and what the context cuts off
 
 
 def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os.PathLike, init: str | None = None,
@@ -131,4 +132,5 @@ def _result(run: RunDir, recorder: Recorder, start: Start, interruption: Interru
     last = lines[-1] if lines else {"loss": float("nan"), "tokens_per_second": 0.0}
     return TrainResult(
         str(run.path), progress.step, start.total_steps, last["loss"], progress.tokens, progress.loss_tokens,
-        last["tokens_per_second"], progress.seconds, interruption.noticed and progress.step < start.total_steps)
+        last["tokens_per_second"], progress.seconds, interruption.noticed and progress.step < start.total_steps,
+        start.use)

@@ -39,14 +39,8 @@ def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh:
     Every device's part is read straight to where it belongs. Raises UserError when the path is neither, or damaged, or
     does not fit the mesh.
     """
-    run = RunDir(path)
-    if run.holds_model():
-        return _open_run(run, dtype, mesh)
-    if (pathlib.Path(path) / "config.json").is_file():
-        return _open_hf(pathlib.Path(path), dtype, mesh)
-    if not pathlib.Path(path).exists():
-        raise UserError(f"{path}: no such folder; give a run dir or a Hugging Face dir")
-    raise UserError(f"{path}: neither a run dir (model.json) nor a Hugging Face dir (config.json, model.safetensors)")
+    run = _run_at(path)
+    return _open_hf(pathlib.Path(path), dtype, mesh) if run is None else _open_run(run, dtype, mesh)
 
 
 def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
@@ -66,10 +60,22 @@ def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
 
 def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:
     """Config and lineage of a run dir or a Hugging Face dir, without reading weights. Raises UserError."""
+    run = _run_at(path)
+    if run is None:
+        return read_config(path), _hf_identity(pathlib.Path(path), TensorFiles(path))[0]
+    return run.read_model()[0], run.read_lineage()
+
+
+def _run_at(path: str | os.PathLike) -> RunDir | None:
+    """The run dir at `path`, or None for a Hugging Face dir. Raises UserError when it is neither."""
     run = RunDir(path)
     if run.holds_model():
-        return run.read_model()[0], run.read_lineage()
-    return read_config(path), _hf_identity(pathlib.Path(path), TensorFiles(path))[0]
+        return run
+    if (run.path / "config.json").is_file():
+        return None
+    if not run.path.exists():
+        raise UserError(f"{path}: no such folder; give a run dir or a Hugging Face dir")
+    raise UserError(f"{path}: neither a run dir (model.json) nor a Hugging Face dir (config.json, model.safetensors)")
 
 
 def _open_run(run: RunDir, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:

@@ -1,6 +1,7 @@
 """The layout of a run dir: what `train` writes, and what everything that takes a model reads.
 
     config.json     the verb's resolved config          model.json    the model's config, and the dtype it came in
+    data.json       what of its data a run takes
     lineage.json    where the run starts from           tokenizer/    template.json {"name", "id"}
     metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress, lineage}
 
@@ -39,6 +40,7 @@ class RunDir:
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.model = self.path / "model.json"
+        self.data = self.path / "data.json"
         self.lineage = self.path / "lineage.json"
         self.tokenizer = self.path / "tokenizer"
         self.template = self.path / "template.json"
