@@ -13,7 +13,9 @@ from easylm_imitation.schema import UserError
 HELP = "measure a model: tasks over HTTP, answers to prompts, style against a teacher's answers"
 EXAMPLE = """easylm-imitation evaluate --model RUN --tasks nq_open --task-data DATA --prompt both --out results/run.json
   easylm-imitation evaluate --model RUN --prompts prompts.jsonl --answers-out answers.jsonl
+  easylm-imitation evaluate --model http://HOST/v1 --prompts prompts.jsonl --answers-out teacher.jsonl
   easylm-imitation evaluate --answers answers.jsonl --reference teacher.jsonl --out results/style.json"""
+INTERRUPTED = "answers to --prompts are kept, and the same command continues them; tasks start anew"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
