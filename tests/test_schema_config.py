@@ -69,6 +69,7 @@ def file(tmp_path):
     ("inner.kind=b", ("inner", "kind"), "b"), ("inner.betas=(0.5, 1)", ("inner", "betas"), (0.5, 1.0)),
     ("steps=7", ("steps",), 7), ("steps=None", ("steps",), None), ("flag=True", ("flag",), True),
     ("flag=false", ("flag",), False), ("name=17", ("name",), "17"), ("name=a=b", ("name",), "a=b"),
+    ("inner.betas.1=0.5", ("inner", "betas"), (0.9, 0.5)), ("free.a=[1, 2]", ("free",), {"a": [1, 2]}),
     ("free.a.b=3", ("free",), {"a": {"b": 3}}), ("many=[{'kind': 'b'}]", ("many",), (Inner(kind="b"),))])
 def test_overrides_are_read_as_their_leafs_type(file, override, place, value):
     made = load(Outer, file, [f"--config.{override}"])
@@ -76,6 +77,26 @@ def test_overrides_are_read_as_their_leafs_type(file, override, place, value):
         made = getattr(made, part)
     assert made == value
     assert type(made) is type(value)
+
+
+def test_overrides_reach_the_elements_of_lists(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'name': 'n', "
+                    "'many': ({'rate': 1.0}, {'kind': 'b', 'betas': (1.0, 2.0)}), 'free': {'x': [{'y': 1}]}})\n")
+    made = load(Outer, str(path), ["--config.many.1.rate=3", "--config.many.1.betas.0=0", "--config.many.0.kind=b",
+                                   "--config.free.x.0.y=2"])
+    assert made.many == (Inner(1.0, "b"), Inner(3.0, "b", (0.0, 2.0)))
+    assert made.free == {"x": [{"y": 2}]}
+    for override, message in [
+            ("many.2.rate=3", r"--config.many.2.rate=3: '2' is no element of the list; its elements are 0 to 1"),
+            ("many.-1.rate=3", "'-1' is no element"), ("many.rate=3", "'rate' is no element"),
+            ("many.0.rat=3", "unknown key 'rat'; did you mean 'rate'"),
+            ("many.0.rate=x", r"many\[0\].rate: expected float"), ("many.0=x", r"many\[0\]: expected a mapping"),
+            ("free.x.1.y=3", "its elements are 0 to 0")]:
+        with pytest.raises(UserError, match=message):
+            load(Outer, str(path), [f"--config.{override}"])
+    with pytest.raises(UserError, match="'0' is no element of the list; it is empty; set the whole list"):
+        load(Outer, None, ["--config.many.0.rate=3"])
 
 
 def test_the_file_alone_defaults_alone_and_the_last_override_wins(file):

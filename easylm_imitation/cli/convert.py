@@ -7,6 +7,7 @@ from easylm_imitation.schema import UserError
 
 HELP = "weights between Hugging Face dirs and run dirs, byte for byte"
 EXAMPLE = "easylm-imitation convert --from RUN --to DIR --format hf --dtype same"
+INTERRUPTED = "nothing was written; the same command starts anew"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

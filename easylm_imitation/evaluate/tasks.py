@@ -259,9 +259,10 @@ def _metadata(config: dict[str, Any]) -> dict[str, Any]:
     return made if isinstance(made, dict) else {}
 
 
-def protocol(task: Task, prompt: str, rows: Sequence[Row], answer_tokens: int | None = None) -> str:
-    """Hash of all that decides a score but the model: the task's keys and code, the prompt form, rows, shots, and how
-    long a written answer may be."""
+def protocol(task: Task, prompt: str, rows: Sequence[Row], answer_tokens: int | None = None,
+             cut_to: int | None = None) -> str:
+    """Hash of all that decides a score but the model: the task's keys and code, the prompt form, rows, shots, how long
+    a written answer may be, and the context that prompts were cut to (None where all of them fit)."""
     keys = {k: inspect.getsource(v) if callable(v) else v for k, v in task.config.items() if k != "metadata"}
     shown = task.splits.get(task.config.get("fewshot_split") or "", [])
-    return digest([keys, prompt, task.metric, task.shots, list(rows), shown, answer_tokens])
+    return digest([keys, prompt, task.metric, task.shots, list(rows), shown, answer_tokens, cut_to])

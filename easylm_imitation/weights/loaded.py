@@ -30,7 +30,7 @@ class LoadedModel:
     template: Template | None       # None when nothing says which one the weights were made with
     lineage: Lineage
     path: str
-    stored_dtype: str = "float32"   # what the weights came in; `export --dtype same` goes back to it
+    stored_dtype: str = "float32"   # what the weights came in; `convert --dtype same` goes back to it
 
 
 def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh: Mesh | None = None) -> LoadedModel:
@@ -39,14 +39,8 @@ def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh:
     Every device's part is read straight to where it belongs. Raises UserError when the path is neither, or damaged, or
     does not fit the mesh.
     """
-    run = RunDir(path)
-    if run.holds_model():
-        return _open_run(run, dtype, mesh)
-    if (pathlib.Path(path) / "config.json").is_file():
-        return _open_hf(pathlib.Path(path), dtype, mesh)
-    if not pathlib.Path(path).exists():
-        raise UserError(f"{path}: no such folder; give a run dir or a Hugging Face dir")
-    raise UserError(f"{path}: neither a run dir (model.json) nor a Hugging Face dir (config.json, model.safetensors)")
+    run = _run_at(path)
+    return _open_hf(pathlib.Path(path), dtype, mesh) if run is None else _open_run(run, dtype, mesh)
 
 
 def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
@@ -66,21 +60,34 @@ def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
 
 def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:
     """Config and lineage of a run dir or a Hugging Face dir, without reading weights. Raises UserError."""
+    run = _run_at(path)
+    if run is None:
+        return read_config(path), _hf_identity(pathlib.Path(path), TensorFiles(path))[0]
+    return run.read_model()[0], run.read_lineage()
+
+
+def _run_at(path: str | os.PathLike) -> RunDir | None:
+    """The run dir at `path`, or None for a Hugging Face dir. Raises UserError when it is neither."""
     run = RunDir(path)
     if run.holds_model():
-        return run.read_model()[0], run.read_lineage()
-    return read_config(path), _hf_identity(pathlib.Path(path), TensorFiles(path))[0]
+        return run
+    if (run.path / "config.json").is_file():
+        return None
+    if not run.path.exists():
+        raise UserError(f"{path}: no such folder; give a run dir or a Hugging Face dir")
+    raise UserError(f"{path}: neither a run dir (model.json) nor a Hugging Face dir (config.json, model.safetensors)")
 
 
 def _open_run(run: RunDir, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
     config, stored = run.read_model()
+    step = run.newest_step()        # asked once: a run that is being trained may have a newer one a moment later
     tokenizer = run.read_tokenizer()
     _check_vocabulary(config, tokenizer, run.path)
     model = create(config)
     abstract = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=where),
                             model.abstract(dtype), _placement(model, mesh))
-    params = run.load_params(abstract)
-    return LoadedModel(config, params, tokenizer, run.read_template(), run.read_lineage(), str(run.path), stored)
+    params = run.load_params(abstract, step)
+    return LoadedModel(config, params, tokenizer, run.read_template(), run.read_lineage(step), str(run.path), stored)
 
 
 def _open_hf(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:

@@ -1,8 +1,12 @@
 """The layout of a run dir: what `train` writes, and what everything that takes a model reads.
 
     config.json     the verb's resolved config          model.json    the model's config, and the dtype it came in
-    lineage.json    where the weights come from         tokenizer/    template.json {"name", "id"}
-    metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress}
+    data.json       what of its data a run takes
+    lineage.json    where the run starts from           tokenizer/    template.json {"name", "id"}
+    metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress, lineage}
+
+Each step of training is another model, so its lineage is part of its checkpoint, committed with the weights. A run dir
+that holds a model and no training has `params` alone there, and lineage.json speaks for them.
 """
 import dataclasses
 import json
@@ -14,13 +18,13 @@ from orbax.checkpoint import v1 as ocp
 
 from easylm_imitation.models import ModelConfig, Params, config_mapping, create, model_config
 from easylm_imitation.records import Lineage, read_json, write_json
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, build
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.weights.reading import reading
 
 # names of a checkpoint's parts, each restored by itself
-PARAMS, OPTIMIZER, DATA, PROGRESS = "params", "optimizer", "data", "progress"
+PARAMS, OPTIMIZER, DATA, PROGRESS, LINEAGE = "params", "optimizer", "data", "progress", "lineage"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,7 @@ class RunDir:
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.model = self.path / "model.json"
+        self.data = self.path / "data.json"
         self.lineage = self.path / "lineage.json"
         self.tokenizer = self.path / "tokenizer"
         self.template = self.path / "template.json"
@@ -67,9 +72,18 @@ class RunDir:
         stored_dtype = mapping.pop("stored_dtype", "float32")
         return model_config(mapping, str(self.model)), stored_dtype
 
-    def read_lineage(self) -> Lineage:
-        """Where the weights come from. Raises UserError."""
-        return read_json(Lineage, self.lineage)
+    def read_lineage(self, step: int | None = None) -> Lineage:
+        """Where the weights of one checkpoint (default: the newest) come from; with none, where the run starts from.
+
+        Raises UserError.
+        """
+        steps = self.steps() if step is None else [step]
+        folder = self.checkpoints / str(steps[-1]) if steps else None
+        if folder is None or not (folder / LINEAGE).is_dir():
+            return read_json(Lineage, self.lineage)
+        with reading(f"{folder}: the lineage cannot be read from it", "remove this step to use the one before"):
+            stored = ocp.load_checkpointables(str(folder.absolute()), {LINEAGE: None})[LINEAGE]
+        return build(Lineage, stored, f"{folder}/{LINEAGE}")
 
     def read_tokenizer(self) -> Tokenizer:
         """The run's tokenizer. Raises UserError."""
