@@ -112,7 +112,7 @@ def _child(hint: Any, name: str, override: str) -> Any:
 
 def _parse(hint: Any, text: str, override: str) -> Any:
     options = _options(hint)
-    if text in ("None", "null") and type(None) in options:
+    if text.lower() in ("none", "null") and type(None) in options:
         return None
     if str in options or any(typing.get_origin(o) is typing.Literal and text in typing.get_args(o) for o in options):
         return text

@@ -94,6 +94,8 @@ def _convert_union(args: tuple, value: Any, where: str) -> Any:
             return _convert(option, value, where)
         except UserError as error:
             errors.append(error)
+    if type(None) in args and str(errors[0]).startswith(f"{where}: expected "):
+        raise UserError(str(errors[0]).replace(": expected ", ": expected None or ", 1))
     raise errors[0]
 
 
