@@ -233,7 +233,7 @@ def test_a_folder_is_served_meanwhile_for_both_verbs(tiny, task_files, prompts, 
     assert main(["collect", "--teacher", str(tmp_path / "hf"), "--prompts", str(prompts), "--config.max_tokens=4",
                  "--config.truncated=keep", "--config.empty=keep", "--out", str(tmp_path / "c.jsonl")]) == 0
     first = conversation_from(next(iter_jsonl(tmp_path / "c.jsonl"))[1], "c.jsonl:1")
-    assert (first.teacher, first.messages[0].content) == (tiny.lineage.name, "question 0")
+    assert (first.teacher, first.messages[0].content) == (tiny.lineage.label, "question 0")
     capsys.readouterr()
     code, said = run(capsys, "--model", tmp_path / "hf", "--tasks", ",".join(task_files), "--out", tmp_path / "r.json")
     assert code == 0
