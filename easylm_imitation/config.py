@@ -2,9 +2,10 @@
 
     config = load(TrainConfig, "configs/train/finetune.py", ["--config.optimizer.learning_rate=1e-5"])
 
-A file defines `get_config()` and returns a `ConfigDict` with any subset of the dataclass's keys. An override names one
-leaf, elements of a list by their number (`--config.sources.0.limit=5`); its text is read as the leaf's own type.
-Unknown keys and wrong types raise UserError naming the nearest key.
+A file defines `get_config()` and returns a `ConfigDict` with any subset of the dataclass's keys; `file.py:NAME` calls
+`get_config("NAME")`, for files that hold one recipe for many models. An override names one leaf, elements of a list by
+their number (`--config.sources.0.limit=5`); its text is read as the leaf's own type. Unknown keys and wrong types raise
+UserError naming the nearest key.
 """
 import ast
 import dataclasses
@@ -33,7 +34,10 @@ def load(cls: type[T], path: str | None, overrides: Sequence[str] = ()) -> T:
 
 
 def _read(path: str) -> dict[str, Any]:
-    file = pathlib.Path(path)
+    file, arguments = pathlib.Path(path), []
+    if not file.is_file() and ".py:" in path:
+        name, _, argument = path.rpartition(":")
+        file, arguments = pathlib.Path(name), [argument]
     if not file.is_file():
         raise UserError(f"--config {path}: no such file; config files live in configs/")
     spec = importlib.util.spec_from_file_location(f"easylm_imitation_config_{file.stem}", file)
@@ -42,7 +46,9 @@ def _read(path: str) -> dict[str, Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        made = module.get_config()
+        made = module.get_config(*arguments)
+    except UserError as error:
+        raise UserError(f"--config {path}: {error}") from error
     except AttributeError as error:
         raise UserError(f"--config {path}: {error}; a config file defines get_config()") from error
     except Exception as error:

@@ -3,6 +3,7 @@
 Everything here goes to stderr, so that stdout stays for results (`--json` puts one JSON object on its last line).
 """
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,12 @@ def set_quiet(quiet: bool) -> None:
 def say(message: str) -> None:
     """One line of plain text; square brackets are not markup."""
     _console.print(message, markup=False, soft_wrap=True)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """`say`, but a message that this process has said already is not repeated."""
+    say(message)
 
 
 def error(message: str) -> None:

@@ -140,3 +140,13 @@ def test_an_override_of_one_leaf_keeps_what_stands_beside_it():
     made = load(ReproduceConfig, None, ["--config.imitation.steps=60", "--config.collect.temperature=0.1"])
     assert made.imitation == {**plain.imitation, "steps": 60}
     assert made.collect == dataclasses.replace(plain.collect, temperature=0.1)
+
+
+def test_what_follows_a_files_name_is_given_to_it(tmp_path):
+    path = tmp_path / "many.py"
+    path.write_text("def get_config(name):\n    return {'name': name}\n")
+    assert load(Outer, f"{path}:llama-7b").name == "llama-7b"
+    with pytest.raises(UserError, match="missing 1 required positional argument: 'name'"):
+        load(Outer, str(path))
+    with pytest.raises(UserError, match="absent.py:x: no such file"):
+        load(Outer, f"{tmp_path}/absent.py:x")

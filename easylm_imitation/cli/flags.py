@@ -7,7 +7,7 @@ from easylm_imitation.schema import UserError
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    """`--config FILE` and `--config.a.b=c` (the latter are gathered by main into `args.overrides`)."""
+    """`--config FILE` (or FILE:NAME) and `--config.a.b=c` (the latter are gathered by main into `args.overrides`)."""
     parser.add_argument("--config", metavar="FILE", required=required, default=None,
                         help="a config file of configs/; --config.a.b=c overrides one leaf")
 

@@ -9,6 +9,8 @@ from easylm_imitation.models.gpt2 import GPT2Config
 from easylm_imitation.models.llama import LlamaConfig
 from easylm_imitation.models.model import Model, Params, create, stack, unstack
 from easylm_imitation.models.names import Entry, NameMap
+from easylm_imitation.models.neox import NeoXConfig
+from easylm_imitation.models.opt import OPTConfig
 from easylm_imitation.models.presets import (
     FAMILIES,
     PRESETS,
@@ -18,7 +20,8 @@ from easylm_imitation.models.presets import (
     hf_family,
     model_config,
 )
+from easylm_imitation.models.rope import RopeScaling
 
 __all__ = ["BACKENDS", "FAMILIES", "PRESETS", "Cache", "Entry", "GPT2Config", "LlamaConfig", "Model", "ModelConfig",
-           "NameMap", "Params", "attention", "config_mapping", "create", "difference", "family_of", "hf_family",
-           "model_config", "put_rows", "stack", "unstack"]
+           "NameMap", "NeoXConfig", "OPTConfig", "Params", "RopeScaling", "attention", "config_mapping", "create",
+           "difference", "family_of", "hf_family", "model_config", "put_rows", "stack", "unstack"]

@@ -1,50 +1,39 @@
 """GPT-2 (Radford et al. 2019): LayerNorm before each half of a block, learned positions, GELU, biases, tied head."""
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from easylm_imitation.models.family import Family, ModelConfig, SpecTable, demand, read, vocab_spec
-from easylm_imitation.models.layers import Embedding, LayerNorm, Linear
+from easylm_imitation.models.family import (
+    Family,
+    FullHeadsConfig,
+    SpecTable,
+    demand,
+    note_dropout,
+    read,
+    vocab_spec,
+)
+from easylm_imitation.models.layers import Embedding, LayerNorm, Linear, residual_std
 from easylm_imitation.models.names import Entry, NameMap
-from easylm_imitation.schema import UserError, build
+from easylm_imitation.schema import build
 
 
 @dataclasses.dataclass(frozen=True)
-class GPT2Config(ModelConfig):
+class GPT2Config(FullHeadsConfig):
     """Sizes of a GPT-2. `d_ff` is 4 * d_model in the published models."""
     tie_embeddings: bool = True
     norm_eps: float = 1e-5
     init_std: float = 0.02
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.d_model % self.heads:
-            raise ValueError(f"d_model={self.d_model} is not a multiple of heads={self.heads}")
+    learned_positions: ClassVar[bool] = True
 
     @property
     def family(self) -> str:
         """Name of the family."""
         return "gpt2"
-
-    @property
-    def kv_heads(self) -> int:
-        """As many as heads."""
-        return self.heads
-
-    @property
-    def head_dim(self) -> int:
-        """H."""
-        return self.d_model // self.heads
-
-    @property
-    def attention_dim(self) -> int:
-        """N * H."""
-        return self.d_model
 
     def matmul_weights(self) -> int:
         """Weights that multiply each token."""
@@ -56,27 +45,23 @@ class GPT2Config(ModelConfig):
         tables = self.context * self.d_model + (0 if self.tie_embeddings else self.vocab_size * self.d_model)
         return self.matmul_weights() + tables + biases_and_norms
 
-    def check_context(self, tokens: int) -> None:
-        """Raises UserError beyond the learned positions."""
-        super().check_context(tokens)
-        if tokens > self.context:
-            raise UserError(f"context {tokens}: this gpt2 has learned {self.context} positions; ask for no more")
-
 
 class Attention(nnx.Module):
     """The projections around attention; q, k and v in one kernel [D, 3, D], as in the published files."""
 
     def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
-        self.qkv = Linear(config.d_model, 3, config.d_model, std=config.init_std, bias=True, rngs=rngs)
-        self.out = Linear(config.d_model, config.d_model, std=_residual_std(config), bias=True, rngs=rngs)
+        d, std = config.d_model, config.init_std
+        self.qkv = Linear(d, 3, d, std=std, bias=True, rngs=rngs)
+        self.out = Linear(d, d, std=residual_std(std, config.layers), bias=True, rngs=rngs)
 
 
 class MLP(nnx.Module):
     """down(gelu(up(x)))."""
 
     def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
-        self.up = Linear(config.d_model, config.d_ff, std=config.init_std, bias=True, rngs=rngs)
-        self.down = Linear(config.d_ff, config.d_model, std=_residual_std(config), bias=True, rngs=rngs)
+        d, std = config.d_model, config.init_std
+        self.up = Linear(d, config.d_ff, std=std, bias=True, rngs=rngs)
+        self.down = Linear(config.d_ff, d, std=residual_std(std, config.layers), bias=True, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
@@ -170,6 +155,7 @@ def config_from_hf(mapping: Mapping[str, Any]) -> GPT2Config:
     demand(mapping, "scale_attn_weights", (True,), True)
     demand(mapping, "scale_attn_by_inverse_layer_idx", (False,), False)
     demand(mapping, "add_cross_attention", (False,), False)
+    note_dropout(mapping, "attn_pdrop", "embd_pdrop", "resid_pdrop")
     d_model = read(mapping, "n_embd")
     return build(GPT2Config, dict(
         vocab_size=read(mapping, "vocab_size"), context=mapping.get("n_positions") or read(mapping, "n_ctx"),
@@ -189,9 +175,14 @@ def config_to_hf(config: GPT2Config) -> dict[str, Any]:
         "initializer_range": config.init_std, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 
 
-def _residual_std(config: GPT2Config) -> float:
-    """Kernels that write into the residual stream start smaller, by the root of their number (paper, section 2.3)."""
-    return config.init_std / (2 * config.layers) ** 0.5
+PRESETS = {
+    "gpt2-debug": GPT2Config(256, 128, layers=2, d_model=32, heads=4, d_ff=128),
+    "gpt2-10m": GPT2Config(16384, 1024, layers=8, d_model=256, heads=8, d_ff=1024),
+    # published sizes
+    "gpt2": GPT2Config(50257, 1024, layers=12, d_model=768, heads=12, d_ff=3072),
+    "gpt2-medium": GPT2Config(50257, 1024, layers=24, d_model=1024, heads=16, d_ff=4096),
+    "gpt2-large": GPT2Config(50257, 1024, layers=36, d_model=1280, heads=20, d_ff=5120),
+    "gpt2-xl": GPT2Config(50257, 1024, layers=48, d_model=1600, heads=25, d_ff=6400),
+}
 
-
-FAMILY = Family("gpt2", GPT2Config, Block, Ends, specs, names, config_from_hf, config_to_hf, ("gpt2",))
+FAMILY = Family("gpt2", GPT2Config, Block, Ends, specs, names, config_from_hf, config_to_hf, ("gpt2",), PRESETS)

@@ -1,7 +1,7 @@
-"""Primitives that every family shares: linear maps, norms, embeddings, rotary positions.
+"""Primitives that every family shares: linear maps, norms, embeddings. Rotary positions are in rope.py.
 
 Parameters are kept in whatever dtype they come in (fp32 masters) and cast where they are used, to the dtype of the
-activations, which flows from the embedding's output. Norms and rotations are computed in fp32.
+activations, which flows from the embedding's output. Norms are computed in fp32.
 """
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,14 @@ class Embedding(nnx.Module):
         return jnp.take(table, ids, axis=0, mode="clip").astype(dtype)  # cast last: the table is larger than the rows
 
 
+def residual_std(std: float, layers: int) -> float:
+    """What kernels start with that write into the residual stream: smaller, by the root of their number.
+
+    Radford et al. 2019, section 2.3; Zhang et al. 2022, section 2.2.
+    """
+    return std / (2 * layers) ** 0.5
+
+
 class RMSNorm(nnx.Module):
     """x / rms(x) * scale over the last dim (Zhang and Sennrich 2019), in fp32."""
 
@@ -53,7 +61,7 @@ class RMSNorm(nnx.Module):
 class LayerNorm(nnx.Module):
     """(x - mean) / std * scale + bias over the last dim, in fp32."""
 
-    def __init__(self, d_model: int, eps: float):
+    def __init__(self, d_model: int, eps: float = 1e-5):
         self.scale = nnx.Param(jnp.ones(d_model))
         self.bias = nnx.Param(jnp.zeros(d_model))
         self.eps = eps
@@ -64,17 +72,3 @@ class LayerNorm(nnx.Module):
         wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         return (wide * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
-
-
-def rope_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin), each [B, T, 1, H / 2] in fp32, of rotary positions (Su et al. 2021): position * theta^(-2i/H)."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates x [B, T, N, H] in the convention of Hugging Face files: dim i pairs with dim i + H/2."""
-    cos, sin = tables
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

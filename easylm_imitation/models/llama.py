@@ -1,7 +1,7 @@
-"""The LLaMA family (LLaMA 1 and 2, Mistral, TinyLlama, Qwen2 and 2.5): RMSNorm, rotary positions, gated SiLU, GQA.
+"""The LLaMA family (LLaMA 1 to 3.2, Mistral, TinyLlama, Qwen 2 to 3): RMSNorm, rotary positions, gated SiLU, GQA.
 
-Options that these models need: q/k/v biases, a tied head, a head dim of its own. Not here yet: RoPE scaling (LLaMA
-3.1), sliding windows shorter than the context; their configs are refused, never computed differently.
+Options that these models need: biases, a tied head, a head dim of its own, scaled rotary positions, a sliding window,
+norms on q and k. What another config asks (biases in the MLP, windows in some layers only) is refused.
 """
 import dataclasses
 from collections.abc import Mapping
@@ -12,12 +12,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from easylm_imitation.models.family import Family, ModelConfig, SpecTable, demand, read, vocab_spec
-from easylm_imitation.models.layers import Embedding, Linear, RMSNorm, rope_tables, rotate
+from easylm_imitation.models.family import (
+    Family,
+    ModelConfig,
+    SpecTable,
+    demand,
+    note_dropout,
+    read,
+    vocab_spec,
+)
+from easylm_imitation.models.layers import Embedding, Linear, RMSNorm
 from easylm_imitation.models.names import Entry, NameMap
+from easylm_imitation.models.rope import RopeScaling, Tables, rope_from_hf, rope_tables, rope_to_hf, rotate
 from easylm_imitation.schema import UserError, build
-
-Tables = tuple[jax.Array, jax.Array]  # cos and sin of the rotary positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +34,11 @@ class LlamaConfig(ModelConfig):
     head_dim: int = 0
     tie_embeddings: bool = False
     qkv_bias: bool = False
+    out_bias: bool = False      # of attention's output projection
+    qk_norm: bool = False       # RMSNorm of every head's q and k before they are turned
+    window: int = 0             # tokens that a query sees, itself included; 0: all
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-5
     init_std: float = 0.02
 
@@ -39,6 +50,8 @@ class LlamaConfig(ModelConfig):
             raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
         if self.head_dim % 2 or self.head_dim < 1:
             raise ValueError(f"head_dim={self.head_dim} must be even, because rotary positions turn pairs")
+        if self.window < 0:
+            raise ValueError(f"window={self.window} must be a number of tokens, or 0 for none")
 
     @property
     def family(self) -> str:
@@ -57,9 +70,10 @@ class LlamaConfig(ModelConfig):
 
     def parameters(self) -> int:
         """How many numbers the parameters hold."""
-        biases = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
+        biases = self.qkv_bias * (self.heads + 2 * self.kv_heads) * self.head_dim + self.out_bias * self.d_model
+        norms = 2 * self.d_model + self.qk_norm * 2 * self.head_dim
         embedding = 0 if self.tie_embeddings else self.vocab_size * self.d_model
-        return self.matmul_weights() + embedding + self.layers * (2 * self.d_model + biases) + self.d_model
+        return self.matmul_weights() + embedding + self.layers * (norms + biases) + self.d_model
 
 
 class Attention(nnx.Module):
@@ -70,7 +84,10 @@ class Attention(nnx.Module):
         self.q = Linear(config.d_model, n, std=config.init_std, bias=config.qkv_bias, rngs=rngs)
         self.k = Linear(config.d_model, k, std=config.init_std, bias=config.qkv_bias, rngs=rngs)
         self.v = Linear(config.d_model, k, std=config.init_std, bias=config.qkv_bias, rngs=rngs)
-        self.out = Linear(n, config.d_model, std=config.init_std, rngs=rngs)
+        self.out = Linear(n, config.d_model, std=config.init_std, bias=config.out_bias, rngs=rngs)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
 
 
 class GatedMLP(nnx.Module):
@@ -100,6 +117,8 @@ class Block(nnx.Module):
         """x [B, T, D], rotary tables -> q [B, T, N, H], k and v [B, T, K, H]."""
         x = self.attention_norm(x)
         q, k, v = (self._heads(projection(x)) for projection in (self.attention.q, self.attention.k, self.attention.v))
+        if hasattr(self.attention, "q_norm"):
+            q, k = self.attention.q_norm(q), self.attention.k_norm(k)
         return rotate(q, shared), rotate(k, shared), v
 
     def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
@@ -119,11 +138,11 @@ class Ends(nnx.Module):
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)
         if not config.tie_embeddings:
             self.unembed = Linear(config.d_model, config.vocab_size, std=config.init_std, rngs=rngs)
-        self.head_dim, self.theta = config.head_dim, config.rope_theta
+        self.rope = config.head_dim, config.rope_theta, config.rope_scaling
 
     def start(self, tokens: jax.Array, positions: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, Tables]:
         """tokens, positions [B, T] -> embeddings [B, T, D], and the rotary tables that every layer uses."""
-        return self.embed(tokens, dtype), rope_tables(positions, self.head_dim, self.theta)
+        return self.embed(tokens, dtype), rope_tables(positions, *self.rope)
 
     def norm(self, x: jax.Array) -> jax.Array:
         """The final norm."""
@@ -142,7 +161,9 @@ def specs(config: LlamaConfig) -> SpecTable:
         ("layers/(attention|mlp)_norm/scale", P()),
         ("layers/attention/(q|k|v)/kernel", P("fsdp", "tensor")),
         *((("layers/attention/(q|k|v)/bias", P("tensor")),) if config.qkv_bias else ()),
+        *((("layers/attention/(q|k)_norm/scale", P()),) if config.qk_norm else ()),
         ("layers/attention/out/kernel", P("tensor", "fsdp")),
+        *((("layers/attention/out/bias", P()),) if config.out_bias else ()),
         ("layers/mlp/(gate|up)/kernel", P("fsdp", "tensor")),
         ("layers/mlp/down/kernel", P("tensor", "fsdp")),
         ("final_norm/scale", P()),
@@ -151,15 +172,17 @@ def specs(config: LlamaConfig) -> SpecTable:
 
 
 def names(config: LlamaConfig) -> NameMap:
-    """Hugging Face names (LlamaForCausalLM, Qwen2ForCausalLM, MistralForCausalLM)."""
+    """Hugging Face names (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)."""
     layer = "model.layers.{layer}."
     attention = [Entry(f"layers/attention/{ours}/kernel", f"{layer}self_attn.{theirs}.weight", "transposed")
                  for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "o_proj"))]
-    biases = [Entry(f"layers/attention/{p}/bias", f"{layer}self_attn.{p}_proj.bias")
-              for p in ("q", "k", "v") if config.qkv_bias]
+    with_bias = [*(("q", "k", "v") if config.qkv_bias else ()), *(("out",) if config.out_bias else ())]
+    biases = [Entry(f"layers/attention/{p}/bias", f"{layer}self_attn.{p[0]}_proj.bias") for p in with_bias]
     mlp = [Entry(f"layers/mlp/{p}/kernel", f"{layer}mlp.{p}_proj.weight", "transposed") for p in ("gate", "up", "down")]
     norms = [Entry("layers/attention_norm/scale", f"{layer}input_layernorm.weight"),
-             Entry("layers/mlp_norm/scale", f"{layer}post_attention_layernorm.weight")]
+             Entry("layers/mlp_norm/scale", f"{layer}post_attention_layernorm.weight"),
+             *(Entry(f"layers/attention/{p}_norm/scale", f"{layer}self_attn.{p}_norm.weight")
+               for p in ("q", "k") if config.qk_norm)]
     head = [] if config.tie_embeddings else [Entry("unembed/kernel", "lm_head.weight", "transposed")]
     embed, final = Entry("embed/embedding", "model.embed_tokens.weight"), Entry("final_norm/scale", "model.norm.weight")
     copies = (("lm_head.weight", embed.name),) if config.tie_embeddings else ()
@@ -168,51 +191,151 @@ def names(config: LlamaConfig) -> NameMap:
 
 
 def config_from_hf(mapping: Mapping[str, Any]) -> LlamaConfig:
-    """Reads config.json of model_type llama, mistral or qwen2. Raises UserError for what this file does not compute."""
+    """Reads config.json of the four model_types. Raises UserError for what this file does not compute."""
+    kind = mapping["model_type"]
     demand(mapping, "hidden_act", ("silu",), "silu")
-    demand(mapping, "attention_bias", (False,), False)
     demand(mapping, "mlp_bias", (False,), False)
-    context = read(mapping, "max_position_embeddings")
-    _refuse_window(mapping, context)
-    return build(LlamaConfig, dict(
-        vocab_size=read(mapping, "vocab_size"), context=context, layers=read(mapping, "num_hidden_layers"),
-        d_model=read(mapping, "hidden_size"), heads=read(mapping, "num_attention_heads"),
-        d_ff=read(mapping, "intermediate_size"), kv_heads=mapping.get("num_key_value_heads") or 0,
-        head_dim=mapping.get("head_dim") or 0,
-        tie_embeddings=mapping.get("tie_word_embeddings", False), qkv_bias=mapping["model_type"] == "qwen2",
-        rope_theta=_rope_theta(mapping), norm_eps=mapping.get("rms_norm_eps", 1e-6),
+    demand(mapping, "attention_bias", (False, True) if kind in ("llama", "qwen3") else (False,), False)
+    note_dropout(mapping, "attention_dropout")
+    theta, part, scaling = rope_from_hf(mapping)
+    if part != 1:
+        raise UserError(f"config.json: partial_rotary_factor={part} is not supported for model_type '{kind}'")
+    biased = bool(mapping.get("attention_bias", False))
+    config = build(LlamaConfig, dict(
+        vocab_size=read(mapping, "vocab_size"), context=read(mapping, "max_position_embeddings"),
+        layers=read(mapping, "num_hidden_layers"), d_model=read(mapping, "hidden_size"),
+        heads=read(mapping, "num_attention_heads"), d_ff=read(mapping, "intermediate_size"),
+        # transformers fills in what is missing by the class; only LLaMA's filling depends on nothing else
+        kv_heads=mapping.get("num_key_value_heads") or (0 if kind == "llama" else read(mapping, "num_key_value_heads")),
+        head_dim=mapping.get("head_dim") or (128 if kind == "qwen3" else 0),
+        tie_embeddings=mapping.get("tie_word_embeddings", False),
+        qkv_bias=kind == "qwen2" or biased, out_bias=biased, qk_norm=kind == "qwen3", rope_theta=theta,
+        rope_scaling=scaling, norm_eps=mapping.get("rms_norm_eps", 1e-6),
         init_std=mapping.get("initializer_range", 0.02)), "config.json")
+    return dataclasses.replace(config, window=_window(mapping, config.layers))
 
 
 def config_to_hf(config: LlamaConfig) -> dict[str, Any]:
-    """config.json as transformers 4 and 5 and vLLM read it: model_type qwen2 with q/k/v biases, else llama."""
-    kind, architecture = ("qwen2", "Qwen2ForCausalLM") if config.qkv_bias else ("llama", "LlamaForCausalLM")
-    own = {"use_sliding_window": False} if config.qkv_bias else {"attention_bias": False, "mlp_bias": False}
+    """config.json as transformers 4 and 5 and vLLM read it. Raises UserError when no model_type has all options."""
+    kind, own = _hf_kind(config)
     return {
-        "architectures": [architecture], "model_type": kind, "vocab_size": config.vocab_size,
+        "architectures": [f"{kind.capitalize()}ForCausalLM"], "model_type": kind, "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context, "num_hidden_layers": config.layers, "hidden_size": config.d_model,
         "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads, "head_dim": config.head_dim,
         "intermediate_size": config.d_ff, "hidden_act": "silu", "tie_word_embeddings": config.tie_embeddings,
-        "rope_theta": config.rope_theta, "rope_scaling": None, "rms_norm_eps": config.norm_eps,
+        **rope_to_hf(config.rope_theta, config.rope_scaling), "rms_norm_eps": config.norm_eps,
         "initializer_range": config.init_std, "attention_dropout": 0.0, **own}
 
 
-def _rope_theta(mapping: Mapping[str, Any]) -> float:
-    """`rope_theta` of transformers 4 files, or of `rope_parameters` in transformers 5 files; scaled RoPE is refused."""
-    scaling = mapping.get("rope_parameters") or mapping.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
-        raise UserError(f"config.json: rope type '{kind}' is not supported; only unscaled rotary positions are")
-    return float(scaling.get("rope_theta", mapping.get("rope_theta", 10000.0)))
+def _hf_kind(config: LlamaConfig) -> tuple[str, dict[str, Any]]:
+    """The model_type with exactly these options, and its own keys."""
+    biases = (config.qkv_bias, config.out_bias)
+    windowed = {"use_sliding_window": True, "sliding_window": config.window, "max_window_layers": 0}
+    qwen = windowed if config.window else {"use_sliding_window": False}
+    if config.qk_norm and biases in ((False, False), (True, True)):
+        return "qwen3", {"attention_bias": config.out_bias, **qwen}
+    if biases == (True, False) and not config.qk_norm:
+        return "qwen2", qwen
+    if config.window and biases == (False, False):
+        return "mistral", {"sliding_window": config.window}
+    if biases in ((False, False), (True, True)) and not config.window and not config.qk_norm:
+        return "llama", {"attention_bias": config.out_bias, "mlp_bias": False}
+    raise UserError(f"no Hugging Face model has qkv_bias={config.qkv_bias}, out_bias={config.out_bias}, "
+                    f"qk_norm={config.qk_norm} and window={config.window} together; it cannot be exported")
 
 
-def _refuse_window(mapping: Mapping[str, Any], context: int) -> None:
-    window = mapping.get("sliding_window")
-    in_use = mapping.get("use_sliding_window", mapping["model_type"] == "mistral")
-    if in_use and window is not None and window < context:
-        raise UserError(f"config.json: sliding_window={window} is shorter than the context of {context}, which is not "
-                        f"supported; set max_position_embeddings to {window} to use the model within its window")
+def _window(mapping: Mapping[str, Any], layers: int) -> int:
+    """The sliding window of all layers, 0 for none. Raises UserError when only some layers have it."""
+    kind = mapping["model_type"]
+    if kind == "llama":
+        demand(mapping, "sliding_window", (None,), None)
+    in_use = mapping.get("use_sliding_window", False) if kind.startswith("qwen") else kind == "mistral"
+    window = mapping.get("sliding_window", 4096) if in_use else None
+    full = mapping.get("max_window_layers", 28) if kind.startswith("qwen") else 0   # layers that see everything
+    windowed = [window is not None and i >= full for i in range(layers)]
+    if mapping.get("layer_types") is not None:
+        for layer in mapping["layer_types"]:
+            demand({**mapping, "layer_types": layer}, "layer_types", ("full_attention", "sliding_attention"), None)
+        windowed = [layer == "sliding_attention" for layer in mapping["layer_types"]]
+    if not any(windowed):
+        return 0
+    if not all(windowed) or window is None:
+        raise UserError(f"config.json: sliding_window={window} in {sum(windowed)} of {layers} layers is not supported; "
+                        "it must be in all layers or none")
+    if not isinstance(window, int) or window < 1:
+        raise UserError(f"config.json: sliding_window={window!r} is not a number of tokens")
+    return window
 
+
+def _llama1(layers: int, d_model: int, heads: int, d_ff: int, context: int = 2048, **own: Any) -> LlamaConfig:
+    return LlamaConfig(32000, context, layers, d_model, heads, d_ff, **own)
+
+
+def _llama3(layers: int, d_model: int, heads: int, d_ff: int, factor: float = 0, tied: bool = False,
+            **own: Any) -> LlamaConfig:
+    """LLaMA 3 reads 8,192 tokens; 3.1 and 3.2 stretch them (by `factor`) to 131,072."""
+    scaling = RopeScaling("llama3", factor) if factor else None
+    return LlamaConfig(128256, 131072 if factor else 8192, layers, d_model, heads, d_ff, kv_heads=8,
+                       tie_embeddings=tied, rope_theta=5e5, rope_scaling=scaling, **own)
+
+
+def _qwen2(layers: int, d_model: int, heads: int, d_ff: int, kv_heads: int, context: int = 32768, vocab: int = 151936,
+           tied: bool = False, norm_eps: float = 1e-6) -> LlamaConfig:
+    return LlamaConfig(vocab, context, layers, d_model, heads, d_ff, kv_heads=kv_heads, tie_embeddings=tied,
+                       qkv_bias=True, rope_theta=1e6, norm_eps=norm_eps)
+
+
+def _qwen3(layers: int, d_model: int, heads: int, d_ff: int, tied: bool = False) -> LlamaConfig:
+    return LlamaConfig(151936, 40960, layers, d_model, heads, d_ff, kv_heads=8, head_dim=128, tie_embeddings=tied,
+                       qk_norm=True, rope_theta=1e6, norm_eps=1e-6)
+
+
+PRESETS: dict[str, LlamaConfig] = {
+    # for tests and trials; override vocab_size with the tokenizer's
+    "llama-debug": LlamaConfig(256, 128, layers=2, d_model=32, heads=4, d_ff=64, kv_heads=2),
+    "mistral-debug": LlamaConfig(256, 128, layers=2, d_model=32, heads=4, d_ff=64, kv_heads=2, window=32),
+    "qwen2-debug": LlamaConfig(256, 128, layers=2, d_model=32, heads=4, d_ff=64, kv_heads=2, tie_embeddings=True,
+                               qkv_bias=True),
+    "qwen3-debug": LlamaConfig(256, 128, layers=2, d_model=32, heads=4, d_ff=64, kv_heads=2, head_dim=16, qk_norm=True),
+    "llama-10m": LlamaConfig(16384, 1024, layers=8, d_model=256, heads=8, d_ff=704, kv_heads=4, tie_embeddings=True),
+    # published sizes: (layers, d_model, heads, d_ff)
+    "llama-7b": _llama1(32, 4096, 32, 11008, norm_eps=1e-6),
+    "llama-13b": _llama1(40, 5120, 40, 13824, norm_eps=1e-6),
+    "llama-30b": _llama1(60, 6656, 52, 17920, norm_eps=1e-6),
+    "llama-65b": _llama1(80, 8192, 64, 22016, norm_eps=1e-5),
+    "llama-2-7b": _llama1(32, 4096, 32, 11008, context=4096),
+    "llama-2-13b": _llama1(40, 5120, 40, 13824, context=4096),
+    "llama-2-70b": _llama1(80, 8192, 64, 28672, context=4096, kv_heads=8),
+    "llama-3-8b": _llama3(32, 4096, 32, 14336),
+    "llama-3-70b": _llama3(80, 8192, 64, 28672),
+    "llama-3.1-8b": _llama3(32, 4096, 32, 14336, factor=8),
+    "llama-3.1-70b": _llama3(80, 8192, 64, 28672, factor=8),
+    "llama-3.2-1b": _llama3(16, 2048, 32, 8192, factor=32, tied=True),
+    "llama-3.2-3b": _llama3(28, 3072, 24, 8192, factor=32, tied=True),
+    "tinyllama-1.1b": _llama1(22, 2048, 32, 5632, kv_heads=4),
+    "open-llama-3b": _llama1(26, 3200, 32, 8640, norm_eps=1e-6),
+    "open-llama-7b": _llama1(32, 4096, 32, 11008, norm_eps=1e-6),
+    "open-llama-13b": _llama1(40, 5120, 40, 13824, norm_eps=1e-6),
+    "mistral-7b": _llama1(32, 4096, 32, 14336, context=32768, kv_heads=8, window=4096),
+    "mistral-7b-v0.3": LlamaConfig(32768, 32768, 32, 4096, 32, 14336, kv_heads=8, rope_theta=1e6),
+    "qwen2-0.5b": _qwen2(24, 896, 14, 4864, 2, context=131072, tied=True),
+    "qwen2-1.5b": _qwen2(28, 1536, 12, 8960, 2, context=131072, tied=True),
+    "qwen2-7b": _qwen2(28, 3584, 28, 18944, 4, context=131072, vocab=152064),
+    "qwen2-72b": _qwen2(80, 8192, 64, 29568, 8, context=131072, vocab=152064, norm_eps=1e-5),
+    "qwen2.5-0.5b": _qwen2(24, 896, 14, 4864, 2, tied=True),
+    "qwen2.5-1.5b": _qwen2(28, 1536, 12, 8960, 2, context=131072, tied=True),
+    "qwen2.5-3b": _qwen2(36, 2048, 16, 11008, 2, tied=True),
+    "qwen2.5-7b": _qwen2(28, 3584, 28, 18944, 4, context=131072, vocab=152064),
+    "qwen2.5-14b": _qwen2(48, 5120, 40, 13824, 8, context=131072, vocab=152064, norm_eps=1e-5),
+    "qwen2.5-32b": _qwen2(64, 5120, 40, 27648, 8, context=131072, vocab=152064, norm_eps=1e-5),
+    "qwen2.5-72b": _qwen2(80, 8192, 64, 29568, 8, context=131072, vocab=152064, norm_eps=1e-5),
+    "qwen3-0.6b": _qwen3(28, 1024, 16, 3072, tied=True),
+    "qwen3-1.7b": _qwen3(28, 2048, 16, 6144, tied=True),
+    "qwen3-4b": _qwen3(36, 2560, 32, 9728, tied=True),
+    "qwen3-8b": _qwen3(36, 4096, 32, 12288),
+    "qwen3-14b": _qwen3(40, 5120, 40, 17408),
+    "qwen3-32b": _qwen3(64, 5120, 64, 25600),
+}
 
 FAMILY = Family("llama", LlamaConfig, Block, Ends, specs, names, config_from_hf, config_to_hf,
-                hf_types=("llama", "mistral", "qwen2"))
+                hf_types=("llama", "mistral", "qwen2", "qwen3"), presets=PRESETS)

@@ -57,6 +57,7 @@ class Model:
                dtype: jnp.dtype = jnp.bfloat16, remat: Remat = "none", attention: str = "auto") -> jax.Array:
         """tokens, positions, segment_ids [B, T] int32 -> states after the final norm [B, T, D] in `dtype`.
 
+        D is the width of the head, which is d_model but for OPT-350M.
         Segments are the conversations of a packed row, 0 is padding; None means one a row. `remat`: what the backward
         pass recomputes: nothing, whole layers (`full`), or all but the matmuls (`dots`).
         """
@@ -67,7 +68,7 @@ class Model:
             block = nnx.merge(self.block, weights)
             with jax.named_scope("attention"):
                 q, k, v = block.project(_spread(x), shared)
-                attended = attend(q, k, v, positions, segment_ids, backend=attention)
+                attended = attend(q, k, v, positions, segment_ids, window=self.config.window, backend=attention)
             with jax.named_scope("finish"):
                 return block.finish(x, attended)
 
@@ -109,7 +110,8 @@ class Model:
             q, k, v = block.project(x, shared)
             keys, values = caching.write(keys, k, positions, index), caching.write(values, v, positions, index)
             seen = caching.read(keys, index, span), caching.read(values, index, span)
-            attended = attend(q, *seen, positions, None, key_positions=jnp.arange(seen[0].shape[1])[None])
+            attended = attend(q, *seen, positions, None, window=self.config.window,
+                              key_positions=jnp.arange(seen[0].shape[1])[None])
             return block.finish(x, attended), keys, values
 
         run = _extend_loop if isinstance(params["layers"], tuple) else _extend_scan

@@ -2,28 +2,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from easylm_imitation.models import gpt2, llama
+from easylm_imitation.models import gpt2, llama, neox, opt
 from easylm_imitation.models.family import Family, ModelConfig
-from easylm_imitation.models.gpt2 import GPT2Config
-from easylm_imitation.models.llama import LlamaConfig
 from easylm_imitation.schema import UserError, build, nearest, plain
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (llama.FAMILY, gpt2.FAMILY)}
-
-PRESETS: dict[str, ModelConfig] = {
-    # for tests and trials; override vocab_size with the tokenizer's
-    "llama-debug": LlamaConfig(256, 128, layers=2, d_model=32, heads=4, d_ff=64, kv_heads=2),
-    "gpt2-debug": GPT2Config(256, 128, layers=2, d_model=32, heads=4, d_ff=128),
-    "llama-10m": LlamaConfig(16384, 1024, layers=8, d_model=256, heads=8, d_ff=704, kv_heads=4, tie_embeddings=True),
-    "gpt2-10m": GPT2Config(16384, 1024, layers=8, d_model=256, heads=8, d_ff=1024),
-    # published sizes
-    "gpt2": GPT2Config(50257, 1024, layers=12, d_model=768, heads=12, d_ff=3072),
-    "gpt2-xl": GPT2Config(50257, 1024, layers=48, d_model=1600, heads=25, d_ff=6400),
-    "llama-7b": LlamaConfig(32000, 2048, layers=32, d_model=4096, heads=32, d_ff=11008, norm_eps=1e-6),
-    "llama-13b": LlamaConfig(32000, 2048, layers=40, d_model=5120, heads=40, d_ff=13824, norm_eps=1e-6),
-    "qwen2.5-0.5b": LlamaConfig(151936, 32768, layers=24, d_model=896, heads=14, d_ff=4864, kv_heads=2,
-                                tie_embeddings=True, qkv_bias=True, rope_theta=1e6, norm_eps=1e-6),
-}
+FAMILIES: dict[str, Family] = {file.FAMILY.name: file.FAMILY for file in (llama, gpt2, opt, neox)}
+PRESETS: dict[str, ModelConfig] = {}
+for _family in FAMILIES.values():
+    PRESETS.update(_family.presets)
 
 
 def model_config(mapping: Mapping[str, Any], where: str = "model") -> ModelConfig:

@@ -69,20 +69,21 @@ def test_bfloat16_flows_from_the_embedding_and_logits_are_float32(name):
     model, params = made(name)
     tokens, positions, segments = packed()
     hidden = jax.eval_shape(lambda p: model.hidden(p, tokens, positions, segments), params)
-    assert (hidden.shape, hidden.dtype) == ((2, 24, 16), jnp.bfloat16)
+    width = 8 if name == "opt_350m" else 16     # its head works in the embedding's width
+    assert (hidden.shape, hidden.dtype) == ((2, 24, width), jnp.bfloat16)
     assert jax.eval_shape(model.unembed, params, hidden).dtype == jnp.float32
     assert model.head(params).dtype == jnp.float32
-    assert model.head(params).shape == (16, 64)
+    assert model.head(params).shape == (width, 64)
 
 
-@every_family
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt_350m", "pythia"])
 def test_init_is_what_abstract_says_and_what_the_family_prescribes(name):
     model = create(CONFIGS[name])
     params = jax.jit(model.init)(jax.random.key(0))
     assert jax.tree.map(jax.typeof, params) == jax.tree.map(jax.typeof, model.abstract())
     assert {leaf.dtype for leaf in jax.tree.leaves(model.abstract(jnp.bfloat16))} == {jnp.dtype(jnp.bfloat16)}
     down = params["layers"]["mlp"]["down"]["kernel"]
-    residual_scale = 0.5 if name == "gpt2" else 1.0     # 1 / sqrt(2 * 2 layers)
+    residual_scale = 0.5 if name.startswith(("gpt2", "opt")) else 1.0   # 1 / sqrt(2 * 2 layers)
     assert np.std(down) == pytest.approx(0.02 * residual_scale, rel=0.1)
     assert np.std(params["embed"]["embedding"]) == pytest.approx(0.02, rel=0.1)
     assert np.abs(np.asarray(down[0] - down[1])).max() > 0, "every layer draws its own numbers"
@@ -90,4 +91,4 @@ def test_init_is_what_abstract_says_and_what_the_family_prescribes(name):
 
 def test_a_model_is_hashable_and_made_once():
     assert create(CONFIGS["llama"]) is create(CONFIGS["llama"])
-    assert len({create(config) for config in CONFIGS.values()}) == 3
+    assert len({create(config) for config in CONFIGS.values()}) == len(CONFIGS)

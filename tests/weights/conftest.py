@@ -2,7 +2,7 @@ import dataclasses
 import shutil
 
 import pytest
-from tiny_models import CONFIGS, made
+from tiny_models import made
 from tiny_tokenizers import byte_tokenizer
 
 from easylm_imitation.records import Lineage
@@ -19,8 +19,11 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def wide():
-    """(config, params) of every kind, with a vocabulary that holds the tokenizer's ids."""
-    models = {name: made(name, vocab_size=264) for name in CONFIGS}
+    """(config, params) of three kinds, with a vocabulary that holds the tokenizer's ids.
+
+    They have what files can differ in: tied heads, biases, merged tensors. test_hf_parity.py has every kind.
+    """
+    models = {name: made(name, vocab_size=264) for name in ("llama", "qwen2", "gpt2")}
     return {name: (model.config, params) for name, (model, params) in models.items()}
 
 
