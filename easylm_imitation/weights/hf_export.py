@@ -20,7 +20,7 @@ from easylm_imitation.sharding import leaf_paths
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, stop_ids
 from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.weights.hf_import import fingerprint, layer_name
-from easylm_imitation.weights.safetensors_index import INDEX, SINGLE, TensorFiles
+from easylm_imitation.weights.tensor_files import INDEX, SINGLE, open_tensors
 
 OURS = "easylm_imitation.json"
 LARGEST_FILE = 5 * 10**9  # bytes, as the hub's tools cut
@@ -50,7 +50,7 @@ def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, toke
         write_json(folder / "generation_config.json", _generation(tokenizer, template))
         if tokenizer is not None:
             tokenizer.save(folder, chat_jinja(template, tokenizer) if template is not None else None)
-        identity = fingerprint(config, TensorFiles(folder))
+        identity = fingerprint(config, open_tensors(folder))
         write_json(folder / OURS, HFNote(lineage, identity, template and template.name, template and template.id))
     return count
 

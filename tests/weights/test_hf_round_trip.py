@@ -9,7 +9,7 @@ import safetensors.numpy
 from easylm_imitation.models import create
 from easylm_imitation.sharding import make_mesh, shardings
 from easylm_imitation.weights import describe, export_hf, import_hf, open_model
-from easylm_imitation.weights.safetensors_index import INDEX
+from easylm_imitation.weights.tensor_files import INDEX
 
 every_kind = pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
 
