@@ -39,10 +39,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         dtype = "float32"
         _demand_run_source(loaded, args)
         save_run_model(args.to, *parts, stored_dtype=loaded.stored_dtype)
+    if loaded.dropped:
+        console.say(f"{args.source}: left out {len(loaded.dropped)} tensors that hold no weights, such as "
+                    f"{loaded.dropped[0]}")
     console.say(f"{args.source} ({loaded.config.family}, {loaded.config.parameters():,} parameters) -> "
                 f"{args.to} ({args.format}, {dtype})")
     return {"from": args.source, "to": args.to, "format": args.format, "family": loaded.config.family, "dtype": dtype,
-            "parameters": loaded.config.parameters(), "id": loaded.lineage.id, "template": loaded.lineage.template}
+            "parameters": loaded.config.parameters(), "id": loaded.lineage.id, "template": loaded.lineage.template,
+            "dropped": list(loaded.dropped)}
 
 
 def _demand_run_source(loaded: Any, args: argparse.Namespace) -> None:
@@ -50,7 +54,5 @@ def _demand_run_source(loaded: Any, args: argparse.Namespace) -> None:
 
     if RunDir(args.source).holds_model():
         raise UserError(f"{args.source} is a run dir already; to export it say --format hf")
-    if loaded.tokenizer is None:
-        raise UserError(f"{args.source} has no tokenizer.json; a run dir needs one, put it beside the weights")
     if args.dtype not in ("same", "float32"):
         raise UserError(f"--dtype {args.dtype}: a run dir holds float32; the dtype is for --format hf")

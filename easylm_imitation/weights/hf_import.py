@@ -193,12 +193,13 @@ def _match(config: ModelConfig, files: TensorFiles) -> tuple[dict[str, str], tup
     found = {_full_name(name, table.prefix, expected): name for name in files.shapes}
     missing = [name for name in expected if name not in found]
     if missing:
-        raise UserError(f"{files.folder}: {_listed(missing, 'is missing', 'are missing')}; these are not config.json's weights")
+        raise UserError(f"{files.folder}: {_listed(missing, 'is missing', 'are missing')}; these are not "
+                        "config.json's weights")
     extra = {name: in_file for name, in_file in found.items() if name not in expected}
     dropped = _check_extra(extra, table.ignored, dict(table.copies), found, files)
     names = {name: found[name] for name in expected}
     _check_shapes(names, expected, files)
-    return names, dropped
+    return names, (*files.dropped, *dropped)
 
 
 def _check_shapes(names: Mapping[str, str], expected: Mapping[str, tuple[int, ...]], files: TensorFiles) -> None:

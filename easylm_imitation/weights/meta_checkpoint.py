@@ -29,8 +29,8 @@ _NAMES = (
     (r"layers\.(\d+)\.feed_forward\.w1\.weight", r"model.layers.\1.mlp.gate_proj.weight", 0),
     (r"layers\.(\d+)\.feed_forward\.w2\.weight", r"model.layers.\1.mlp.down_proj.weight", 1),
     (r"layers\.(\d+)\.feed_forward\.w3\.weight", r"model.layers.\1.mlp.up_proj.weight", 0),
-    (r"rope\.freqs", "rope.freqs", None),
 )
+_TABLE = "rope.freqs"       # rotary angles, which follow from the config
 _KNOWN = {"dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps", "vocab_size",
           "rope_theta", "use_scaled_rope", "max_batch_size", "max_seq_len"}
 _SIZES = ("dim", "n_layers", "n_heads")
@@ -48,7 +48,8 @@ def open_meta(folder: str | os.PathLike) -> tuple[dict[str, Any], TensorFiles]:
     folder = pathlib.Path(folder)
     params = _read_params(folder / PARAMS)
     parts = [open_torch(path) for path in _part_files(folder)]
-    files = TensorFiles(folder, dict(_tensors(folder, params, parts)))
+    dropped = (_TABLE,) if _TABLE in parts[0] else ()
+    files = TensorFiles(folder, dict(_tensors(folder, params, parts)), dropped)
     return _config(folder, params, files), files
 
 
@@ -78,7 +79,7 @@ def _read_params(path: pathlib.Path) -> dict[str, Any]:
 def _tensors(folder: pathlib.Path, params: Mapping[str, Any],
              parts: list[dict[str, Stored]]) -> Iterator[tuple[str, Tensor]]:
     """(Hugging Face name, tensor); a name that is not Meta's is kept, and reported as one that has no place."""
-    for name in {name: None for part in parts for name in part}:
+    for name in {name: None for part in parts for name in part if name != _TABLE}:
         missing = [i for i, part in enumerate(parts) if name not in part]
         if missing:
             raise UserError(f"{folder}/consolidated.{missing[0]:02}.pth: the tensor '{name}' is missing, which other "

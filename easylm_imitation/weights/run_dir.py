@@ -71,9 +71,9 @@ class RunDir:
         """Where the weights come from. Raises UserError."""
         return read_json(Lineage, self.lineage)
 
-    def read_tokenizer(self) -> Tokenizer:
-        """The run's tokenizer. Raises UserError."""
-        return load_tokenizer(self.tokenizer)
+    def read_tokenizer(self) -> Tokenizer | None:
+        """The run's tokenizer; None for one that was converted from weights without. Raises UserError."""
+        return load_tokenizer(self.tokenizer) if self.tokenizer.exists() else None
 
     def read_template(self) -> Template | None:
         """The run's chat template; None for a run without. Raises UserError when its definition has changed since."""
@@ -82,11 +82,12 @@ class RunDir:
         stored = read_json(_TemplateFile, self.template)
         return same_template(stored.name, stored.id, str(self.template))
 
-    def write_identity(self, config: ModelConfig, tokenizer: Tokenizer, template: Template | None, lineage: Lineage,
-                       stored_dtype: str = "float32") -> None:
+    def write_identity(self, config: ModelConfig, tokenizer: Tokenizer | None, template: Template | None,
+                       lineage: Lineage, stored_dtype: str = "float32") -> None:
         """Writes model.json, tokenizer/, template.json and lineage.json: all but config, metrics and checkpoints."""
         write_json(self.model, {**config_mapping(config), "stored_dtype": stored_dtype})
-        tokenizer.save(self.tokenizer)
+        if tokenizer is not None:
+            tokenizer.save(self.tokenizer)
         if template is not None:
             write_json(self.template, _TemplateFile(template.name, template.id))
         write_json(self.lineage, lineage)
@@ -103,7 +104,7 @@ class RunDir:
             return ocp.load_checkpointables(str(folder.absolute()), {PARAMS: abstract})[PARAMS]
 
 
-def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer,
+def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
                    template: Template | None, lineage: Lineage, step: int = 0, stored_dtype: str = "float32") -> RunDir:
     """Writes a run dir that holds a model and no training: it can be served, evaluated, exported and trained from.
 

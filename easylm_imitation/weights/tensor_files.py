@@ -20,11 +20,12 @@ _KINDS = ((SINGLE, INDEX), ("pytorch_model.bin", "pytorch_model.bin.index.json")
 class TensorFiles:
     """Tensors by name; `shapes` and `dtypes` (codes such as "BF16") are known at once, numbers are read when asked for.
 
-    `folder` stands in messages.
+    `folder` stands in messages; `dropped` names what the files hold beside these tensors, and is no weight.
     """
 
-    def __init__(self, folder: str | os.PathLike, tensors: Mapping[str, Tensor]):
+    def __init__(self, folder: str | os.PathLike, tensors: Mapping[str, Tensor], dropped: tuple[str, ...] = ()):
         self.folder = pathlib.Path(folder)
+        self.dropped = dropped
         self._tensors = tensors
         self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
         self.dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
@@ -35,7 +36,9 @@ class TensorFiles:
 
     def sample(self, name: str) -> bytes:
         """A few numbers from the start, the middle and the end of a tensor, as bytes: enough to tell weights apart."""
-        rows = self.shapes[name][0] if self.shapes[name] else 0
+        if not self.shapes[name]:
+            return self.read(name).tobytes()
+        rows = self.shapes[name][0]
         picked = [self.read(name, slice(row, row + 1)).ravel()[:16] for row in sorted({0, rows // 2, max(rows - 1, 0)})]
         return b"".join(part.tobytes() for part in picked)
 

@@ -72,7 +72,7 @@ DAMAGES = [
      "the tensor 'model.norm.weight' has shape [8], but config.json makes it [16]"),
     ("llama", weights(lambda t: t.update({"model.norm.weight": np.ones(16, np.int32)})),
      "the tensor 'model.norm.weight' is I32; supported: F32, F16, BF16"),
-    ("llama", config(intermediate_size=25), "gate_proj.weight' has shape [24, 16], but config.json makes it [25, 16]; 5"),
+    ("llama", config(intermediate_size=25), "gate_proj.weight' has shape [24, 16], but config.json makes it [25, 16]"),
     ("llama", config(num_hidden_layers=3), "9 tensors are missing: 'model.layers.2.self_attn.q_proj.weight', "),
     ("llama", config(num_hidden_layers=1), "9 tensors have no place in the model of config.json"),
     ("llama", config(num_hidden_layers="2"), "config.json.layers: expected int, got '2'"),

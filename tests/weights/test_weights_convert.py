@@ -1,5 +1,6 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -61,12 +62,31 @@ def test_a_wrong_wish_is_one_clear_line_and_nothing_is_written(exported, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_is_not_converted_to_a_run_and_a_run_needs_a_tokenizer(exported, own_copy, tmp_path, capsys):
+def test_a_run_is_not_converted_to_a_run(exported, tmp_path, capsys):
     convert("--from", exported["llama"], "--to", tmp_path / "run", capsys=capsys)
     code, _, err = convert("--from", tmp_path / "run", "--to", tmp_path / "again", capsys=capsys)
     assert (code, "is a run dir already; to export it say --format hf" in err) == (2, True)
+    assert not (tmp_path / "again").exists()
+
+
+def test_weights_without_a_tokenizer_come_with_a_note(own_copy, tmp_path, capsys):
     folder = own_copy("llama")
     (folder / "tokenizer.json").unlink()
-    code, _, err = convert("--from", folder, "--to", tmp_path / "again", capsys=capsys)
-    assert (code, "has no tokenizer.json; a run dir needs one" in err) == (2, True)
-    assert not (tmp_path / "again").exists()
+    (folder / "easylm_imitation.json").unlink()
+    code, _, err = convert("--from", folder, "--to", tmp_path / "run", capsys=capsys)
+    assert code == 0
+    assert "no tokenizer in it; put tokenizer.json or tokenizer.model beside the weights" in " ".join(err.split())
+    loaded = open_model(tmp_path / "run")
+    assert loaded.tokenizer is None
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, open_model(folder).params)
+
+
+def test_buffers_that_are_left_out_are_listed(own_copy, tmp_path, capsys):
+    path = own_copy("gpt2") / "model.safetensors"
+    old = safetensors.numpy.load_file(path)
+    old["transformer.h.0.attn.bias"] = np.ones((1, 1, 64, 64), np.uint8)
+    old["transformer.h.1.attn.masked_bias"] = np.array(-1e4, np.float32)
+    safetensors.numpy.save_file(old, path)
+    code, result, err = convert("--from", path.parent, "--to", tmp_path / "run", capsys=capsys)
+    assert (code, sorted(result["dropped"])) == (0, ["transformer.h.0.attn.bias", "transformer.h.1.attn.masked_bias"])
+    assert "left out 2 tensors that hold no weights" in err
