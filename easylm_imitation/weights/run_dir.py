@@ -67,6 +67,10 @@ class RunDir:
         stored_dtype = mapping.pop("stored_dtype", "float32")
         return model_config(mapping, str(self.model)), stored_dtype
 
+    def read_config(self) -> dict[str, Any] | None:
+        """The resolved config of the training that made this run; None when none did. Raises UserError."""
+        return _read_mapping(self.config) if self.holds_model() and self.config.is_file() else None
+
     def read_lineage(self) -> Lineage:
         """Where the weights come from. Raises UserError."""
         return read_json(Lineage, self.lineage)
