@@ -18,6 +18,12 @@ _VOCAB_FILES = (("vocab.json", "merges.txt"), ("gpt2-vocab.json", "gpt2-merges.t
 _WELL_KNOWN = (("<|endoftext|>", "<|endoftext|>"), ("</s>", "<s>"), ("<|im_end|>", None))
 
 
+def has_tokenizer(folder: str | os.PathLike) -> bool:
+    """Whether a model's folder brings a tokenizer that `load_tokenizer` reads."""
+    names = ("tokenizer.json", "tokenizer.model", *(vocab for vocab, _ in _VOCAB_FILES))
+    return any((pathlib.Path(folder) / name).is_file() for name in names)
+
+
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     """Reads a folder (tokenizer.json, or vocab.json + merges.txt, with their configs) or a tokenizer file.
 

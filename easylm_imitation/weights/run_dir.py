@@ -85,9 +85,13 @@ class RunDir:
             stored = ocp.load_checkpointables(str(folder.absolute()), {LINEAGE: None})[LINEAGE]
         return build(Lineage, stored, f"{folder}/{LINEAGE}")
 
-    def read_tokenizer(self) -> Tokenizer:
-        """The run's tokenizer. Raises UserError."""
-        return load_tokenizer(self.tokenizer)
+    def read_config(self) -> dict[str, Any] | None:
+        """The resolved config of the training that made this run; None when none did. Raises UserError."""
+        return _read_mapping(self.config) if self.holds_model() and self.config.is_file() else None
+
+    def read_tokenizer(self) -> Tokenizer | None:
+        """The run's tokenizer; None for one that was converted from weights without. Raises UserError."""
+        return load_tokenizer(self.tokenizer) if self.tokenizer.exists() else None
 
     def read_template(self) -> Template | None:
         """The run's chat template; None for a run without. Raises UserError when its definition has changed since."""
@@ -96,11 +100,12 @@ class RunDir:
         stored = read_json(_TemplateFile, self.template)
         return same_template(stored.name, stored.id, str(self.template))
 
-    def write_identity(self, config: ModelConfig, tokenizer: Tokenizer, template: Template | None, lineage: Lineage,
-                       stored_dtype: str = "float32") -> None:
+    def write_identity(self, config: ModelConfig, tokenizer: Tokenizer | None, template: Template | None,
+                       lineage: Lineage, stored_dtype: str = "float32") -> None:
         """Writes model.json, tokenizer/, template.json and lineage.json: all but config, metrics and checkpoints."""
         write_json(self.model, {**config_mapping(config), "stored_dtype": stored_dtype})
-        tokenizer.save(self.tokenizer)
+        if tokenizer is not None:
+            tokenizer.save(self.tokenizer)
         if template is not None:
             write_json(self.template, _TemplateFile(template.name, template.id))
         write_json(self.lineage, lineage)
@@ -117,7 +122,7 @@ class RunDir:
             return ocp.load_checkpointables(str(folder.absolute()), {PARAMS: abstract})[PARAMS]
 
 
-def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer,
+def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
                    template: Template | None, lineage: Lineage, step: int = 0, stored_dtype: str = "float32") -> RunDir:
     """Writes a run dir that holds a model and no training: it can be served, evaluated, exported and trained from.
 
