@@ -109,10 +109,9 @@ def _tensor(out: _Out, dtype: str, may_round: bool) -> np.ndarray:
     key = out.transposed, out.shape, out.layer is not None
     as_file = _turn(*key, dtype)(out.leaf, out.layer)
     if not may_round and as_file.dtype != out.leaf.dtype:
-        changed = int(_changed(*key)(out.leaf, out.layer, as_file))
-        if changed:
-            raise UserError(f"{dtype} would change {changed:,} of the {as_file.size:,} numbers of '{out.name}'; export "
-                            f"in {out.leaf.dtype}, or say --lossy dtype to round them")
+        if _changes(*key)(out.leaf, out.layer, as_file):
+            raise UserError(f"{dtype} would change numbers of '{out.name}'; export in {out.leaf.dtype}, or say "
+                            "--lossy dtype to round them")
     return np.asarray(jax.device_get(as_file))
 
 
@@ -123,13 +122,14 @@ def _turn(transposed: bool, shape: tuple[int, ...], layered: bool, dtype: str) -
 
 
 @functools.lru_cache
-def _changed(transposed: bool, shape: tuple[int, ...], layered: bool) -> Callable[..., jax.Array]:
-    """The program (parameter, layer, tensor) -> how many numbers differ. A program of its own: within one, the compiler
-    may take a cast there and back for nothing."""
-    def count(leaf: jax.Array, layer: jax.Array | None, as_file: jax.Array) -> jax.Array:
+def _changes(transposed: bool, shape: tuple[int, ...], layered: bool) -> Callable[..., jax.Array]:
+    """The program (parameter, layer, tensor) -> whether any bit differs. A program of its own: within one, the compiler
+    may take a cast there and back for nothing. (A count would need an integer for each number, all at once.)"""
+    def differ(leaf: jax.Array, layer: jax.Array | None, as_file: jax.Array) -> jax.Array:
         value, back = _formed(leaf, layer, transposed, shape, layered), as_file.astype(leaf.dtype)
-        return jnp.sum((value != back) & ~(jnp.isnan(value) & jnp.isnan(back)))
-    return jax.jit(count)
+        bits = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")      # NaN equals itself
+        return jnp.any(jax.lax.bitcast_convert_type(value, bits) != jax.lax.bitcast_convert_type(back, bits))
+    return jax.jit(differ)
 
 
 def _formed(leaf: jax.Array, layer: jax.Array | None, transposed: bool, shape: tuple[int, ...],

@@ -9,16 +9,20 @@ Each step of training is another model, so its lineage is part of its checkpoint
 that holds a model and no training has `params` alone there, and lineage.json speaks for them.
 """
 import dataclasses
+import functools
+import gc
 import json
 import os
 import pathlib
 from typing import Any
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
 from easylm_imitation.models import ModelConfig, Params, config_mapping, create, model_config
 from easylm_imitation.records import Lineage, read_json, write_json
 from easylm_imitation.schema import UserError, build
+from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.weights.reading import reading
@@ -119,7 +123,7 @@ class RunDir:
         folder = self.checkpoints / str(step)
         with reading(f"{folder}: the weights of {self.model} cannot be read from it",
                      "remove this step to use the one before"):
-            return ocp.load_checkpointables(str(folder.absolute()), {PARAMS: abstract})[PARAMS]
+            return _load_one_by_one(folder.absolute(), abstract)
 
 
 def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
@@ -132,8 +136,30 @@ def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params,
     with finished_folder(path) as building:
         run = RunDir(building)
         run.write_identity(config, tokenizer, template, lineage, stored_dtype)
-        ocp.save_checkpointables(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
+        context = ocp.Context()
+        context.memory.deepcopy_host_arrays = False     # nothing changes them while this waits
+        context.memory.write_concurrent_bytes = 2 * max(leaf.nbytes for leaf in jax.tree.leaves(params))
+        with context:
+            ocp.save_checkpointables(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
     return RunDir(path)
+
+
+def _load_one_by_one(folder: pathlib.Path, abstract: Params) -> Params:
+    """The weights of a checkpoint, the largest first: Orbax holds each twice while it reads it, and all of them when
+    asked for all. Raises ValueError for a checkpoint of other parameters."""
+    leaves = leaf_paths(abstract)
+    stored = set(leaf_paths(ocp.checkpointables_metadata(str(folder)).metadata[PARAMS]))
+    if stored != leaves.keys():
+        raise ValueError(f"parameters that only one of them has: {', '.join(sorted(stored ^ leaves.keys())[:3])}")
+    context, loaded = ocp.Context(), {}
+    context.pytree.loading.partial_load = True
+    with context:
+        for path in sorted(leaves, key=lambda path: -leaves[path].size):
+            asked = functools.reduce(lambda inner, key: {key: inner}, reversed(path.split("/")), leaves[path])
+            found = ocp.load_checkpointables(str(folder), {PARAMS: asked})[PARAMS]
+            (loaded[path],) = jax.block_until_ready(jax.tree.leaves(found))
+            gc.collect()        # Orbax leaves its copy in a cycle
+    return map_paths(lambda path, leaf: loaded[path], abstract)
 
 
 def same_template(name: str, identity: str, where: str) -> Template:

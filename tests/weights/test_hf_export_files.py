@@ -93,7 +93,7 @@ def test_one_number_that_does_not_fit_is_noticed(wide, tmp_path, dtype, value, e
         export_hf(tmp_path / "out", config, params, None, None, LINEAGE, dtype)
         jax.tree.map(np.testing.assert_array_equal, import_hf(tmp_path / "out")[1], params)
         return
-    with pytest.raises(UserError, match=rf"{dtype} would change 1 of the 384 numbers of 'model.layers.1.mlp.down_proj"):
+    with pytest.raises(UserError, match=rf"{dtype} would change numbers of 'model.layers.1.mlp.down_proj"):
         export_hf(tmp_path / "out", config, params, None, None, LINEAGE, dtype)
     assert list(tmp_path.iterdir()) == []
     export_hf(tmp_path / "out", config, params, None, None, LINEAGE, dtype, lossy=("dtype",))
