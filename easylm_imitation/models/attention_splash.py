@@ -25,23 +25,21 @@ def refuses(q: jax.Array, k: jax.Array, own: bool, segments: bool, platform: str
 
 def splash(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segment_ids: jax.Array | None,
            key_positions: None, key_segment_ids: None, window: int, platform: str) -> jax.Array:
-    """q [B, T, N, H], k and v [B, T, K, H] -> [B, T, N, H]; T and H are padded to what the kernel takes.
+    """q [B, T, N, H], k and v [B, T, K, H] -> [B, T, N, H]; T is padded to what the kernel takes.
 
     Positions enter as the order of the row: within a segment they grow by one a token.
     """
-    length, head_dim = q.shape[1], q.shape[3]
-    q = (q.astype(jnp.float32) * head_dim ** -0.5).astype(q.dtype)          # the kernel does not scale
-    q, k, v = (jnp.moveaxis(_padded(_padded(x, 1), 3), 2, 1) for x in (q, k, v))    # [B, N, T, H]
-    segment_ids = None if segment_ids is None else _padded(segment_ids, 1)
+    length = q.shape[1]
+    q = (q.astype(jnp.float32) * q.shape[3] ** -0.5).astype(q.dtype)    # the kernel does not scale
+    q, k, v = (jnp.moveaxis(_padded(x), 2, 1) for x in (q, k, v))       # [B, N, T, H]
+    segment_ids = None if segment_ids is None else _padded(segment_ids)
     out = _on_mesh(q, k, v, segment_ids, window, interpret=platform != "tpu")
-    return jnp.moveaxis(out, 1, 2)[:, :length, :, :head_dim]
+    return jnp.moveaxis(out, 1, 2)[:, :length]
 
 
-def _padded(x: jax.Array, axis: int) -> jax.Array:
-    """Zeros after the end: no query sees keys behind it, and zeros in H add nothing to a product."""
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, -x.shape[axis] % _LANES)
-    return jnp.pad(x, widths)
+def _padded(x: jax.Array) -> jax.Array:
+    """Zeros after the end of the rows [B, T, ...]: no query sees keys behind it."""
+    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % _LANES), *[(0, 0)] * (x.ndim - 2)])
 
 
 def _on_mesh(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, window: int,
