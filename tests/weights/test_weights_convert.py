@@ -98,6 +98,16 @@ def test_weights_without_a_tokenizer_come_with_a_note(own_copy, tmp_path, capsys
     jax.tree.map(np.testing.assert_array_equal, loaded.params, open_model(folder).params)
 
 
+def test_a_chat_template_that_is_not_taken_over_is_said(own_copy, tmp_path, capsys):
+    folder = own_copy("llama")
+    note = "its own chat template is not taken over; name one of ours with --template"
+    assert note not in convert("--from", folder, "--to", tmp_path / "known", capsys=capsys)[2]
+    (folder / "easylm_imitation.json").unlink()
+    assert note in " ".join(convert("--from", folder, "--to", tmp_path / "run", capsys=capsys)[2].split())
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<eos>"}')
+    assert note not in convert("--from", folder, "--to", tmp_path / "none", capsys=capsys)[2]
+
+
 def test_buffers_that_are_left_out_are_listed(own_copy, tmp_path, capsys):
     path = own_copy("gpt2") / "model.safetensors"
     old = safetensors.numpy.load_file(path)
