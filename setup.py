@@ -8,7 +8,7 @@ CORE = [
 ]
 SERVE = ["fastapi", "uvicorn[standard]"]
 EVAL = ["lm-eval[api]>=0.4.13", "matplotlib", "scipy"]
-TEST = ["torch==2.13.0", "pytest", "pytest-xdist", "hypothesis", "ruff", "openai"]
+TEST = ["torch==2.13.0", "sentencepiece", "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "openai"]
 
 setuptools.setup(
     name="easylm_imitation",

@@ -219,6 +219,7 @@ def _demand_equal(one: pathlib.Path, other: pathlib.Path) -> int:
 
 
 def _tensors(folder: pathlib.Path) -> dict[str, object]:
+    import ml_dtypes  # noqa: F401  numpy knows bfloat16 from then on
     import safetensors
     files = [safetensors.safe_open(path, framework="np") for path in sorted(folder.glob("*.safetensors"))]
     return {name: file for file in files for name in file.keys()}

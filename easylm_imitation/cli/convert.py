@@ -1,4 +1,4 @@
-"""`convert`: Hugging Face dir to run dir, and run dir (or Hugging Face dir) to Hugging Face dir."""
+"""`convert`: Hugging Face dir (or Meta's checkpoint) to run dir, and any of these to Hugging Face dir."""
 import argparse
 from typing import Any
 
@@ -14,7 +14,8 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    parser.add_argument("--from", dest="source", metavar="X", required=True, help="a Hugging Face dir or a run dir")
+    parser.add_argument("--from", dest="source", metavar="X", required=True,
+                        help="a Hugging Face dir, a run dir, or Meta's params.json and consolidated.*.pth")
     parser.add_argument("--to", metavar="Y", required=True, help="a new folder: a run dir, or what --format says")
     parser.add_argument("--format", choices=("run", "hf"), default="run", help="what to write (default: a run dir)")
     parser.add_argument("--template", metavar="NAME", default=None,
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from easylm_imitation.weights import RunDir, export_hf, open_model, save_run_model, with_template
     from easylm_imitation.weights.files import demand_absent
     from easylm_imitation.weights.hf_export import check_dtype
+    from easylm_imitation.weights.loaded import brings_chat_template
 
     demand_absent(args.to)
     check_dtype(args.dtype)
@@ -50,6 +52,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         dtype = "float32"
         _demand_run_source(loaded, args)
         save_run_model(args.to, *parts, stored_dtype=loaded.stored_dtype)
+    if loaded.template is None and brings_chat_template(args.source):
+        console.say(f"{args.source}: its own chat template is not taken over; name one of ours with --template")
     if loaded.dropped:
         console.say(f"{args.source}: left out {len(loaded.dropped)} tensors that hold no weights, such as "
                     f"{loaded.dropped[0]}")

@@ -16,7 +16,7 @@ from easylm_imitation.text import Template, Tokenizer, check_template, get_templ
 from easylm_imitation.weights.hf_export import OURS, HFNote
 from easylm_imitation.weights.hf_import import HFModel, fingerprint, identify_hf, open_hf, stored_dtype
 from easylm_imitation.weights.meta_checkpoint import is_meta
-from easylm_imitation.weights.run_dir import RunDir, same_template
+from easylm_imitation.weights.run_dir import RunDir, read_mapping, same_template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,15 @@ def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
     check_template(template, loaded.tokenizer)
     lineage = dataclasses.replace(loaded.lineage, template=template.id)
     return dataclasses.replace(loaded, template=template, lineage=lineage)
+
+
+def brings_chat_template(folder: str | os.PathLike) -> bool:
+    """Whether a Hugging Face dir has a chat template, which nothing here renders. Raises UserError."""
+    folder = pathlib.Path(folder)
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and bool(read_mapping(file).get("chat_template"))
 
 
 def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:

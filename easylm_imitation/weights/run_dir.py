@@ -72,7 +72,7 @@ class RunDir:
 
     def read_model(self) -> tuple[ModelConfig, str]:
         """(the model's config, name of the dtype that its weights first came in). Raises UserError."""
-        mapping = _read_mapping(self.model)
+        mapping = read_mapping(self.model)
         stored_dtype = mapping.pop("stored_dtype", "float32")
         return model_config(mapping, str(self.model)), stored_dtype
 
@@ -91,7 +91,7 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any] | None:
         """The resolved config of the training that made this run; None when none did. Raises UserError."""
-        return _read_mapping(self.config) if self.holds_model() and self.config.is_file() else None
+        return read_mapping(self.config) if self.holds_model() and self.config.is_file() else None
 
     def read_tokenizer(self) -> Tokenizer | None:
         """The run's tokenizer; None for one that was converted from weights without. Raises UserError."""
@@ -171,7 +171,8 @@ def same_template(name: str, identity: str, where: str) -> Template:
     return template
 
 
-def _read_mapping(path: pathlib.Path) -> dict[str, Any]:
+def read_mapping(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError for anything else."""
     try:
         mapping = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
@@ -54,11 +55,15 @@ def _write_file(path: pathlib.Path, group: Plan, tensors: Iterator[np.ndarray]) 
     text += b" " * (-len(text) % 8)         # numbers start at a multiple of 8
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape, dtype in group:
-            value = next(tensors)
-            if (value.shape, value.dtype) != (shape, DTYPES[dtype]):
-                raise ValueError(f"{name} was planned as {dtype} {shape}, and is {value.dtype} {value.shape}")
-            file.write(np.ascontiguousarray(value).view(np.uint8).data)
+        for tensor in group:
+            _write_tensor(file, tensor, next(tensors))      # held by nobody once it is written
+
+
+def _write_tensor(file: BinaryIO, tensor: tuple[str, tuple[int, ...], str], value: np.ndarray) -> None:
+    name, shape, dtype = tensor
+    if (value.shape, value.dtype) != (shape, DTYPES[dtype]):
+        raise ValueError(f"{name} was planned as {dtype} {shape}, and is {value.dtype} {value.shape}")
+    file.write(np.ascontiguousarray(value).view(np.uint8).data)
 
 
 def _size(tensor: tuple[str, tuple[int, ...], str]) -> int:
