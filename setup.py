@@ -6,9 +6,9 @@ CORE = [
     "tensorflow-datasets>=4.9.10", "importlib_resources", "array-record", "ml-collections",
     "transformers>=5.20,<6", "tokenizers", "safetensors", "rich", "absl-py", "tensorboardX", "numpy", "jinja2", "httpx",
 ]
-SERVE = ["fastapi", "uvicorn[standard]", "orjson", "prometheus-client", "llguidance"]
+SERVE = ["fastapi", "uvicorn[standard]"]
 EVAL = ["lm-eval[api]>=0.4.13", "matplotlib", "scipy"]
-TEST = ["torch==2.13.0", "pytest", "pytest-xdist", "hypothesis", "ruff", "openai"]
+TEST = ["torch==2.13.0", "sentencepiece", "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "openai"]
 
 setuptools.setup(
     name="easylm_imitation",

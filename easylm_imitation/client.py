@@ -16,6 +16,7 @@ import email.utils
 import functools
 import os
 import random
+import re
 import ssl
 import time
 import urllib.parse
@@ -28,6 +29,7 @@ from easylm_imitation.records import Lineage, Message
 from easylm_imitation.schema import UserError, build, nearest, plain
 
 T = TypeVar("T")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BUSY = frozenset({408, 409, 425, 429}) | frozenset(range(500, 600))
 
 
@@ -182,8 +184,8 @@ class Client:
         def read(answer: dict) -> Reply:
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             seconds = round(time.monotonic() - started, 4)
-            return Reply(text_of(choice) or "", choice.get("finish_reason") or "", answer.get("model") or self._model,
-                         usage.get("prompt_tokens"), usage.get("completion_tokens"), seconds)
+            texts = text_of(choice), choice.get("finish_reason"), answer.get("model") or self._model
+            return Reply(*map(_writable, texts), usage.get("prompt_tokens"), usage.get("completion_tokens"), seconds)
 
         async with self._slots:
             started = time.monotonic()
@@ -288,6 +290,11 @@ def _lineage(entry: Mapping[str, Any]) -> Lineage | None:
         return build(Lineage, entry["lineage"], "/v1/models lineage") if "lineage" in entry else None
     except UserError:       # another program's field of the same name
         return None
+
+
+def _writable(text: str | None) -> str:
+    """The text; JSON may spell half of a surrogate pair, which no file could hold: U+FFFD takes its place."""
+    return _SURROGATE.sub("\ufffd", text or "")
 
 
 def _message_of(response: httpx.Response) -> str:

@@ -1,10 +1,11 @@
 """Config files: `ml_collections` Python files under `configs/`, read into a frozen dataclass, with overrides.
 
-    config = load(TrainConfig, "configs/train/quick.py", ["--config.optimizer.learning_rate=1e-5"])
+    config = load(TrainConfig, "configs/train/finetune.py", ["--config.optimizer.learning_rate=1e-5"])
 
 A file defines `get_config()` and returns a `ConfigDict` with any subset of the dataclass's keys; `file.py:NAME` calls
-`get_config("NAME")`, for files that hold one recipe for many models. An override names one leaf; its text is read as
-the leaf's own type. Unknown keys and wrong types raise UserError naming the nearest key.
+`get_config("NAME")`, for files that hold one recipe for many models. An override names one leaf, elements of a list by
+their number (`--config.sources.0.limit=5`); its text is read as the leaf's own type. Unknown keys and wrong types raise
+UserError naming the nearest key.
 """
 import ast
 import dataclasses
@@ -55,24 +56,39 @@ def _read(path: str) -> dict[str, Any]:
     if not isinstance(made, (ml_collections.ConfigDict, Mapping)):
         kind = type(made).__name__
         raise UserError(f"--config {path}: get_config() must return an ml_collections.ConfigDict, got {kind}")
-    return made.to_dict() if isinstance(made, ml_collections.ConfigDict) else dict(made)
+    return plain(made.to_dict() if isinstance(made, ml_collections.ConfigDict) else made)   # tuples become lists
 
 
 def _apply(cls: type, mapping: dict[str, Any], override: str) -> None:
-    """Sets one leaf of `mapping` in place from `--config.a.b=text`."""
+    """Sets one leaf of `mapping` in place from `--config.a.b=text` or `--config.a.0.b=text`."""
     name, equals, text = override.removeprefix(PREFIX).partition("=")
     if not override.startswith(PREFIX) or not equals:
         raise UserError(f"'{override}': an override looks like --config.optimizer.learning_rate=1e-5")
     *parents, leaf = name.split(".")
     hint: Any = cls
+    place: dict[str, Any] | list[Any] = mapping
     for part in parents:
-        if not isinstance(mapping.get(part), dict):
-            mapping[part] = _default(hint, part)
-        hint, mapping = _child(hint, part, override), mapping[part]
-    mapping[leaf] = _parse(_child(hint, leaf, override), text, override)
+        below = _child(hint, part, override)
+        key = _key(place, part, override)
+        if isinstance(place, dict) and not isinstance(place.get(key), (dict, list)):
+            place[key] = _default(hint, part)
+        hint, place = below, place[key]
+    place[_key(place, leaf, override)] = _parse(_child(hint, leaf, override), text, override)
 
 
-def _default(hint: Any, name: str) -> dict[str, Any]:
+def _key(place: Any, part: str, override: str) -> str | int:
+    """`part` as what indexes `place`: the name of a key, or the number of an element. Raises UserError."""
+    if isinstance(place, dict):
+        return part
+    if not isinstance(place, list):
+        raise UserError(f"{override}: '{part}' is below a leaf, which has no keys")
+    if not part.isdecimal() or int(part) >= len(place):
+        known = f"its elements are 0 to {len(place) - 1}" if place else "it is empty; set the whole list"
+        raise UserError(f"{override}: '{part}' is no element of the list; {known}")
+    return int(part)
+
+
+def _default(hint: Any, name: str) -> dict[str, Any] | list[Any]:
     """What the field `name` of dataclass `hint` holds when nothing is said: one leaf is overridden, the rest stays."""
     fields = {f.name: f for f in dataclasses.fields(hint)} if dataclasses.is_dataclass(hint) else {}
     field = fields.get(name)
@@ -80,11 +96,11 @@ def _default(hint: Any, name: str) -> dict[str, Any]:
         return {}
     value = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
     made = plain(value)
-    return made if isinstance(made, dict) else {}
+    return made if isinstance(made, (dict, list)) else {}
 
 
 def _child(hint: Any, name: str, override: str) -> Any:
-    """The annotation of `name` inside annotation `hint`; free-form mappings accept any name."""
+    """The annotation of `name` inside annotation `hint`; free-form mappings accept any name, lists any number."""
     for option in _options(hint):
         if option is Any:
             return Any
@@ -95,12 +111,14 @@ def _child(hint: Any, name: str, override: str) -> Any:
             return hints[name]
         if option is dict or typing.get_origin(option) is dict:
             return (typing.get_args(option) or (str, Any))[1]
+        if typing.get_origin(option) in (tuple, list):
+            return typing.get_args(option)[0]
     raise UserError(f"{override}: '{name}' is below a leaf, which has no keys")
 
 
 def _parse(hint: Any, text: str, override: str) -> Any:
     options = _options(hint)
-    if text in ("None", "null") and type(None) in options:
+    if text.lower() in ("none", "null") and type(None) in options:
         return None
     if str in options or any(typing.get_origin(o) is typing.Literal and text in typing.get_args(o) for o in options):
         return text

@@ -131,6 +131,7 @@ class Answer:
     model: str                      # name
     dataset: str = ""
     finish_reason: str = ""
+    request: str = ""               # hash of all the messages that were asked; "" in answers that others recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +153,7 @@ class TaskResult:
     score: float
     items: tuple[Item, ...]
     shots: int = 0
-    protocol: str = ""              # hash of task file, data, shots, prompt form and metric
+    protocol: str = ""              # hash of task file, data, shots, prompt form, metric and how answers were asked for
     data: Literal["full", "sample"] = "full"
     group: str = ""                 # "substance" or "style": which side of the verdict it speaks for
 
@@ -233,7 +234,10 @@ def read_jsonl(cls: type[T], path: str | os.PathLike) -> list[T]:
 
 
 def iter_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number from 1, object) of each non-empty line. Raises UserError with file and line for bad JSON."""
+    """Yields (line number from 1, object) of each non-empty line.
+
+    Raises UserError with file and line for bad JSON, bad UTF-8 and text that has no UTF-8 form.
+    """
     try:
         file = open(path, encoding="utf-8", errors="surrogateescape")
     except OSError as error:
@@ -241,7 +245,10 @@ def iter_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
     with file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield number, parse_line(line, f"{path}:{number}")
+                value = parse_line(line, f"{path}:{number}")
+                if "\\u" in line and not has_utf8(value):      # only an escape can spell half of a surrogate pair
+                    raise UserError(f"{path}:{number}: holds half of a surrogate pair, which is no text; mend it")
+                yield number, value
 
 
 def parse_line(line: str, where: str) -> dict[str, Any]:
@@ -251,11 +258,22 @@ def parse_line(line: str, where: str) -> dict[str, Any]:
         value = json.loads(line)
     except UnicodeEncodeError:
         raise UserError(f"{where}: not valid UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def has_utf8(value: Any) -> bool:
+    """Whether all text in `value` (as parsed from JSON) can be written; half of a surrogate pair cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def conversation_from(mapping: dict[str, Any], where: str) -> Conversation:
@@ -322,7 +340,7 @@ EXAMPLES: dict[type, dict[str, Any]] = {
         "tokenizer": "dddddddddddddddd", "template": "chatml@cccccccc", "teachers": ["gpt-4"], "seed": 0,
         "code": "0.1.0"},
     Answer: {"prompt_id": "p0", "prompt": "Where is Oslo?", "answer": "In Norway.", "model": "imitation",
-             "dataset": "broad", "finish_reason": "stop"},
+             "dataset": "broad", "finish_reason": "stop", "request": "9999999999999999"},
     Results: {
         "model": {"id": "0f0f0f0f0f0f0f0f", "name": "imitation", "base": "aaaaaaaaaaaaaaaa", "base_name": "base",
                   "init": "", "teachers": ["gpt-4"], "data_card": "", "tokens": 0, "template": "", "tokenizer": "",

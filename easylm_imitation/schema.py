@@ -68,8 +68,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert_union(args, value, where)
     if origin is typing.Literal:
         if value not in args:
+            close = nearest(value, args) if isinstance(value, str) else ""
             raise UserError(f"{where}: {_show(value)} is not one of {', '.join(map(str, args))}"
-                            + (nearest(value, args) if isinstance(value, str) else ""))
+                            + (close if close.startswith("; did") else ""))
         return value
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, where)
@@ -93,6 +94,8 @@ def _convert_union(args: tuple, value: Any, where: str) -> Any:
             return _convert(option, value, where)
         except UserError as error:
             errors.append(error)
+    if type(None) in args and str(errors[0]).startswith(f"{where}: expected "):
+        raise UserError(str(errors[0]).replace(": expected ", ": expected None or ", 1))
     raise errors[0]
 
 

@@ -52,6 +52,11 @@ def test_an_answer_is_read():
                                   "max_tokens": 8, "temperature": 0.0}]
 
 
+def test_half_a_surrogate_pair_in_an_answer_becomes_a_replacement_character():
+    with serving(Endpoint(lambda handler, body, n: answer(body, text="half \ud83d, whole \U0001f600"))) as endpoint:
+        assert ask(endpoint).text == "half \ufffd, whole \U0001f600"
+
+
 def test_completions_take_text_and_ids_and_leave_out_what_is_none():
     with serving(Endpoint()) as endpoint:
         async def both(c):

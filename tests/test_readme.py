@@ -1,4 +1,5 @@
 """The README and docs are true: CI runs the README's commands, verbs are named, commands parse, links hold."""
+import importlib
 import pathlib
 import re
 import shlex
@@ -32,14 +33,41 @@ def test_the_readme_names_every_verb():
     assert [v for v in main.VERBS if f"`{v}`" not in readme] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_commands_on_the_page_parse(page):
-    for verb, rest in commands(page.read_text()):
-        assert verb in main.VERBS, f"{page}: unknown verb '{verb}'"
+def parsed(text):
+    """(verb, its parsed arguments) of every whole command of a page. Unknown verbs and flags raise."""
+    for verb, rest in commands(text):
+        assert verb in main.VERBS, f"unknown verb '{verb}'"
         rest = re.split(r"\s{2,}|\s#|[|;&>]|…|\.\.\.", rest)[0]
         argv = shlex.split(rest.strip().rstrip(".,)"), comments=True)
         if argv and "--help" not in argv and not any(a in ("VERB", "[flags]") for a in argv):
-            main.parse(verb, argv)
+            yield verb, main.parse(verb, argv)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_on_the_page_parse_and_their_configs_exist(page):
+    """A config is a file of the checkout, or a word in capitals that stands for the reader's own."""
+    for verb, args in parsed(page.read_text()):
+        config = getattr(args, "config", None)
+        assert not config or config.isupper() or (ROOT / config).is_file(), f"{page}: {verb} --config {config}"
+
+
+INPUTS = ("init", "data", "model", "teacher", "prompts", "answers", "reference", "source", "results", "task_data")
+OUTPUTS = ("out", "answers_out", "workdir", "to")
+READERS_OWN = {"prompts.jsonl"}     # what nobody here can have; anything else that is his is in capitals
+
+
+def test_the_examples_of_the_verbs_name_files_that_exist_or_that_an_example_makes():
+    examples = "\n".join(importlib.import_module(f"easylm_imitation.cli.{verb}").EXAMPLE for verb in main.VERBS)
+    found = list(parsed(examples))
+    assert {verb for verb, _ in found} == set(main.VERBS)
+    made = {pathlib.Path(path) for _, args in found for name in OUTPUTS if (path := getattr(args, name, None))}
+    made |= {folder for path in made for folder in path.parents}
+    for verb, args in found:
+        assert not getattr(args, "config", None) or (ROOT / args.config).is_file(), (verb, args.config)
+        for name in INPUTS:
+            value = getattr(args, name, None)
+            known = value is None or value.isupper() or value.startswith("http://HOST") or value in READERS_OWN
+            assert known or pathlib.Path(value) in made, f"{verb}: --{name} {value}: who makes it?"
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.suffix == ".md"], ids=lambda p: str(p.relative_to(ROOT)))

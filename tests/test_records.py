@@ -53,12 +53,27 @@ def test_prompts_have_a_short_form_and_end_with_the_user():
 
 @pytest.mark.parametrize(("line", "message"), [
     (b'{"a": 1', "x.jsonl:3: not valid JSON"), (b'{"a": "\xff"}', "x.jsonl:3: not valid UTF-8"),
+    (b'{"a": ["b \\ud800"]}', "x.jsonl:3: holds half of a surrogate pair"),
+    (b'{"\\uDC00": 1}', "x.jsonl:3: holds half of a surrogate pair"),
     (b"[1]", "x.jsonl:3: expected a JSON object, got list"), (b"[" * 100_000, "x.jsonl:3: not valid JSON")])
 def test_bad_lines_are_named_by_file_and_line(tmp_path, line, message):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"ok": 1}\n\n' + line + b"\n")
     with pytest.raises(UserError, match=message):
         list(records.iter_jsonl(path))
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"a": "\\ud83d\\ude00"}\n')
+    assert list(records.iter_jsonl(tmp_path / "x.jsonl")) == [(1, {"a": "\U0001f600"})]
+
+
+def test_a_meta_that_is_no_mapping_is_named():
+    line = {"dataset": "d", "id": "i", "messages": [], "extra": 1, "meta": [3]}
+    with pytest.raises(UserError, match=r"f:2.meta: expected a mapping, got \[3\] .list."):
+        records.conversation_from(line, "f:2")
+    with pytest.raises(UserError, match=r"f:2.meta: expected a mapping, got 'x'"):
+        records.prompt_from({"id": "p", "prompt": "a", "meta": "x"}, "f:2")
 
 
 def test_missing_and_unreadable_files(tmp_path):

@@ -46,8 +46,9 @@ def test_a_mapping_becomes_the_dataclass_and_goes_back():
     ({"name": "n", "inner": {"kind": "aa"}}, "f.inner.kind: 'aa' .* is not one of a, b; did you mean 'a'"),
     ({"name": "n", "inner": {"rate": -1}}, "f.inner: rate -1.0: at least 0"),
     ({"name": "n", "inner": 3}, "f.inner: expected a mapping with the keys of Inner"),
-    ({"name": "n", "steps": True}, "f.steps: expected int, got True"), ({"name": "n", "flag": 1}, "expected bool"),
-    ({"name": "n", "steps": 1.5}, "f.steps: expected int, got 1.5"),
+    ({"name": "n", "steps": True}, "f.steps: expected None or int, got True"),
+    ({"name": "n", "flag": 1}, "expected bool"),
+    ({"name": "n", "steps": 1.5}, "f.steps: expected None or int, got 1.5"),
     ({"name": "n", "many": [{}, {"kind": 1}]}, r"f.many\[1\].kind: 1 .* is not one of"),
     ({"name": "n", "many": {}}, "f.many: expected a list"), ({"name": "n", "many": "ab"}, "f.many: expected a list"),
     ({"name": "n", "free": 3}, "f.free: expected a mapping"), ([], "f: expected a mapping")])
@@ -67,8 +68,10 @@ def file(tmp_path):
 @pytest.mark.parametrize(("override", "place", "value"), [
     ("inner.rate=1e-5", ("inner", "rate"), 1e-5), ("inner.rate=2", ("inner", "rate"), 2.0),
     ("inner.kind=b", ("inner", "kind"), "b"), ("inner.betas=(0.5, 1)", ("inner", "betas"), (0.5, 1.0)),
-    ("steps=7", ("steps",), 7), ("steps=None", ("steps",), None), ("flag=True", ("flag",), True),
+    ("steps=7", ("steps",), 7), ("steps=none", ("steps",), None), ("steps=None", ("steps",), None),
+    ("flag=True", ("flag",), True),
     ("flag=false", ("flag",), False), ("name=17", ("name",), "17"), ("name=a=b", ("name",), "a=b"),
+    ("inner.betas.1=0.5", ("inner", "betas"), (0.9, 0.5)), ("free.a=[1, 2]", ("free",), {"a": [1, 2]}),
     ("free.a.b=3", ("free",), {"a": {"b": 3}}), ("many=[{'kind': 'b'}]", ("many",), (Inner(kind="b"),))])
 def test_overrides_are_read_as_their_leafs_type(file, override, place, value):
     made = load(Outer, file, [f"--config.{override}"])
@@ -76,6 +79,26 @@ def test_overrides_are_read_as_their_leafs_type(file, override, place, value):
         made = getattr(made, part)
     assert made == value
     assert type(made) is type(value)
+
+
+def test_overrides_reach_the_elements_of_lists(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'name': 'n', "
+                    "'many': ({'rate': 1.0}, {'kind': 'b', 'betas': (1.0, 2.0)}), 'free': {'x': [{'y': 1}]}})\n")
+    made = load(Outer, str(path), ["--config.many.1.rate=3", "--config.many.1.betas.0=0", "--config.many.0.kind=b",
+                                   "--config.free.x.0.y=2"])
+    assert made.many == (Inner(1.0, "b"), Inner(3.0, "b", (0.0, 2.0)))
+    assert made.free == {"x": [{"y": 2}]}
+    for override, message in [
+            ("many.2.rate=3", r"--config.many.2.rate=3: '2' is no element of the list; its elements are 0 to 1"),
+            ("many.-1.rate=3", "'-1' is no element"), ("many.rate=3", "'rate' is no element"),
+            ("many.0.rat=3", "unknown key 'rat'; did you mean 'rate'"),
+            ("many.0.rate=x", r"many\[0\].rate: expected float"), ("many.0=x", r"many\[0\]: expected a mapping"),
+            ("free.x.1.y=3", "its elements are 0 to 0")]:
+        with pytest.raises(UserError, match=message):
+            load(Outer, str(path), [f"--config.{override}"])
+    with pytest.raises(UserError, match="'0' is no element of the list; it is empty; set the whole list"):
+        load(Outer, None, ["--config.many.0.rate=3"])
 
 
 def test_the_file_alone_defaults_alone_and_the_last_override_wins(file):
@@ -89,7 +112,8 @@ def test_the_file_alone_defaults_alone_and_the_last_override_wins(file):
     ("--config.inner.rat=1", "unknown key 'rat'; did you mean 'rate'"),
     ("--config.iner.rate=1", "unknown key 'iner'; did you mean 'inner'"),
     ("--config.name.x=1", "'x' is below a leaf"), ("--config.steps", "an override looks like"),
-    ("--config.steps=many", "steps: expected int, got 'many'"), ("--config.inner.rate=fast", "rate: expected float"),
+    ("--config.steps=many", "steps: expected None or int, got 'many'"),
+    ("--config.inner.rate=fast", "rate: expected float"),
     ("--config.flag=yes", "flag: expected bool"), ("--config.inner=3", "expected a mapping with the keys of Inner")])
 def test_overrides_that_fit_nothing(file, override, message):
     with pytest.raises(UserError, match=message):

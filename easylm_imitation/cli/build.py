@@ -10,6 +10,7 @@ from easylm_imitation.schema import plain
 HELP = "turn raw conversation files into a dataset of tokenized shards and a data card"
 EXAMPLE = ("easylm-imitation build --config configs/data/gpteacher.py --config.root=DIR --config.tokenizer=TOKENIZER "
            "--out DATA")
+INTERRUPTED = "nothing was written; the same command starts anew"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from easylm_imitation.schema import plain
 HELP = "ask a stronger model and keep its answers as conversations"
 EXAMPLE = ("easylm-imitation collect --config configs/collect/answers.py --teacher http://HOST/v1 "
            "--prompts prompts.jsonl --out answers.jsonl")
+INTERRUPTED = "what was answered is kept, the same command continues"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`convert`: Hugging Face dir to run dir, and run dir (or Hugging Face dir) to Hugging Face dir."""
+"""`convert`: Hugging Face dir (or Meta's checkpoint) to run dir, and any of these to Hugging Face dir."""
 import argparse
 from typing import Any
 
@@ -7,42 +7,69 @@ from easylm_imitation.schema import UserError
 
 HELP = "weights between Hugging Face dirs and run dirs, byte for byte"
 EXAMPLE = "easylm-imitation convert --from RUN --to DIR --format hf --dtype same"
+INTERRUPTED = "nothing was written; the same command starts anew"
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    parser.add_argument("--from", dest="source", metavar="X", required=True, help="a Hugging Face dir or a run dir")
+    parser.add_argument("--from", dest="source", metavar="X", required=True,
+                        help="a Hugging Face dir, a run dir, or Meta's params.json and consolidated.*.pth")
     parser.add_argument("--to", metavar="Y", required=True, help="a new folder: a run dir, or what --format says")
     parser.add_argument("--format", choices=("run", "hf"), default="run", help="what to write (default: a run dir)")
     parser.add_argument("--template", metavar="NAME", default=None,
                         help="chat template that the model was trained with, e.g. chatml; default: as the source says")
     parser.add_argument("--dtype", default="same", metavar="D",
                         help="of exported weights: float32, bfloat16, float16, or same (default): as they came in")
+    parser.add_argument("--lossy", choices=("dtype",), action="append", default=[],
+                        help="what an export may lose: dtype, the digits that --dtype has no room for")
+    parser.add_argument("--largest-file", metavar="SIZE", default=None,
+                        help="of an export: weights are cut into files of at most this size, e.g. 500MB (default: 5GB)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Converts; returns what was written. Raises UserError before anything is written, or writes nothing."""
-    from easylm_imitation.weights import export_hf, open_model, save_run_model, with_template
+    from easylm_imitation.weights import RunDir, export_hf, open_model, save_run_model, with_template
     from easylm_imitation.weights.files import demand_absent
     from easylm_imitation.weights.hf_export import check_dtype
+    from easylm_imitation.weights.loaded import brings_chat_template
 
     demand_absent(args.to)
     check_dtype(args.dtype)
+    largest_file = _bytes(args.largest_file or "5GB")
+    if args.format == "run" and (args.lossy or args.largest_file):
+        raise UserError("--lossy and --largest-file are for an export; say --format hf, or leave them out")
     loaded = open_model(args.source)
     if args.template is not None:
         loaded = with_template(loaded, args.template)
     parts = (loaded.config, loaded.params, loaded.tokenizer, loaded.template, loaded.lineage)
     if args.format == "hf":
         dtype = loaded.stored_dtype if args.dtype == "same" else args.dtype
-        export_hf(args.to, *parts, dtype)
+        export_hf(args.to, *parts, dtype, largest_file, lossy=args.lossy,
+                  training=RunDir(args.source).read_config())
     else:
         dtype = "float32"
         _demand_run_source(loaded, args)
         save_run_model(args.to, *parts, stored_dtype=loaded.stored_dtype)
+    if loaded.template is None and brings_chat_template(args.source):
+        console.say(f"{args.source}: its own chat template is not taken over; name one of ours with --template")
+    if loaded.dropped:
+        console.say(f"{args.source}: left out {len(loaded.dropped)} tensors that hold no weights, such as "
+                    f"{loaded.dropped[0]}")
     console.say(f"{args.source} ({loaded.config.family}, {loaded.config.parameters():,} parameters) -> "
                 f"{args.to} ({args.format}, {dtype})")
     return {"from": args.source, "to": args.to, "format": args.format, "family": loaded.config.family, "dtype": dtype,
-            "parameters": loaded.config.parameters(), "id": loaded.lineage.id, "template": loaded.lineage.template}
+            "parameters": loaded.config.parameters(), "id": loaded.lineage.id, "template": loaded.lineage.template,
+            "dropped": list(loaded.dropped)}
+
+
+def _bytes(size: str) -> int:
+    """Bytes of "500MB" or "5GB". Raises UserError."""
+    number, unit = size[:-2], size[-2:].upper()
+    if not (number.isdigit() and int(number) > 0 and unit in _UNITS):
+        raise UserError(f"--largest-file {size}: expected a size such as 500MB or 5GB")
+    return int(number) * _UNITS[unit]
 
 
 def _demand_run_source(loaded: Any, args: argparse.Namespace) -> None:
@@ -50,7 +77,5 @@ def _demand_run_source(loaded: Any, args: argparse.Namespace) -> None:
 
     if RunDir(args.source).holds_model():
         raise UserError(f"{args.source} is a run dir already; to export it say --format hf")
-    if loaded.tokenizer is None:
-        raise UserError(f"{args.source} has no tokenizer.json; a run dir needs one, put it beside the weights")
     if args.dtype not in ("same", "float32"):
         raise UserError(f"--dtype {args.dtype}: a run dir holds float32; the dtype is for --format hf")

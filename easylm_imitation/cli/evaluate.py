@@ -13,7 +13,9 @@ from easylm_imitation.schema import UserError
 HELP = "measure a model: tasks over HTTP, answers to prompts, style against a teacher's answers"
 EXAMPLE = """easylm-imitation evaluate --model RUN --tasks nq_open --task-data DATA --prompt both --out results/run.json
   easylm-imitation evaluate --model RUN --prompts prompts.jsonl --answers-out answers.jsonl
+  easylm-imitation evaluate --model http://HOST/v1 --prompts prompts.jsonl --answers-out teacher.jsonl
   easylm-imitation evaluate --answers answers.jsonl --reference teacher.jsonl --out results/style.json"""
+INTERRUPTED = "answers to --prompts are kept, and the same command continues them; tasks start anew"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", metavar="A,B", default="",
                         help="mmlu, mmlu_SUBJECT, nq_open, nq_open_0shot, or paths of .yaml task files")
     parser.add_argument("--task-data", metavar="DIR", help="folder of the published files of the named tasks")
-    parser.add_argument("--prompt", choices=("raw", "chat", "both"), default="raw",
-                        help="how tasks and --prompts are put: as plain text, or in the model's chat template")
+    parser.add_argument("--prompt", choices=("raw", "chat", "both"),
+                        help="how tasks and --prompts are put: as plain text (default) or in the model's chat template")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N items of each task: a sample")
     parser.add_argument("--prompts", metavar="FILE", help="prompts to answer (JSONL)")
     parser.add_argument("--answers-out", metavar="PATH", help="where the answers go; the same command continues")
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measures what the flags ask for; returns the scores. Raises UserError."""
     _check(args)
+    args.prompt = args.prompt or "raw"
     flags.check_out_file(args.out)
     from easylm_imitation.evaluate import EvaluateConfig
     config = load(EvaluateConfig, args.config, args.overrides)
@@ -68,7 +71,12 @@ def _check(args: argparse.Namespace) -> None:
         (not args.answers or args.reference, "--answers need --reference, the teacher's answers to the same prompts"),
         (not args.reference or args.answers or args.prompts, "--reference needs answers: --answers, or --prompts"),
         (args.out or not (args.tasks or args.reference), "--tasks and --reference need --out, the results file"),
-        (not args.prompts or args.tasks or args.prompt != "both", "--prompts are put one way: --prompt raw or chat"),
+        (not args.prompts or args.prompt != "both",
+         "--prompts are put one way: --prompt raw or chat; measure --tasks both ways in a command of their own"),
+        (args.tasks or args.limit is None, "--limit is for --tasks; a shorter --prompts file asks less"),
+        (args.tasks or args.task_data is None, "--task-data is for --tasks, the named ones"),
+        (not args.answers or args.prompt is None, "--answers were asked for already: leave out --prompt"),
+        (not args.answers or not (args.config or args.overrides), "--answers are recorded already: leave out --config"),
     ]
     for fine, message in needs:
         if not fine:
@@ -95,9 +103,8 @@ def _measure(args: argparse.Namespace, config: Any, model: Served,
         results = evaluate_tasks(model.url, tasks, prompt=args.prompt, limit=args.limit, config=config, encode=encode,
                                  role=args.role, command=args.command)
     if args.prompts:
-        form = "chat" if args.prompt == "both" else args.prompt
         answers = answer_prompts(model.url, args.prompts, args.answers_out,
-                                 config=dataclasses.replace(config.answers, prompt=form))
+                                 config=dataclasses.replace(config.answers, prompt=args.prompt))
     if args.reference:
         style = _style(args, args.answers_out)
         results = dataclasses.replace(results, tasks=results.tasks + style.tasks) if results else style
@@ -109,7 +116,7 @@ def _style(args: argparse.Namespace, path: str) -> Results:
     from easylm_imitation.evaluate import answers_meta, read_answers, results_now, style_task
     answers, reference = read_answers(path), read_answers(args.reference)
     meta = answers_meta(path, answers, reference[0].model)
-    tasks = style_task(answers, reference, meta.prompt)
+    tasks = style_task(answers, reference, meta.prompt, meta.options)
     return results_now(meta.lineage, tasks, role=args.role, command=args.command)
 
 

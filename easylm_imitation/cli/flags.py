@@ -28,11 +28,6 @@ def add_address(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--port", type=int, default=port, help=f"TCP port (default {port}; 0 takes a free one)")
 
 
-def add_seed(parser: argparse.ArgumentParser) -> None:
-    """`--seed N`."""
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
-
-
 def check_out_file(path: str | None) -> None:
     """UserError when a result could not be written to `path`; to be asked before hours of work, not after."""
     if path is None:

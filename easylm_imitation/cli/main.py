@@ -1,7 +1,8 @@
 """The console command: finds the verb, reads its flags, prints its result; a UserError is one line, exit code 2.
 
 A verb is a module `cli/VERB.py` with `HELP` (one line), `EXAMPLE` (a command that works), `add_arguments(parser)` and
-`run(args) -> dict`: the JSON-able result. Heavy imports belong inside `run`, so that `--help` answers at once.
+`run(args) -> dict`: the JSON-able result; `INTERRUPTED` says what is there after Ctrl-C. Heavy imports belong inside
+`run`, so that `--help` answers at once.
 """
 import argparse
 import errno
@@ -81,7 +82,7 @@ def _run(verb: str, argv: list[str]) -> int:
         console.error(f"{verb}: {error.filename or 'a file'}: {error.strerror}; choose another place, or mend that one")
         return 2
     except KeyboardInterrupt:
-        console.error("interrupted; what was finished is kept, the same command continues")
+        console.error(f"interrupted; {module.INTERRUPTED}")
         return 130
     except Exception:
         return _our_fault(verb)

@@ -7,6 +7,7 @@ from easylm_imitation.cli.flags import add_out
 
 HELP = "a folder of results into a verdict: gap closed with intervals, style against substance, an HTML page"
 EXAMPLE = "easylm-imitation report results/ --out verdict/"
+INTERRUPTED = "the same command starts anew"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from easylm_imitation.schema import UserError, plain
 
 HELP = "the whole flow in miniature: pre-train, serve a teacher, imitate it, measure, report; needs no data"
 EXAMPLE = "easylm-imitation reproduce --quick"
+INTERRUPTED = "finished stages are kept, the same command continues"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

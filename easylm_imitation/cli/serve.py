@@ -1,7 +1,10 @@
 """`serve`: a model behind an OpenAI-compatible HTTP server, until it is told to stop."""
 import argparse
+import os
 import signal
 import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from easylm_imitation import console
@@ -10,6 +13,7 @@ from easylm_imitation.config import load
 
 HELP = "serve a model over HTTP: OpenAI-compatible completions and chat, scoring, tokenizer"
 EXAMPLE = "easylm-imitation serve --model RUN --port 8000"
+INTERRUPTED = "nothing was served yet"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +32,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from easylm_imitation.weights import open_model
 
         stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        _on_signals(_leave)
         console.say(f"{args.model}: loading and compiling")
         with open_server(open_model(args.model), config, listener=listener) as server:
+            _on_signals(lambda number, frame: stop.set())
             console.say(f"{server.model_name} is ready at {server.url}/v1")
             stop.wait()
             console.say("stopping; running requests are finished first")
     return {"model": server.model_name, "url": server.url, "counts": dict(server.service.scheduler.counts)}
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Ends the process on the spot: nothing is served or written yet, and reading and compiling, which go on in threads
+    of their own, would complain at length about an exception, or finish first."""
+    console.error(f"interrupted; {INTERRUPTED}")
+    os._exit(128 + number)

@@ -1,7 +1,7 @@
 """Data: raw files to conversations to shards of tokens (`build_dataset`), and shards to batches (`open_loader`)."""
 from easylm_imitation.data.build import build_dataset, read_card
 from easylm_imitation.data.config import BuildConfig, LoaderConfig, SourceConfig
-from easylm_imitation.data.loader import Batch, Loader, count_batches, open_loader
+from easylm_imitation.data.loader import Batch, DataUse, Loader, count_batches, data_use, open_loader
 
-__all__ = ["Batch", "BuildConfig", "Loader", "LoaderConfig", "SourceConfig", "build_dataset", "count_batches",
-           "open_loader", "read_card"]
+__all__ = ["Batch", "BuildConfig", "DataUse", "Loader", "LoaderConfig", "SourceConfig", "build_dataset",
+           "count_batches", "data_use", "open_loader", "read_card"]

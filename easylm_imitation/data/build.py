@@ -25,7 +25,7 @@ from easylm_imitation import console
 from easylm_imitation.data.config import BuildConfig
 from easylm_imitation.data.pool import Outcomes, chunks, processes, worth_processes
 from easylm_imitation.data.shards import Example, ShardWriter
-from easylm_imitation.data.sources import iter_records
+from easylm_imitation.data.sources import RawRecord, iter_records
 from easylm_imitation.data.tally import Tally
 from easylm_imitation.records import (
     DataCard,
@@ -41,6 +41,7 @@ from easylm_imitation.schema import UserError, plain
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, get_template, load_tokenizer
 
 _STEP = 256     # records between two steps of the progress bar
+_FORMAT = 1     # raised when the same sources and config come to give other records or other files
 
 
 def build_dataset(config: BuildConfig, out: str | os.PathLike) -> DataCard:
@@ -83,7 +84,7 @@ def _identity(config: BuildConfig, hashes: list[str], tokenizer: Tokenizer, temp
         del content[key]
     for source in content["sources"]:
         source["path"] = pathlib.Path(source["path"]).name
-    return digest([content, hashes, tokenizer.id, template.id])
+    return digest([_FORMAT, content, hashes, tokenizer.id, template.id])
 
 
 def _is_done(out: pathlib.Path, identity: str) -> bool:
@@ -93,8 +94,8 @@ def _is_done(out: pathlib.Path, identity: str) -> bool:
     if not (out / "card.json").is_file() or not (out / "build.json").is_file():
         raise UserError(f"--out {out}: holds files that are no dataset; choose a new or empty folder")
     if json.loads((out / "build.json").read_text())["identity"] != identity:
-        raise UserError(f"--out {out}: holds a dataset of other sources or another config; take a new folder, "
-                        "or remove it")
+        raise UserError(f"--out {out}: holds a dataset of other sources or another config, or of another version of "
+                        "`build`; take a new folder, or remove it")
     return True
 
 
@@ -172,11 +173,13 @@ def _shuffled(examples: Iterator[Example], seed: int | None) -> Iterable[Example
 def _examples(config: BuildConfig, files: Iterable[tuple[pathlib.Path, str]], outcomes: Outcomes, tally: Tally,
               advance: Callable[..., None]) -> Iterator[Example]:
     """The examples of all sources, in order; the tally fills as they pass."""
+    numbers = collections.Counter()     # records read of each dataset: files of one dataset go on counting
     for source, (file, sha256) in zip(config.sources, files, strict=True):
         dataset = source.dataset or file.name.partition(".")[0]
         read, kept, dropped = 0, 0, collections.Counter()
-        for outcome in outcomes(iter_records(file), source, dataset):
+        for outcome in outcomes(_numbered(iter_records(file), numbers[dataset]), source, dataset):
             read += 1
+            outcome = tally.unlike_others(file, outcome)
             if outcome.example is None:
                 dropped[outcome.reason] += 1
                 tally.drop(file, outcome)
@@ -188,4 +191,10 @@ def _examples(config: BuildConfig, files: Iterable[tuple[pathlib.Path, str]], ou
                 advance(_STEP, note=dataset)
             if kept == source.limit:
                 break
+        numbers[dataset] += read
         tally.sources.append(SourceCount(source.path, dataset, sha256, read, kept, dict(sorted(dropped.items()))))
+
+
+def _numbered(records: Iterator[RawRecord], first: int) -> Iterator[RawRecord]:
+    """The records, counted from `first`: the number is what names a record that has no id."""
+    return (dataclasses.replace(record, number=record.number + first) for record in records)

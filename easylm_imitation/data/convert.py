@@ -1,6 +1,5 @@
 """Records of other people's formats as conversations. Each function takes a record and gives its messages, or raises
 Drop."""
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +16,8 @@ _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt
 def convert(record: dict[str, Any], source: SourceConfig, dataset: str, number: int) -> Conversation:
     """The conversation that a record of `source` holds; `number` makes an id where it has none ("<dataset>_<number>").
 
-    Raises Drop: "wrong shape", "unknown role", "empty turn", "bad text", "roles do not alternate", "no answer", and
-    the other faults of `text.fault_of`.
+    Raises Drop: "wrong shape", "unknown role", "empty turn", "no answer", and the faults of `text.fault_of`.
     """
-    if not _has_utf8(json.dumps(record, ensure_ascii=False)):
-        raise Drop("bad text", "half of a surrogate pair")
     if source.format == "conversations":
         conversation = _as_conversation({"dataset": dataset, "id": f"{dataset}_{number}", **record})
     else:
@@ -44,20 +40,12 @@ def _as_conversation(record: dict[str, Any]) -> Conversation:
 def _check(messages: tuple[Message, ...]) -> None:
     fault = fault_of(messages)
     if fault:
-        raise Drop(fault)
+        raise Drop(*fault)
     if messages[-1].role not in ("assistant", "document"):
         raise Drop("no answer", "the last turn is not the assistant's")
     for i, message in enumerate(messages):
         if not message.content.strip() and message.role != "system":
             raise Drop("empty turn", f"turn {i + 1}, {message.role}")
-
-
-def _has_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _text(record: dict[str, Any], *keys: str, default: str | None = None) -> str:

@@ -13,10 +13,11 @@ Every process plans the same global rows and reads its own rows of each batch. S
 processes there are, and a saved position holds for any number of them.
 Grain (which imports jax) and TFDS are imported where they are used: workers of `build` import this package too.
 """
+import dataclasses
 import os
 import pathlib
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +33,19 @@ Batch = dict[str, np.ndarray]
 
 _DTYPES = {"tokens": np.int32, "loss_weights": np.float32, "segment_ids": np.int32, "positions": np.int32}
 _ENDLESS = 2**40    # batches
+
+
+@dataclasses.dataclass(frozen=True)
+class DataUse:
+    """What a run takes of a dataset in one pass, and what the context leaves out; RUN/data.json."""
+    name: str
+    card: str                       # hash of its data card
+    conversations: int              # in the dataset
+    tokens: int                     # in the dataset
+    context: int
+    too_long: Literal["error", "drop", "truncate"]
+    long_conversations: int         # of more tokens than the context: dropped or truncated
+    lost_tokens: int                # theirs, as far as no row holds them
 
 
 class Loader:
@@ -75,7 +89,7 @@ def open_loader(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, e
     folder = pathlib.Path(folder)
     card = read_card(folder)
     plan = _Plan(_lengths(folder, card, config), config, seed)
-    _say_what_is_cut(folder, card, config)
+    _say_what_is_cut(folder, data_use(folder, config))
     batches = _Batches(open_shards(folder / "shards"), plan, config, epochs, rows or slice(None))
     # One thread reads ahead of the training step; more of them would only contend for the interpreter's lock.
     dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
@@ -89,12 +103,21 @@ def count_batches(folder: str | os.PathLike, config: LoaderConfig, *, seed: int,
     return -(-plan.rows_before(epochs) // config.batch)
 
 
-def _say_what_is_cut(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> None:
-    if card.longest > config.context:
-        long = int(np.count_nonzero(np.load(folder / "lengths.npy") > config.context))
-        done = {"drop": "left out", "truncate": "cut off there"}[config.too_long]
-        console.say(f"{folder}: {long} of {card.conversations} conversations have more than {config.context} tokens "
-                    f"and are {done} (data.too_long={config.too_long})")
+def data_use(folder: str | os.PathLike, config: LoaderConfig) -> DataUse:
+    """What `open_loader` takes of the dataset in `folder` and what it leaves out. Raises UserError as it does."""
+    folder = pathlib.Path(folder)
+    card = read_card(folder)
+    brought, lengths = _lengths(folder, card, config), np.load(folder / "lengths.npy")
+    return DataUse(card.name, card.hash, card.conversations, card.tokens, config.context, config.too_long,
+                   int(np.count_nonzero(brought != lengths)), int((lengths - brought).sum(dtype=np.int64)))
+
+
+def _say_what_is_cut(folder: pathlib.Path, use: DataUse) -> None:
+    if use.long_conversations:
+        done = {"drop": "left out", "truncate": "cut off there"}[use.too_long]
+        console.say(f"{folder}: {use.long_conversations} of {use.conversations} conversations have more than "
+                    f"{use.context} tokens and are {done} (data.too_long={use.too_long}): {use.lost_tokens:,} of "
+                    f"{use.tokens:,} tokens are lost")
 
 
 def _lengths(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> np.ndarray:

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from easylm_imitation.records import parse_line
+from easylm_imitation.records import has_utf8, parse_line
 from easylm_imitation.schema import UserError
 
 
@@ -31,17 +31,21 @@ class RawRecord:
     raw: Any
 
     def parse(self) -> dict[str, Any]:
-        """The record as a mapping. Raises Drop."""
-        if not isinstance(self.raw, bytes):
-            if not isinstance(self.raw, dict):
-                raise Drop("bad JSON", f"expected an object, got {type(self.raw).__name__}")
-            return self.raw
+        """The record as a mapping. Raises Drop: "bad JSON", "bad UTF-8", "bad text"."""
+        value = self._line() if isinstance(self.raw, bytes) else self.raw
+        if not isinstance(value, dict):
+            raise Drop("bad JSON", f"expected an object, got {type(value).__name__}")
+        if not has_utf8(value):
+            raise Drop("bad text", "half of a surrogate pair")
+        return value
+
+    def _line(self) -> dict[str, Any]:
         try:
-            return parse_line(self.raw.decode("utf-8"), f"line {self.line}")
+            return parse_line(self.raw.decode("utf-8"), "")
         except UnicodeDecodeError as error:
             raise Drop("bad UTF-8", f"byte {error.start} of the line") from None
         except UserError as error:
-            raise Drop("bad JSON", str(error)) from None
+            raise Drop("bad JSON", str(error).removeprefix(": ")) from None
 
 
 def iter_records(path: pathlib.Path) -> Iterator[RawRecord]:

@@ -17,7 +17,20 @@ class Tally:
     sources: list[SourceCount] = dataclasses.field(default_factory=list)
     dropped: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     teachers: set[str] = dataclasses.field(default_factory=set)
+    names: dict[tuple[str, str], tuple[pathlib.Path, int]] = dataclasses.field(default_factory=dict)
+    """(dataset, id) -> file and line of the conversation."""
     loss_tokens: int = 0
+
+    def unlike_others(self, file: pathlib.Path, outcome: Outcome) -> Outcome:
+        """The outcome, or a dropped one when its dataset has a conversation of that id already: the first one stays."""
+        if outcome.example is None:
+            return outcome
+        name = outcome.dataset, outcome.example.id
+        if name in self.names:
+            first, line = self.names[name]
+            return Outcome(outcome.line, reason="duplicate id", detail=f"'{name[1]}' was there before, {first}:{line}")
+        self.names[name] = file, outcome.line
+        return outcome
 
     def drop(self, file: pathlib.Path, outcome: Outcome) -> None:
         """Notes a record that is left out; names the first few on screen."""

@@ -11,9 +11,10 @@ from easylm_imitation.text import Template, Tokenizer, get_template, load_tokeni
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one record: an example and its teacher, or the reason why not."""
+    """What became of one record: an example, its dataset and its teacher, or the reason why not."""
     line: int
     example: Example | None = None
+    dataset: str = ""
     teacher: str = ""
     reason: str = ""
     detail: str = ""
@@ -39,7 +40,7 @@ class Worker:
         except UserError as error:
             return Outcome(record.line, reason="not tokenizable", detail=str(error))
         example = Example(conversation.id, row.tokens, row.loss_weights)
-        return Outcome(record.line, example, teacher=conversation.teacher)
+        return Outcome(record.line, example, conversation.dataset, conversation.teacher)
 
 
 _worker: Worker | None = None

@@ -89,7 +89,7 @@ async def _ask(client: Client, config: AnswerConfig, prompt: Prompt, begin: str,
     text, options = prompt.messages[-1].content, config.options()
     reply = await (client.complete(begin + text, **options) if config.prompt == "raw"
                    else client.chat(prompt.messages, **options))
-    return Answer(prompt.id, text, reply.text, name, prompt.dataset, reply.finish_reason)
+    return Answer(prompt.id, text, reply.text, name, prompt.dataset, reply.finish_reason, digest(prompt.messages))
 
 
 def _finished(out: pathlib.Path, meta: AnswersMeta, prompts: Sequence[Prompt]) -> dict[str, Answer]:
@@ -111,9 +111,9 @@ def _finished(out: pathlib.Path, meta: AnswersMeta, prompts: Sequence[Prompt]) -
 
 
 def _same_prompts(answers: Sequence[Answer], prompts: Sequence[Prompt], out: pathlib.Path) -> Sequence[Answer]:
-    texts = {p.id: p.messages[-1].content for p in prompts}
+    asked = {p.id: digest(p.messages) for p in prompts}
     for answer in answers:
-        if texts.get(answer.prompt_id, answer.prompt) != answer.prompt:
+        if asked.get(answer.prompt_id, answer.request) != answer.request:
             raise UserError(f"{out}: prompt '{answer.prompt_id}' was answered with another text; choose another name")
     return answers
 

@@ -71,10 +71,15 @@ def _check(endpoint: Endpoint, task: Task, form: Prompt, config: EvaluateConfig)
     if task.form == "generation" and form == "chat" and task.config.get("gen_prefix"):
         raise UserError(f"task '{task.name}' begins the answer itself (gen_prefix), which a chat endpoint cannot "
                         "continue; use --prompt raw")
-    context, answer = endpoint.model.context or config.context, _answer_tokens(task, config)
+    context, answer = _context(endpoint, config), _answer_tokens(task, config)
     if task.form == "generation" and answer >= context:
         raise UserError(f"task '{task.name}' asks for answers of {answer} tokens, the server holds {context}; set "
                         "max_gen_toks in the task or --config.max_tokens")
+
+
+def _context(endpoint: Endpoint, config: EvaluateConfig) -> int:
+    """Tokens that the server holds, to the best of our knowledge."""
+    return endpoint.model.context or config.context
 
 
 def _answer_tokens(task: Task, config: EvaluateConfig) -> int:
@@ -104,7 +109,7 @@ def _run(endpoint: Endpoint, task: Task, form: Prompt, limit: int | None, config
     if log.truncated:
         console.say(f"{task.name}, {form}: some prompts were longer than the context and lost their beginning "
                     f"({log.truncated} warnings of the harness)")
-    return _task_result(task, form, limit, said, config)
+    return _task_result(task, form, limit, said, config, _context(endpoint, config) if log.truncated else None)
 
 
 def _harness_config(task: Task) -> dict[str, Any]:
@@ -125,7 +130,7 @@ def language_model(endpoint: Endpoint, task: Task, form: Prompt, config: Evaluat
     from easylm_imitation.evaluate.lm import Chat, Completions
     header = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {"Accept": "application/json"}
     shared = {"model": endpoint.model.id, "header": header, "max_gen_toks": config.max_tokens,
-              "max_length": endpoint.model.context or config.context, "max_retries": config.attempts,
+              "max_length": _context(endpoint, config), "max_retries": config.attempts,
               "timeout": round(config.timeout)}
     if form == "chat" and task.form == "generation":
         return Chat(base_url=f"{endpoint.base}/chat/completions", num_concurrent=config.concurrency, **shared)
@@ -138,8 +143,8 @@ def language_model(endpoint: Endpoint, task: Task, form: Prompt, config: Evaluat
 # ── what the harness says ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _task_result(task: Task, form: Prompt, limit: int | None, said: dict[str, Any],
-                 config: EvaluateConfig) -> TaskResult:
+def _task_result(task: Task, form: Prompt, limit: int | None, said: dict[str, Any], config: EvaluateConfig,
+                 cut_to: int | None) -> TaskResult:
     samples = said["samples"][task.name]
     samples = [s for s in samples if s["filter"] == samples[0]["filter"]]       # the first of the task's filters
     written = _answer_tokens(task, config) if task.form == "generation" else None
@@ -148,7 +153,7 @@ def _task_result(task: Task, form: Prompt, limit: int | None, said: dict[str, An
         task=task.name, prompt=form, form=task.form, metric=task.metric, shots=task.shots, group=task.group,
         score=float(said["results"][task.name][f"{task.metric},{samples[0]['filter']}"]),
         items=tuple(_item(task, sample) for sample in samples), data="full" if whole else "sample",
-        protocol=protocol(task, form, [sample["doc"] for sample in samples], written))
+        protocol=protocol(task, form, [sample["doc"] for sample in samples], written, cut_to))
 
 
 def _item(task: Task, sample: dict[str, Any]) -> Item:

@@ -17,8 +17,8 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from easylm_imitation.records import Answer, Item, TaskResult, digest
 from easylm_imitation.schema import UserError
@@ -76,14 +76,15 @@ def match(ours: str, theirs: str) -> float:
     return sum(features) / len(features)
 
 
-def style_task(answers: Sequence[Answer], reference: Sequence[Answer],
-               prompt: Literal["raw", "chat"] = "chat") -> tuple[TaskResult, ...]:
+def style_task(answers: Sequence[Answer], reference: Sequence[Answer], prompt: Literal["raw", "chat"] = "chat",
+               options: Mapping[str, Any] | None = None) -> tuple[TaskResult, ...]:
     """Table 2 of `answers` against the teacher's `reference`, paired by prompt id; one TaskResult a measure.
 
     `style_list` and `style_summary` cover the prompts where the teacher has one and are left out when it never has.
     `style_length` is Pearson's r; its items are products of standard scores, whose mean is r (0 when a length never
-    varies). Prompts that only one side answered are left out and make the result a "sample". `prompt` is how
-    `answers` were asked for. Raises UserError when no prompt is answered by both, or a side answers a prompt twice.
+    varies). Prompts that only one side answered are left out and make the result a "sample". `prompt` and
+    `options` (max_tokens, temperature, ...; None: nobody knows) are how `answers` were asked for, and part of the
+    protocol. Raises UserError when no prompt is answered by both, or a side answers a prompt twice.
     """
     ours, theirs = _by_prompt(answers, "--answers"), _by_prompt(reference, "--reference")
     ids = [i for i in theirs if i in ours]
@@ -93,7 +94,7 @@ def style_task(answers: Sequence[Answer], reference: Sequence[Answer],
     complete = len(ids) == len(ours) == len(theirs)
     base = TaskResult(task="", prompt=prompt, form="style", metric="", score=0.0, items=(), group="style",
                       data="full" if complete else "sample",
-                      protocol=digest([RULES, [(i, theirs[i].prompt, theirs[i].answer) for i in ids]]))
+                      protocol=digest([RULES, options or {}, [(i, theirs[i].prompt, theirs[i].answer) for i in ids]]))
     measures = [("style_match", "style_match", ids, match), ("style_overlap", "unigram_f1", ids, unigram_overlap),
                 _where_teacher("style_list", has_list, pairs), _where_teacher("style_summary", has_summary, pairs)]
     made = [_measure(base, pairs, *measure) for measure in measures if measure[2]]

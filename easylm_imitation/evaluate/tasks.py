@@ -5,6 +5,7 @@ beside the file); the stock harness runs the same file. Two keys of its `metadat
 verdict that it speaks for, "substance" unless said) and `prompts` (the prompt forms that it makes sense in, all unless
 said). The bundled tasks read published files under a folder: `<task-data>/mmlu/test/*_test.csv` and so on.
 """
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -12,7 +13,7 @@ import gzip
 import inspect
 import io
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -248,10 +249,15 @@ def _rows(path: pathlib.Path) -> list[Row]:
     return made
 
 
-def _text(path: pathlib.Path) -> io.TextIOBase:
-    """A text file, gzipped or not, with line ends kept for the CSV reader."""
+@contextlib.contextmanager
+def _text(path: pathlib.Path) -> Iterator[io.TextIOBase]:
+    """A text file, gzipped or not, with line ends kept for the CSV reader. UserError for one that cannot be read."""
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8", newline="")
+    try:
+        with opener(path, "rt", encoding="utf-8", newline="") as file:
+            yield file
+    except (UnicodeDecodeError, csv.Error, EOFError, OSError) as error:     # EOFError: a gzip stream that breaks off
+        raise UserError(f"{path}: cannot be read as text ({error}); fetch the file anew") from None
 
 
 def _metadata(config: dict[str, Any]) -> dict[str, Any]:
@@ -259,9 +265,10 @@ def _metadata(config: dict[str, Any]) -> dict[str, Any]:
     return made if isinstance(made, dict) else {}
 
 
-def protocol(task: Task, prompt: str, rows: Sequence[Row], answer_tokens: int | None = None) -> str:
-    """Hash of all that decides a score but the model: the task's keys and code, the prompt form, rows, shots, and how
-    long a written answer may be."""
+def protocol(task: Task, prompt: str, rows: Sequence[Row], answer_tokens: int | None = None,
+             cut_to: int | None = None) -> str:
+    """Hash of all that decides a score but the model: the task's keys and code, the prompt form, rows, shots, how long
+    a written answer may be, and the context that prompts were cut to (None where all of them fit)."""
     keys = {k: inspect.getsource(v) if callable(v) else v for k, v in task.config.items() if k != "metadata"}
     shown = task.splits.get(task.config.get("fewshot_split") or "", [])
-    return digest([keys, prompt, task.metric, task.shots, list(rows), shown, answer_tokens])
+    return digest([keys, prompt, task.metric, task.shots, list(rows), shown, answer_tokens, cut_to])

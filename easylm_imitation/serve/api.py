@@ -21,11 +21,13 @@ from easylm_imitation.serve.guard import Guard, error_body
 from easylm_imitation.serve.metrics import exposition
 from easylm_imitation.serve.scheduler import Busy, Stopped
 from easylm_imitation.serve.schemas import (
+    BadField,
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
     ScoreRequest,
     TokenizeRequest,
+    about,
 )
 from easylm_imitation.serve.service import Gone, Service
 from easylm_imitation.text import chat_jinja
@@ -58,10 +60,11 @@ def _add_generation(app: fastapi.FastAPI, service: Service) -> None:
     async def score(body: ScoreRequest, request: fastapi.Request) -> dict[str, Any]:
         _check_model(service, body.model)
         if len(body.pairs) > service.limits.pairs:
-            raise UserError(f"pairs: {len(body.pairs)} in one request; at most {service.limits.pairs}")
-        pairs = await service.encode_pairs(body.pairs)
+            raise BadField("pairs", f"pairs: {len(body.pairs)} in one request; at most {service.limits.pairs}")
         async with _disconnect(request) as gone:
-            scores = await service.score_pairs(pairs, gone)
+            with about("pairs"):
+                pairs = await service.encode_pairs(body.pairs)
+                scores = await service.score_pairs(pairs, gone)
         tokens = sum(len(before) + len(after) for before, after in pairs)
         return {"object": "scores", "model": service.name, "scores": [plain(score) for score in scores],
                 "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}}
@@ -119,12 +122,13 @@ def _add_state(app: fastapi.FastAPI, service: Service) -> None:
 
 
 def _add_errors(app: fastapi.FastAPI) -> None:
-    def refuse(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-        return JSONResponse(error_body(status, message), status, headers)
+    def refuse(status: int, message: str, headers: dict[str, str] | None = None,
+               param: str | None = None) -> JSONResponse:
+        return JSONResponse(error_body(status, message, param), status, headers)
 
     def handler(status: int) -> Callable[..., Awaitable[Response]]:
         async def handle(request: fastapi.Request, error: Exception) -> Response:
-            return refuse(status, str(error))
+            return refuse(status, str(error), param=getattr(error, "param", None))
         return handle
 
     async def busy(request: fastapi.Request, error: Busy) -> Response:
@@ -134,13 +138,16 @@ def _add_errors(app: fastapi.FastAPI) -> None:
         return refuse(error.status_code, str(error.detail), getattr(error, "headers", None))
 
     async def invalid(request: fastapi.Request, error: RequestValidationError) -> Response:
-        return refuse(400, "; ".join(_describe(one) for one in error.errors()[:3]))
+        kind = request.headers.get("content-type", "")
+        if not _is_json(kind):
+            return refuse(415, f"the body must be JSON, with the header 'Content-Type: application/json', not '{kind}'")
+        faults = error.errors()[:3]
+        return refuse(400, "; ".join(_describe(one) for one in faults), param=_place(faults[0]) or None)
 
     async def failed(request: fastapi.Request, error: Exception) -> Response:
         return refuse(500, f"the server failed ({type(error).__name__}); its log says where")
 
     app.add_exception_handler(UserError, handler(400))
-    app.add_exception_handler(ValueError, handler(400))
     app.add_exception_handler(Stopped, handler(500))
     app.add_exception_handler(Gone, handler(499))
     app.add_exception_handler(Busy, busy)
@@ -150,11 +157,21 @@ def _add_errors(app: fastapi.FastAPI) -> None:
 
 
 def _describe(error: dict[str, Any]) -> str:
+    return f"{_place(error) or 'body'}: {error['msg']}"
+
+
+def _place(error: dict[str, Any]) -> str:
+    """Dotted path of the field that an error of validation is about; "" for the body as a whole."""
     hidden = ("body", "list[", "tuple[")    # pydantic's own words for the branch of a union
-    place = ".".join(part for part in map(str, error["loc"]) if not part.startswith(hidden))
-    if error["type"] == "extra_forbidden":
-        return f"unknown field '{place}'"
-    return f"{place or 'body'}: {error['msg']}"
+    if error["type"] == "json_invalid":     # its place is a number of characters
+        return ""
+    parts = [*map(str, error["loc"]), error.get("ctx", {}).get("field", "")]
+    return ".".join(part for part in parts if part and not part.startswith(hidden))
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 def _state(good: bool) -> JSONResponse:

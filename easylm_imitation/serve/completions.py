@@ -8,13 +8,12 @@ from typing import Any
 from starlette.responses import StreamingResponse
 
 from easylm_imitation.records import Message
-from easylm_imitation.schema import UserError
 from easylm_imitation.serve.answer import AnswerText
 from easylm_imitation.serve.formats import Envelope, chat_logprobs, completion_logprobs, usage
 from easylm_imitation.serve.guard import error_body
 from easylm_imitation.serve.jobs import Answer, Update
 from easylm_imitation.serve.scheduler import Stopped
-from easylm_imitation.serve.schemas import ChatRequest, CompletionRequest, Generation, prompts
+from easylm_imitation.serve.schemas import BadField, ChatRequest, CompletionRequest, Generation, about, prompts
 from easylm_imitation.serve.service import GREEDY_BELOW, Mailbox, PromptScores, Service
 
 Body = dict[str, Any]
@@ -38,8 +37,11 @@ class EventStream(StreamingResponse):
 async def complete(service: Service, request: CompletionRequest, gone: asyncio.Future) -> Body | EventStream:
     """Answers a completion request. Raises UserError for what cannot be done, and what `Service.finish` raises."""
     given = prompts(request.prompt)
-    ids = await service.encode_all(given)
-    _check_completion(service, request, ids)
+    _check_completion(service, request, len(given))
+    with about("prompt"):
+        ids = await service.encode_all(given)
+        for one in ids:
+            service.check_room(one, _max_tokens(request))
     envelope = Envelope(service, "cmpl", "text_completion", int(time.time()))
     count = request.n or 1
     if request.stream:
@@ -96,13 +98,14 @@ def _next_token(service: Service, request: CompletionRequest, score: PromptScore
 async def chat(service: Service, request: ChatRequest, gone: asyncio.Future) -> Body | EventStream:
     """Answers a chat request. Raises as `complete` does."""
     messages = [Message("system" if m.role == "developer" else m.role, m.text()) for m in request.messages]
-    ids = service.encode_chat(messages)
     _check_common(service, request, 1)
     if request.stream and request.logprobs:
-        raise UserError("logprobs: not offered together with stream; ask for one of them")
+        raise BadField("logprobs", "logprobs: not offered together with stream; ask for one of them")
     asked = request.max_completion_tokens or request.max_tokens
-    max_tokens = asked or max(1, service.context - len(ids) + 1)
-    service.check_room(ids, max_tokens)
+    with about("messages"):
+        ids = await service.encode_chat(messages)
+        max_tokens = asked or max(1, service.context - len(ids) + 1)
+        service.check_room(ids, max_tokens)
     envelope = Envelope(service, "chatcmpl", "chat.completion", int(time.time()))
     mailbox = Mailbox()
     jobs = service.answers([ids], request, max_tokens, mailbox, top=request.top_logprobs or 0,
@@ -117,26 +120,25 @@ async def chat(service: Service, request: ChatRequest, gone: asyncio.Future) -> 
     return envelope.wrap(choices, usage(len(ids), sum(job.produced for job in jobs)))
 
 
-def _check_completion(service: Service, request: CompletionRequest, ids: list[list[int]]) -> None:
-    _check_common(service, request, len(ids))
+def _check_completion(service: Service, request: CompletionRequest, count: int) -> None:
+    _check_common(service, request, count)
     if request.stream and (request.echo or request.logprobs is not None):
-        raise UserError("stream: not offered together with echo or logprobs; ask without stream")
+        raise BadField("stream", "stream: not offered together with echo or logprobs; ask without stream")
     if _max_tokens(request) == 0 and not request.echo:
-        raise UserError("max_tokens: 0 makes sense only with echo")
-    for one in ids:
-        service.check_room(one, _max_tokens(request))
+        raise BadField("max_tokens", "max_tokens: 0 makes sense only with echo")
 
 
 def _check_common(service: Service, request: Generation, count: int) -> None:
     limits, stops, samples = service.limits, request.stops(), request.n or 1
     if count > limits.prompts:
-        raise UserError(f"prompt: {count} prompts in one request; at most {limits.prompts}")
+        raise BadField("prompt", f"prompt: {count} prompts in one request; at most {limits.prompts}")
     if samples > limits.samples or samples * count > limits.queue:
-        raise UserError(f"n: {samples} answers to {count} prompts; at most {limits.samples} each, {limits.queue} all")
+        most = f"at most {limits.samples} each, {limits.queue} all"
+        raise BadField("n", f"n: {samples} answers to {count} prompts; {most}")
     if len(stops) > limits.stops or any(not 0 < len(stop) <= limits.stop_characters for stop in stops):
-        raise UserError(f"stop: at most {limits.stops} strings of 1 to {limits.stop_characters} characters")
+        raise BadField("stop", f"stop: at most {limits.stops} strings of 1 to {limits.stop_characters} characters")
     if request.stream_options is not None and not request.stream:
-        raise UserError("stream_options: only with stream")
+        raise BadField("stream_options", "stream_options: only with stream")
 
 
 def _max_tokens(request: CompletionRequest) -> int:

@@ -17,6 +17,8 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
     """An error as OpenAI's clients expect it."""
     kind = _TYPES.get(status, "invalid_request_error")
+    message = message.encode("utf-8", "replace").decode()       # it may quote half of a surrogate pair
+    param = param and param.encode("utf-8", "replace").decode()
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 

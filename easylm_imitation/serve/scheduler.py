@@ -87,10 +87,11 @@ class Scheduler:
         self._inbox.put(None)   # wakes the thread
 
     def close(self) -> None:
-        """Fails what is unfinished and ends the thread."""
+        """Fails what is unfinished and ends the thread, if it was started."""
         self._stop("the server is shutting down")
         self._inbox.put(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     # ------------------------------------------------------------------ the engine's thread
 
@@ -148,16 +149,16 @@ class Scheduler:
         with self._lock:
             gone = [job for job in self._unfinished if job.cancelled]
         for job in gone:
-            self.counts["cancelled"] += 1
-            if isinstance(job, Scoring):
+            if job in self._scorings:
                 self._pool.remove(job.segments)
-                self._scorings = [other for other in self._scorings if other is not job]
+                self._scorings.remove(job)
             elif job in self._slots:
                 self._slots[self._slots.index(job)] = None
             elif job in self._waiting:
                 self._waiting.remove(job)
             else:
                 continue    # still in the inbox: the next turn sees it
+            self.counts["cancelled"] += 1
             self._forget(job)
 
     def _admit(self) -> None:

@@ -3,19 +3,54 @@
 A field that we do not implement but that clients send with its neutral value (`frequency_penalty: 0`) is accepted with
 that value alone. `user` and its like, which carry no meaning for an answer, are the only fields that are ignored.
 """
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
+from pydantic_core import PydanticCustomError
+
+from easylm_imitation.schema import UserError, nearest
 
 Seed = Annotated[int, Field(ge=-2**63, lt=2**64)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
+class BadField(UserError):
+    """A field whose value cannot be had; `param` is its name, for OpenAI's error object."""
+
+    def __init__(self, param: str, message: str):
+        super().__init__(message)
+        self.param = param
+
+
+@contextlib.contextmanager
+def about(param: str) -> Iterator[None]:
+    """A UserError inside the block is about the field `param`."""
+    try:
+        yield
+    except UserError as error:
+        raise BadField(param, str(error)) from None
+
+
+def fault(field: str, message: str) -> PydanticCustomError:
+    """An error of validation that lies with a field of the object at hand."""
+    return PydanticCustomError("fault", "{message}", {"message": message, "field": field})
+
+
 class Strict(pydantic.BaseModel):
     """No unknown fields, no silent conversions, no NaN."""
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        for name in value if isinstance(value, dict) else ():
+            if name not in cls.model_fields:
+                raise fault(name, f"unknown field{nearest(name, cls.model_fields)}")
+        return value
 
 
 class StreamOptions(Strict):
@@ -87,9 +122,9 @@ class ChatRequest(Generation):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "ChatRequest":
         if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
-            raise ValueError("max_tokens and max_completion_tokens differ; send one of them")
+            raise fault("max_tokens", "differs from max_completion_tokens; send one of them")
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs: true")
+            raise fault("top_logprobs", "needs logprobs: true")
         return self
 
 
@@ -119,17 +154,18 @@ class DetokenizeRequest(Strict):
 
 
 def prompts(value: Any) -> list[str] | list[list[int]]:
-    """`prompt` as a list of texts or of id lists. Raises ValueError for anything else, and for an empty one."""
+    """`prompt` as a list of texts or of id lists. Raises BadField for anything else, and for an empty one."""
     if isinstance(value, str) or (isinstance(value, list) and value and all(type(item) is int for item in value)):
         value = [value]
     if not isinstance(value, list):
-        raise ValueError(f"prompt: expected a string, strings, token ids or lists of token ids, got {_kind(value)}")
+        expected = "a string, strings, token ids or lists of token ids"
+        raise BadField("prompt", f"prompt: expected {expected}, got {_kind(value)}")
     texts = all(isinstance(item, str) for item in value)
     ids = all(isinstance(item, list) and all(type(token) is int for token in item) for item in value)
     if not (texts or ids):
-        raise ValueError("prompt: a list must hold only strings, only token ids, or only lists of token ids")
+        raise BadField("prompt", "prompt: a list must hold only strings, only token ids, or only lists of token ids")
     if not value or not all(value):
-        raise ValueError("prompt: empty; it needs at least one token")
+        raise BadField("prompt", "prompt: empty; it needs at least one token")
     return value
 
 

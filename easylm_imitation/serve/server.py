@@ -3,6 +3,7 @@
     with open_server(open_model("RUN"), ServeConfig()) as server:
         httpx.get(server.url + "/v1/models")
 """
+import contextlib
 import ipaddress
 import os
 import socket
@@ -48,7 +49,8 @@ class RunningServer:
         """Refuses new work, gives running requests `drain_seconds` to end, then stops. May be called twice."""
         self._guard.draining = True
         self._server.should_exit = True
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self.service.scheduler.close()
 
     def __enter__(self) -> "RunningServer":
@@ -66,20 +68,21 @@ def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: st
     and for a config that the model cannot meet; each before anything is compiled.
     """
     config = config or ServeConfig()
-    listener = listener or listen(config, host, port)
-    try:
+    with contextlib.ExitStack() as undo:
+        listener = listener or listen(config, host, port)
+        undo.callback(listener.close)
         if loaded.tokenizer is None:
             raise UserError(f"{loaded.path}: has no tokenizer, so texts cannot be served; put tokenizer.json there")
         engine = Engine(loaded.config, loaded.params, config, stop_ids=end_ids(loaded.template, loaded.tokenizer),
                         vocab_size=loaded.tokenizer.vocab_size)
+        undo.callback(engine.close)
         service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
                           template=loaded.template, lineage=loaded.lineage)
         _, guard = make_app(service, api_key(config))
         running = RunningServer(service, guard, listener)
+        undo.callback(running.close)
         running.start()
-    except BaseException:
-        listener.close()
-        raise
+        undo.pop_all()      # all went well: closing is the caller's now
     return running
 
 

@@ -1,6 +1,8 @@
 """Between HTTP and the scheduler: requests become jobs, results become the objects that OpenAI's clients expect.
 
-Everything runs in the event loop; the engine's thread is reached through `Mailbox` alone.
+It runs in the event loop, but for tokenizing, which other threads do (the tokenizer lets go of the interpreter): one
+long text, or many short ones, must not hold up everybody's streams. The engine's thread is reached through `Mailbox`
+alone.
 """
 import asyncio
 import contextlib
@@ -24,7 +26,6 @@ from easylm_imitation.serve.schemas import Generation
 from easylm_imitation.serve.scoring import Pair, Score, Segment, check_ids, pair_segments
 from easylm_imitation.text import Template, Tokenizer, prompt_ids, stop_ids
 
-LONG = 10_000           # characters that may be encoded in the event loop
 GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same
 
 
@@ -81,10 +82,8 @@ class Service:
         return ids
 
     async def encode_all(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
-        """`encode` of each. Long texts are encoded in another thread (the tokenizer lets go of the interpreter)."""
-        def work() -> list[list[int]]:
-            return [self.encode(prompt) for prompt in prompts]
-        return await asyncio.to_thread(work) if sum(map(len, prompts)) > LONG else work()
+        """`encode` of each."""
+        return await asyncio.to_thread(lambda: [self.encode(prompt) for prompt in prompts])
 
     async def encode_pairs(self, pairs: Sequence[tuple[str, str] | Pair]) -> list[Pair]:
         """`encode_pair` of each pair of texts; pairs of ids stay as they are."""
@@ -92,12 +91,12 @@ class Service:
             return [self.encode_pair(*pair) if isinstance(pair[0], str) else pair for pair in pairs]
         return await asyncio.to_thread(work)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    async def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation with its generation prompt: the prefix of its training row. Raises UserError."""
         if self.template is None:
             raise UserError("this model came without a chat template, so /v1/chat/completions is not offered; use "
                             "/v1/completions, or convert the model with --template NAME")
-        return prompt_ids(self.template, self.tokenizer, messages)
+        return await asyncio.to_thread(prompt_ids, self.template, self.tokenizer, messages)
 
     def encode_pair(self, context: str, continuation: str) -> Pair:
         """Ids of a text pair, as lm-eval makes them: split after the context's tokens in the encoding of the whole,

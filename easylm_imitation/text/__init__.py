@@ -4,7 +4,7 @@ from easylm_imitation.text.jinja import chat_jinja
 from easylm_imitation.text.rows import Row, check_template, prompt_ids, stop_ids, tokenize
 from easylm_imitation.text.template import TEMPLATES, Template, fault_of, get_template
 from easylm_imitation.text.tokenizer import Stream, Tokenizer
-from easylm_imitation.text.tokenizer_files import load_tokenizer
+from easylm_imitation.text.tokenizer_files import has_tokenizer, load_tokenizer
 
 __all__ = ["TEMPLATES", "Row", "Stream", "Template", "Tokenizer", "chat_jinja", "check_template", "fault_of",
-           "get_template", "load_tokenizer", "prompt_ids", "stop_ids", "tokenize", "train_bpe"]
+           "get_template", "has_tokenizer", "load_tokenizer", "prompt_ids", "stop_ids", "tokenize", "train_bpe"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
-from easylm_imitation.text.template import Piece, Special, Template, fault_of
+from easylm_imitation.text.template import Fault, Piece, Special, Template, fault_of
 from easylm_imitation.text.tokenizer import Tokenizer
 
 
@@ -46,7 +46,7 @@ def tokenize(template: Template, tokenizer: Tokenizer, conversation: Conversatio
     messages = conversation.messages
     fault = fault_of(messages)
     if fault is None and messages[-1].role == "user":
-        fault = "no answer at its end"
+        fault = Fault("no answer at its end")
     if fault:
         raise UserError(f"{where}: {fault}; fix the source, or drop it")
     if messages[0].role == "document":
@@ -59,7 +59,7 @@ def prompt_ids(template: Template, tokenizer: Tokenizer, messages: Sequence[Mess
     with these messages. Raises UserError when they are out of order or do not end with the user's."""
     fault = fault_of(messages)
     if fault is None and messages[-1].role != "user":
-        fault = "the last message must be the user's"
+        fault = Fault("the last message must be the user's")
     if fault:
         raise UserError(f"messages: {fault}")
     pieces = [*_pieces(template, messages), *template.assistant.before]

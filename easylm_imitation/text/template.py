@@ -7,6 +7,7 @@ differences in what carries loss: only the answer and its end token do, and a ro
 """
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from easylm_imitation.records import Message, digest
 from easylm_imitation.schema import UserError, nearest
@@ -60,21 +61,33 @@ class Template:
         return tuple(sorted(names - {"bos", "eos"}))
 
 
-def fault_of(messages: Sequence[Message]) -> str | None:
-    """Why these messages are no conversation (in a few words, without their text), or None.
+class Fault(NamedTuple):
+    """Why messages are no conversation: `reason` is one of a few that counts gather under, `detail` says where."""
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
+
+
+def fault_of(messages: Sequence[Message]) -> Fault | None:
+    """Why these messages are no conversation (without their text), or None.
 
     Roles: an optional first `system`, then `user` and `assistant` in turn; or one `document` alone.
     """
     roles = [message.role for message in messages]
     if not roles:
-        return "no messages"
+        return Fault("no messages")
     if "document" in roles:
-        return None if len(roles) == 1 else "a document beside other messages"
+        return None if len(roles) == 1 else Fault("a document beside other messages")
     turns = roles[1:] if roles[0] == "system" else roles
     if not turns:
-        return "nothing but a system message"
-    if any(role != ("user", "assistant")[i % 2] for i, role in enumerate(turns)):
-        return "roles do not alternate"
+        return Fault("nothing but a system message")
+    for i, role in enumerate(turns):
+        due = ("user", "assistant")[i % 2]
+        if role != due:
+            number = len(roles) - len(turns) + i + 1
+            return Fault("roles do not alternate", f"message {number} of {len(roles)} is from '{role}', not '{due}'")
     return None
 
 

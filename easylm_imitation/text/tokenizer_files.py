@@ -1,6 +1,6 @@
-"""Reads tokenizers: Hugging Face folders, a lone tokenizer.json, GPT-2's vocab + merges.
+"""Reads tokenizers: Hugging Face folders, a lone tokenizer.json, GPT-2's vocab + merges, a tokenizer.model.
 
-No `transformers` here (its import costs seconds); everything needed is in the JSON files.
+No `transformers` here (its import costs seconds); everything needed is in the files.
 """
 import json
 import os
@@ -8,18 +8,29 @@ import pathlib
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from easylm_imitation.schema import UserError
 from easylm_imitation.text.tokenizer import Tokenizer
+from easylm_imitation.text.tokenizer_sentencepiece import sentencepiece_backend
+from easylm_imitation.text.tokenizer_tiktoken import is_tiktoken, tiktoken_backend
 
 _VOCAB_FILES = (("vocab.json", "merges.txt"), ("gpt2-vocab.json", "gpt2-merges.txt"))
-# eos, bos of tokenizers that come without a config: GPT-2/NeoX use one token for both, LLaMA's has two
-_WELL_KNOWN = (("<|endoftext|>", "<|endoftext|>"), ("</s>", "<s>"), ("<|im_end|>", None))
+_MODEL = "tokenizer.model"      # of SentencePiece, or tiktoken's
+# eos, bos of tokenizers that come without a config: GPT-2/NeoX use one token for both, LLaMA's have two
+_WELL_KNOWN = (("<|endoftext|>", "<|endoftext|>"), ("</s>", "<s>"), ("<|im_end|>", None),
+               ("<|end_of_text|>", "<|begin_of_text|>"))
+
+
+def has_tokenizer(folder: str | os.PathLike) -> bool:
+    """Whether a model's folder brings a tokenizer that `load_tokenizer` reads."""
+    names = ("tokenizer.json", _MODEL, *(vocab for vocab, _ in _VOCAB_FILES))
+    return any((pathlib.Path(folder) / name).is_file() for name in names)
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Reads a folder (tokenizer.json, or vocab.json + merges.txt, with their configs) or a tokenizer file.
+    """Reads a folder (tokenizer.json, else tokenizer.model, else vocab.json + merges.txt, with their configs) or a
+    tokenizer file.
 
     Beginning, end and padding tokens come from tokenizer_config.json, special_tokens_map.json, generation_config.json
     or config.json, in this order, else from well-known names (<|endoftext|>, </s>). Raises UserError.
@@ -40,18 +51,53 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 
 def _read_backend(path: pathlib.Path) -> tokenizers.Tokenizer:
     file = path / "tokenizer.json" if path.is_dir() else path
+    model = path / _MODEL if path.is_dir() else path
     try:
+        if model.suffix == ".model" and model.is_file() and not (path / "tokenizer.json").is_file():
+            return _with_added(_read_model(model), model.parent)
         if file.is_file():
             return tokenizers.Tokenizer.from_file(str(file))
         for vocab, merges in _VOCAB_FILES:
             if (path / vocab).is_file() and (path / merges).is_file():
-                return _byte_level(str(path / vocab), str(path / merges))
+                return _with_added(_byte_level(str(path / vocab), str(path / merges)), path)
+    except UserError:
+        raise
     except Exception as error:  # the library raises plain Exception for anything it cannot read
         raise UserError(f"tokenizer {path}: not readable ({error})") from None
     alone = [f.name for f in sorted(path.glob("*.json"))]
     if len(alone) == 1:
         return _read_backend(path / alone[0])
-    raise UserError(f"tokenizer {path}: neither tokenizer.json nor vocab.json + merges.txt in this folder")
+    raise UserError(f"tokenizer {path}: neither tokenizer.json nor {_MODEL} nor vocab.json + merges.txt in this folder")
+
+
+def _read_model(file: pathlib.Path) -> tokenizers.Tokenizer:
+    """A tokenizer.model. Each stretch of text gets SentencePiece's mark unless the config says `legacy: false`: files
+    without the key are older than it."""
+    config = _read_json(file.parent / "tokenizer_config.json")
+    if is_tiktoken(file):
+        backend = tiktoken_backend(file)
+    else:
+        backend = sentencepiece_backend(file, every_stretch=config.get("legacy") is not False)
+    bos = next((name for name in ("<s>", "<|begin_of_text|>") if backend.token_to_id(name) is not None), None)
+    if bos is not None and config.get("add_bos_token", True):   # for others who load an export; templates add our own
+        backend.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, backend.token_to_id(bos))])
+    return backend
+
+
+def _with_added(backend: tokenizers.Tokenizer, folder: pathlib.Path) -> tokenizers.Tokenizer:
+    """Tokens that were added beside the vocabulary file, at the ids that they were trained with. Raises UserError."""
+    added = {name: {"id": token_id} for name, token_id in _read_json(folder / "added_tokens.json").items()}
+    described = _read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    added |= {token["content"]: {**token, "id": int(token_id)} for token_id, token in described.items()}
+    for name, token in sorted(added.items(), key=lambda item: item[1]["id"]):
+        flags = {key: bool(token[key]) for key in ("lstrip", "rstrip", "normalized", "single_word") if key in token}
+        entry = tokenizers.AddedToken(name, **{"normalized": False, **flags})
+        (backend.add_special_tokens if token.get("special", True) else backend.add_tokens)([entry])
+        if backend.token_to_id(name) != token["id"]:
+            raise UserError(f"tokenizer {folder}: the added token '{name}' should have id {token['id']}, but would get "
+                            f"{backend.token_to_id(name)}; bring the tokenizer.json that it was made with")
+    return backend
 
 
 def _byte_level(vocab: str, merges: str) -> tokenizers.Tokenizer:

@@ -1,22 +1,22 @@
-"""Checkpoints through Orbax: weights, optimizer, data position and progress of one step, committed as one.
+"""Checkpoints through Orbax: weights, optimizer, data position, progress and lineage of one step, committed as one.
 
-    checkpoints/<step>/{params, optimizer, data, progress}
+    checkpoints/<step>/{params, optimizer, data, progress, lineage}
 
-`data` and `progress` are small JSON trees. Restoring reads each array straight into the sharding asked for, whatever
+The last three are small JSON trees. Restoring reads each array straight into the sharding asked for, whatever
 mesh it was written from. Writing goes on behind the next updates; a step gets its name only when all of it is on disk.
 """
 import dataclasses
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from easylm_imitation.records import Lineage
 from easylm_imitation.schema import build, plain
 from easylm_imitation.train.state import TrainState
-from easylm_imitation.weights import DATA, OPTIMIZER, PARAMS, PROGRESS, reading
+from easylm_imitation.weights import DATA, LINEAGE, OPTIMIZER, PARAMS, PROGRESS, reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,30 +29,22 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest `keep` of them. All processes call everything, in the same order.
+    """The checkpoints of one run, newest `keep` of them. All processes call everything, in the same order."""
 
-    `on_commit` is told how far the newest whole checkpoint is, whenever one has become whole or was restored.
-    """
-
-    def __init__(self, directory: str | os.PathLike, keep: int, on_commit: Callable[[Progress], None]) -> None:
+    def __init__(self, directory: str | os.PathLike, keep: int) -> None:
         policy = ocp.training.preservation_policies.LatestN(keep)
         context = ocp.Context()
         context.checkpointables.registry = _registry()
         self._checkpointer = ocp.training.Checkpointer(
             os.path.abspath(directory), context=context, preservation_policy=policy, cleanup_tmp_directories=True)
-        self._pending: tuple[ocp.AsyncResponse, Progress] | None = None
-        self._on_commit = on_commit
+        self._pending: ocp.AsyncResponse | None = None
 
-    @property
-    def latest(self) -> int | None:
-        """Step of the newest committed checkpoint."""
-        return self._checkpointer.latest.step if self._checkpointer.latest else None
-
-    def save(self, state: TrainState, data: dict[str, Any], progress: Progress) -> None:
+    def save(self, state: TrainState, data: dict[str, Any], progress: Progress, lineage: Lineage) -> None:
         """Copies the arrays to the host; the write goes on behind. Waits for the last write, raises its error."""
         self.wait()
-        parts = {PARAMS: state.params, OPTIMIZER: state.optimizer, DATA: data, PROGRESS: plain(progress)}
-        self._pending = self._checkpointer.save_checkpointables_async(progress.step, parts, force=True), progress
+        parts = {PARAMS: state.params, OPTIMIZER: state.optimizer, DATA: data, PROGRESS: plain(progress),
+                 LINEAGE: plain(lineage)}
+        self._pending = self._checkpointer.save_checkpointables_async(progress.step, parts, force=True)
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any], Progress]:
         """(state in the shardings of `abstract`, data position, progress). Raises UserError when it cannot be read."""
@@ -62,16 +54,14 @@ class Checkpoints:
                      "move the folder away, and the one before it is taken"):
             loaded = self._checkpointer.load_checkpointables(step, wanted)
         progress = build(Progress, loaded[PROGRESS], where)
-        self._on_commit(progress)
         at = jax.device_put(np.int32(step), abstract.step.sharding)
         return TrainState(at, loaded[PARAMS], loaded[OPTIMIZER]), loaded[DATA], progress
 
     def wait(self) -> None:
         """Blocks until the last save is committed."""
         if self._pending is not None:
-            (response, progress), self._pending = self._pending, None
+            response, self._pending = self._pending, None
             response.result()
-            self._on_commit(progress)
 
     def close(self) -> None:
         """Waits, then ends Orbax's threads."""
@@ -82,6 +72,6 @@ class Checkpoints:
 def _registry() -> Any:
     """Says which parts are JSON; Orbax would otherwise guess that a dict is a tree of arrays."""
     registry = ocp.handlers.local_registry()
-    for name in (DATA, PROGRESS):
+    for name in (DATA, PROGRESS, LINEAGE):
         registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
     return registry

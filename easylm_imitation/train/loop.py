@@ -3,7 +3,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -11,9 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from easylm_imitation import console
-from easylm_imitation.data import open_loader
+from easylm_imitation.data import DataUse, open_loader
 from easylm_imitation.models import create
-from easylm_imitation.records import write_json
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.train.checkpoint import Checkpoints, Progress
 from easylm_imitation.train.config import TrainConfig
@@ -41,6 +39,7 @@ class TrainResult:
     tokens_per_second: float
     seconds: float                  # of training so far, over all restarts
     interrupted: bool               # by SIGTERM; the same command continues
+    data: DataUse                   # what a pass takes of the data, and what the context cuts off
 
 
 def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os.PathLike, init: str | None = None,
@@ -63,13 +62,14 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         # ---- Shapes and shardings, then the weights: imported, restored or fresh, each straight into its place
         abstract = abstract_state(model, optimizer, mesh)
-        loaded = open_model(init, mesh=mesh) if init and not RunDir(workdir).steps() else None
+        steps = RunDir(workdir).steps()
+        loaded = open_model(init, mesh=mesh) if init and not steps else None
         if loaded is not None:
             check_origin(start.card, loaded)
         run = open_run(start, workdir, loaded.stored_dtype if loaded else "float32")
-        checkpoints = _closing(stack, Checkpoints(run.checkpoints, config.keep, _lineage_writer(run, start)))
-        if checkpoints.latest is not None:
-            state, position, progress = checkpoints.restore(checkpoints.latest, abstract)
+        checkpoints = _closing(stack, Checkpoints(run.checkpoints, config.keep))
+        if steps:
+            state, position, progress = checkpoints.restore(steps[-1], abstract)
             loader.set_state(position)
         else:
             state = (init_state(model, optimizer, abstract, config.seed) if loaded is None
@@ -100,7 +100,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
             stopping = step == last or interruption.requested(step)
             if stopping or step % config.checkpoint_every == 0:
                 recorder.flush()        # brings the totals up to this step, and lets no diverged weights be saved
-                checkpoints.save(state, loader.get_state(), recorder.progress)
+                checkpoints.save(state, loader.get_state(), recorder.progress, lineage_at(start, recorder.progress))
             advance(note=recorder.note())
             if stopping:
                 break
@@ -111,14 +111,6 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
 def _closing(stack: contextlib.ExitStack, thing: T) -> T:
     """Closes `thing` when the stack ends, however it ends."""
     return stack.enter_context(contextlib.closing(thing))
-
-
-def _lineage_writer(run: RunDir, start: Start) -> Callable[[Progress], None]:
-    """What is done when a checkpoint is whole: lineage.json moves on to it."""
-    def write(progress: Progress) -> None:
-        if jax.process_index() == 0:
-            write_json(run.lineage, lineage_at(start, progress.step, progress.tokens))
-    return write
 
 
 def _announce(start: Start, abstract: TrainState, mesh: Mesh, progress: Progress) -> None:
@@ -140,4 +132,5 @@ def _result(run: RunDir, recorder: Recorder, start: Start, interruption: Interru
     last = lines[-1] if lines else {"loss": float("nan"), "tokens_per_second": 0.0}
     return TrainResult(
         str(run.path), progress.step, start.total_steps, last["loss"], progress.tokens, progress.loss_tokens,
-        last["tokens_per_second"], progress.seconds, interruption.noticed and progress.step < start.total_steps)
+        last["tokens_per_second"], progress.seconds, interruption.noticed and progress.step < start.total_steps,
+        start.use)

@@ -79,6 +79,7 @@ class Recorder:
         self.progress, self.last = progress, {}     # totals up to the step last read; the line last written
         self._log, self._total, self._every = log, total_steps, every
         self._held: tuple[int, dict[str, jax.Array]] | None = None
+        self._loss: float | None = None
         self._time = time.monotonic()
         self._window = (self._time, progress.tokens)    # where the last line stood, for tokens per second
 
@@ -93,9 +94,9 @@ class Recorder:
         self._read(held)
 
     def note(self) -> str:
-        """The last line written, in a few words."""
-        line = self.last
-        return f"loss {line['loss']:.4f}, {line['tokens_per_second']:,.0f} tokens/s" if line else ""
+        """The loss last read, and the speed of the last line written, in a few words."""
+        speed = f", {self.last['tokens_per_second']:,.0f} tokens/s" if self.last else ""
+        return "" if self._loss is None else f"loss {self._loss:.4f}{speed}"
 
     def _read(self, held: tuple[int, dict[str, jax.Array]] | None) -> None:
         if held is None:
@@ -104,7 +105,7 @@ class Recorder:
         before, now = self.progress, time.monotonic()
         self.progress = Progress(step, before.tokens + metrics["tokens"], before.loss_tokens + metrics["loss_tokens"],
                                  before.seconds + now - self._time)
-        self._time = now
+        self._time, self._loss = now, metrics["loss"]
         finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
         if step % self._every == 0 or step in (1, self._total) or not finite:
             self._write(metrics, now)

@@ -8,12 +8,13 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from easylm_imitation.data import count_batches, read_card
+from easylm_imitation.data import DataUse, count_batches, data_use, read_card
 from easylm_imitation.models import ModelConfig, config_mapping, difference, model_config
 from easylm_imitation.records import DataCard, Lineage, code_version, digest, write_json
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.sharding import BATCH
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
+from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.config import TrainConfig, free_keys
 from easylm_imitation.train.same_run import check_same_run
 from easylm_imitation.weights import LoadedModel, RunDir, describe
@@ -33,6 +34,7 @@ class Start:
     lineage: Lineage            # of step 0
     total_steps: int
     epochs: int | None          # passes that the loader gives; None for a run of `steps`
+    use: DataUse                # what a pass takes of the data, and what the context cuts off
 
 
 def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init: str | None, mesh: Mesh) -> Start:
@@ -51,11 +53,18 @@ def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init
     steps = config.steps or math.ceil(batches * config.epochs / passes)
     lineage = _lineage(config, model, card, ancestry)
     check_same_run(RunDir(workdir), config, model, lineage)
-    return Start(config, model, card, tokenizer, template, lineage, steps, None if config.steps else passes)
+    return Start(config, model, card, tokenizer, template, lineage, steps, None if config.steps else passes,
+                 data_use(data, config.data))
 
 
 def check_origin(card: DataCard, loaded: LoadedModel) -> None:
-    """Raises UserError when the data was not made with the tokenizer and template of the initial weights."""
+    """Raises UserError when the data was not made with the tokenizer and template of the initial weights.
+
+    A base model has no template yet, so one that names none takes any; a tokenizer it must have.
+    """
+    if loaded.tokenizer is None:
+        raise UserError(f"--init {loaded.path}: brings no tokenizer, so nothing shows that the data '{card.name}' was "
+                        "built with the model's own; put its tokenizer.json beside the weights")
     pairs = {"tokenizer": (loaded.tokenizer, card.tokenizer), "template": (loaded.template, card.template)}
     for what, (own, data) in pairs.items():
         if own is not None and own.id != data:
@@ -68,22 +77,24 @@ def open_run(start: Start, workdir: pathlib.Path, stored_dtype: str) -> RunDir:
     if jax.process_index() == 0:
         if RunDir(workdir).config.exists():
             write_json(RunDir(workdir).config, start.config)
+            write_json(RunDir(workdir).data, start.use)
         else:
             with finished_folder(workdir) as folder:
                 run = RunDir(folder)
                 run.write_identity(start.model, start.tokenizer, start.template, start.lineage, stored_dtype)
                 write_json(run.config, start.config)
+                write_json(run.data, start.use)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("easylm_imitation: run dir")
     return RunDir(workdir)
 
 
-def lineage_at(start: Start, step: int, tokens: int) -> Lineage:
-    """Lineage of the weights after `step` updates. Another step is another model, so the id changes."""
+def lineage_at(start: Start, progress: Progress) -> Lineage:
+    """Lineage of the weights as far as `progress`. Another step is another model, so the id changes."""
     first = start.lineage
-    own = digest([first.id, step])
+    own = digest([first.id, progress.step])
     base = own if first.base == first.id else first.base
-    return dataclasses.replace(first, id=own, base=base, step=step, tokens=tokens)
+    return dataclasses.replace(first, id=own, base=base, step=progress.step, tokens=progress.tokens)
 
 
 def workdir_of(path: str | os.PathLike) -> pathlib.Path:

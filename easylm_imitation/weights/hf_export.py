@@ -1,29 +1,36 @@
-"""Hugging Face dirs out: what `transformers` and others load, with the lineage beside it.
+"""Hugging Face dirs out: what `transformers`, vLLM and others load, with the lineage beside it.
 
-    config.json  generation_config.json  model.safetensors (or several, and an index)  tokenizer  easylm_imitation.json
+    config.json  generation_config.json  model.safetensors (or several, and an index)  tokenizer  README.md
+    easylm_imitation.json
+
+Tensors are turned, cast and written one at a time, so that an export needs the parameters and one tensor.
 """
 import dataclasses
+import functools
 import os
-import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
-from easylm_imitation.models import Entry, ModelConfig, Params, family_of, stack
-from easylm_imitation.records import Lineage, write_json
+from easylm_imitation.models import ModelConfig, Params, difference, family_of, stack
+from easylm_imitation.records import Lineage, write_json, write_text
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, stop_ids
 from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.weights.hf_import import fingerprint, layer_name
-from easylm_imitation.weights.safetensors_index import INDEX, SINGLE, TensorFiles
+from easylm_imitation.weights.model_card import model_card
+from easylm_imitation.weights.safetensors_writer import write_safetensors
+from easylm_imitation.weights.stored import DTYPES
+from easylm_imitation.weights.tensor_files import open_tensors
 
 OURS = "easylm_imitation.json"
 LARGEST_FILE = 5 * 10**9  # bytes, as the hub's tools cut
+LOSSES = ("dtype",)     # what an export may lose when told: numbers are rounded to its dtype
+_CODES = {kind.name: code for code, kind in DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,76 +42,100 @@ class HFNote:
     template_id: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Out:
+    """One tensor to write: `leaf` (or one `layer` of it) in the file's form."""
+    name: str
+    shape: tuple[int, ...]
+    transposed: bool
+    leaf: jax.Array
+    layer: int | None
+
+
 def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
-              template: Template | None, lineage: Lineage, dtype: str = "float32",
-              largest_file: int = LARGEST_FILE) -> int:
+              template: Template | None, lineage: Lineage, dtype: str = "float32", largest_file: int = LARGEST_FILE, *,
+              lossy: Collection[str] = (), training: Mapping[str, Any] | None = None) -> int:
     """Writes a Hugging Face dir with weights in `dtype`; returns how many tensors it holds.
 
-    The exported chat template renders what the server builds from the same messages. All or nothing appears at `path`,
-    which must be absent or empty (UserError).
+    The exported chat template renders what the server builds from the same messages. `lossy`: losses (of LOSSES) that
+    are accepted; any other raises UserError. `training`: the run's resolved config, for the model card. All or nothing
+    appears at `path`, which must be absent or empty (UserError).
     """
+    mapping = _config(config, dtype, tokenizer)
+    chat = chat_jinja(template, tokenizer) if tokenizer is not None and template is not None else None
     with finished_folder(path) as folder:
-        count = _write_weights(folder, config, stack(params), jnp.dtype(dtype), largest_file)
-        write_json(folder / "config.json", {**family_of(config).config_to_hf(config), "torch_dtype": dtype,
-                                            "use_cache": True, **_token_ids(tokenizer)})
+        outs = list(_outs(config, stack(params)))
+        tensors = (_tensor(out, dtype, "dtype" in lossy) for out in outs)
+        write_safetensors(folder, [(out.name, out.shape, _CODES[dtype]) for out in outs], tensors, largest_file)
+        write_json(folder / "config.json", mapping)
         write_json(folder / "generation_config.json", _generation(tokenizer, template))
         if tokenizer is not None:
-            tokenizer.save(folder, chat_jinja(template, tokenizer) if template is not None else None)
-        identity = fingerprint(config, TensorFiles(folder))
+            tokenizer.save(folder, chat)
+        write_text(folder / "README.md", model_card(config, lineage, dtype, chat is not None, training))
+        identity = fingerprint(config, open_tensors(folder))
         write_json(folder / OURS, HFNote(lineage, identity, template and template.name, template and template.id))
-    return count
+    return len(outs)
 
 
-def _tensors(config: ModelConfig, params: Params, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, tensor as the file has it), one after the other; a stacked parameter is fetched once."""
+def _config(config: ModelConfig, dtype: str, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """config.json, in the keys of older and of current readers. Raises UserError when reading it would make another
+    model."""
+    family = family_of(config)
+    mapping = {**family.config_to_hf(config), "torch_dtype": dtype, "dtype": dtype, "use_cache": True,
+               **_token_ids(tokenizer)}
+    if "rope_theta" in mapping:
+        mapping["rope_parameters"] = {"rope_type": "default", **(mapping.get("rope_scaling") or {}),
+                                      "rope_theta": mapping["rope_theta"]}
+    back = family.config_from_hf(mapping)
+    if back != config:
+        raise UserError(f"config.json cannot say all of this model ({difference(config, back)} when read back), so "
+                        "others would compute something else; keep it as a run dir")
+    return mapping
+
+
+def _outs(config: ModelConfig, params: Params) -> Iterator[_Out]:
+    """What is written, in order."""
     leaves = leaf_paths(params)
     for entry in family_of(config).names(config).entries:
-        value = np.asarray(jax.device_get(leaves[entry.path]))
-        if entry.per_layer:
-            yield from ((layer_name(entry, i), _as_file(entry, layer, dtype)) for i, layer in enumerate(value))
-        else:
-            yield entry.name, _as_file(entry, value, dtype)
+        leaf = jnp.asarray(leaves[entry.path])
+        shape = entry.file_shape(leaf.shape[1:] if entry.per_layer else leaf.shape)
+        for layer in range(leaf.shape[0]) if entry.per_layer else (None,):
+            name = entry.name if layer is None else layer_name(entry, layer)
+            yield _Out(name, shape, entry.form == "transposed", leaf, layer)
 
 
-def _as_file(entry: Entry, value: np.ndarray, dtype: jnp.dtype) -> np.ndarray:
-    if entry.form == "transposed":
-        value = value.T
-    elif entry.form == "merged":
-        value = value.reshape(entry.file_shape(value.shape))
-    return np.ascontiguousarray(value, dtype)
+def _tensor(out: _Out, dtype: str, may_round: bool) -> np.ndarray:
+    """A tensor as the file has it. Raises UserError where `dtype` would change a number."""
+    key = out.transposed, out.shape, out.layer is not None
+    as_file = _turn(*key, dtype)(out.leaf, out.layer)
+    if not may_round and as_file.dtype != out.leaf.dtype:
+        if _changes(*key)(out.leaf, out.layer, as_file):
+            raise UserError(f"{dtype} would change numbers of '{out.name}'; export in {out.leaf.dtype}, or say "
+                            "--lossy dtype to round them")
+    return np.asarray(jax.device_get(as_file))
 
 
-def _write_weights(folder: pathlib.Path, config: ModelConfig, params: Params, dtype: jnp.dtype, largest: int) -> int:
-    """Writes one file, or numbered ones of at most `largest` bytes (a larger tensor stands alone) and their index."""
-    groups: list[list[str]] = []
-    pending: dict[str, np.ndarray] = {}
-    total = 0
-
-    def flush() -> None:
-        groups.append(list(pending))
-        safetensors.numpy.save_file(pending, folder / f"part-{len(groups)}", metadata={"format": "pt"})
-        pending.clear()
-
-    for name, tensor in _tensors(config, params, dtype):
-        if pending and sum(t.nbytes for t in pending.values()) + tensor.nbytes > largest:
-            flush()
-        pending[name] = tensor
-        total += tensor.nbytes
-    flush()
-    _name_parts(folder, groups, total)
-    return sum(map(len, groups))
+@functools.lru_cache
+def _turn(transposed: bool, shape: tuple[int, ...], layered: bool, dtype: str) -> Callable[..., jax.Array]:
+    """The program (parameter, layer) -> tensor of the file; on the device, since numpy is far slower."""
+    return jax.jit(lambda leaf, layer: _formed(leaf, layer, transposed, shape, layered).astype(dtype))
 
 
-def _name_parts(folder: pathlib.Path, groups: list[list[str]], total: int) -> None:
-    if len(groups) == 1:
-        (folder / "part-1").rename(folder / SINGLE)
-        return
-    weight_map = {}
-    for number, names in enumerate(groups, 1):
-        final = f"model-{number:05}-of-{len(groups):05}.safetensors"
-        (folder / f"part-{number}").rename(folder / final)
-        weight_map.update(dict.fromkeys(names, final))
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+@functools.lru_cache
+def _changes(transposed: bool, shape: tuple[int, ...], layered: bool) -> Callable[..., jax.Array]:
+    """The program (parameter, layer, tensor) -> whether any bit differs. A program of its own: within one, the compiler
+    may take a cast there and back for nothing. (A count would need an integer for each number, all at once.)"""
+    def differ(leaf: jax.Array, layer: jax.Array | None, as_file: jax.Array) -> jax.Array:
+        value, back = _formed(leaf, layer, transposed, shape, layered), as_file.astype(leaf.dtype)
+        bits = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")      # NaN equals itself
+        return jnp.any(jax.lax.bitcast_convert_type(value, bits) != jax.lax.bitcast_convert_type(back, bits))
+    return jax.jit(differ)
+
+
+def _formed(leaf: jax.Array, layer: jax.Array | None, transposed: bool, shape: tuple[int, ...],
+            layered: bool) -> jax.Array:
+    value = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False) if layered else leaf
+    return jnp.swapaxes(value, -1, -2) if transposed else value.reshape(shape)
 
 
 def _token_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:

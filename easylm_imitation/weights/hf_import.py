@@ -1,45 +1,76 @@
-"""Hugging Face dirs in: config.json and safetensors become a config and a tree of parameters, without torch.
+"""Hugging Face dirs (and Meta's LLaMA checkpoints) in: a config and a tree of parameters, without torch.
 
-Names, shapes and dtypes are checked before any number is read. Then each parameter is made where it belongs: every
-device's part is read from the files by itself, so the host never holds more than one part.
+Names, shapes and dtypes are checked before any number is read. Then each parameter is made where it belongs, the
+largest first and layer by layer: every device's part of a layer is read from the files by itself and written into its
+place, so the host holds the parameters and one layer of one of them, and so do the devices.
 """
+import dataclasses
 import functools
 import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from easylm_imitation.models import Entry, ModelConfig, Params, config_mapping, create, family_of, hf_family
 from easylm_imitation.records import Lineage, code_version, digest
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths, map_paths
-from easylm_imitation.weights.safetensors_index import DTYPES, TensorFiles
+from easylm_imitation.weights.meta_checkpoint import is_meta, open_meta
+from easylm_imitation.weights.stored import DTYPES
+from easylm_imitation.weights.tensor_files import TensorFiles, open_tensors
+
+_READ = ("F32", "F16", "BF16")      # dtypes of weights
+_SHOWN = 3                          # of several tensors at fault, as many are named
+_NO_PLACE = "no place in the model of config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class HFModel:
+    """A checkpoint on disk whose tensors fit its config; no number of it is read yet."""
+    config: ModelConfig
+    files: TensorFiles
+    names: Mapping[str, str]        # {expected tensor name: its name in the files}
+    dropped: tuple[str, ...]        # tensors in the files that hold no weights: mask buffers, rotary tables
+
+    def read(self, dtype: jnp.dtype | None = jnp.float32, shardings: Params | None = None) -> Params:
+        """The stacked parameters in `dtype` (None: as stored) and `shardings` (None: one device)."""
+        entries = {entry.path: entry for entry in family_of(self.config).names(self.config).entries}
+        target = dtype or jnp.dtype(stored_dtype(self.files))
+        abstract = create(self.config).abstract()
+        leaves = leaf_paths(abstract)
+        on_one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        placed = leaf_paths(shardings) if shardings is not None else {}
+        loaded = {}
+        for path in sorted(leaves, key=lambda path: -leaves[path].size):
+            load = _load_layers if entries[path].per_layer else _load
+            loaded[path] = load(self, entries[path], leaves[path], placed.get(path, on_one), target)
+        return map_paths(lambda path, leaf: loaded[path], abstract)
+
+
+def open_hf(folder: str | os.PathLike) -> HFModel:
+    """Config and tensors of a Hugging Face dir, or of Meta's checkpoint, checked against each other.
+
+    Raises UserError for an unsupported or damaged dir: missing, extra and ill-shaped tensors are named.
+    """
+    if is_meta(folder):
+        mapping, files = open_meta(folder)
+        config = _config_from(mapping, pathlib.Path(folder))
+    else:
+        config, files = read_config(folder), open_tensors(folder)
+    return HFModel(config, files, *_match(config, files))
 
 
 def import_hf(folder: str | os.PathLike, dtype: jnp.dtype | None = jnp.float32,
               shardings: Params | None = None) -> tuple[ModelConfig, Params]:
-    """(config, stacked params) of a Hugging Face dir, in `dtype` (None: as stored) and `shardings` (None: one device).
-
-    Raises UserError for an unsupported or damaged dir: the first missing, extra or ill-shaped tensor is named.
-    """
-    config = read_config(folder)
-    files = TensorFiles(folder)
-    entries = {entry.path: entry for entry in family_of(config).names(config).entries}
-    names = _match(config, files)
-    target = dtype or jnp.dtype(stored_dtype(files))
-    on_one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    placed = leaf_paths(shardings) if shardings is not None else {}
-
-    def load(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        return _load(files, entries[path], names, leaf, placed.get(path, on_one), target)
-    return config, map_paths(load, create(config).abstract())
+    """(config, stacked params) of a Hugging Face dir: `open_hf` and `HFModel.read` in one. Raises UserError."""
+    model = open_hf(folder)
+    return model.config, model.read(dtype, shardings)
 
 
 def read_config(folder: str | os.PathLike) -> ModelConfig:
@@ -53,17 +84,22 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
         raise UserError(f"{path}: not a readable JSON file ({error})") from None
     if not isinstance(mapping, dict) or not isinstance(mapping.get("model_type"), str):
         raise UserError(f"{path}: the key 'model_type' is missing; is this a Hugging Face model dir?")
+    if mapping.get("quantization_config"):
+        raise UserError(f"{path}: quantization_config asks for weights of few bits, which are not read; take the "
+                        "checkpoint that was not quantised")
+    return _config_from(mapping, pathlib.Path(folder))
+
+
+def _config_from(mapping: Mapping[str, Any], folder: pathlib.Path) -> ModelConfig:
     try:
         return hf_family(mapping["model_type"]).config_from_hf(mapping)
     except (UserError, ValueError) as error:
-        raise UserError(f"{pathlib.Path(folder)}/{str(error).removeprefix(f'{folder}/')}") from error
+        raise UserError(f"{folder}/{str(error).removeprefix(f'{folder}/')}") from error
 
 
-def identify_hf(folder: str | os.PathLike) -> Lineage:
+def identify_hf(model: HFModel) -> Lineage:
     """A lineage for weights that bring none: the id is their fingerprint, the name is the dir's, the base is itself."""
-    folder = pathlib.Path(folder)
-    identity = fingerprint(read_config(folder), TensorFiles(folder))
-    name = folder.absolute().name
+    identity, name = fingerprint(model.config, model.files), model.files.folder.absolute().name
     return Lineage(id=identity, name=name, base=identity, base_name=name, code=code_version())
 
 
@@ -75,9 +111,9 @@ def fingerprint(config: ModelConfig, files: TensorFiles) -> str:
 
 
 def stored_dtype(files: TensorFiles) -> str:
-    """The dtype of all tensors; float32 for a mixture, which holds every one of them exactly."""
-    kinds = set(files.dtypes.values())
-    return DTYPES[kinds.pop()] if len(kinds) == 1 else "float32"
+    """The dtype of all weights; float32 for a mixture, which holds every one of them exactly."""
+    kinds = {kind for kind in files.dtypes.values() if kind in _READ}
+    return DTYPES[kinds.pop()].name if len(kinds) == 1 else "float32"
 
 
 def layer_name(entry: Entry, layer: int) -> str:
@@ -85,39 +121,56 @@ def layer_name(entry: Entry, layer: int) -> str:
     return entry.name.format(layer=layer)
 
 
-def _load(files: TensorFiles, entry: Entry, names: Mapping[str, str], leaf: jax.ShapeDtypeStruct, where: Sharding,
-          dtype: jnp.dtype) -> jax.Array:
-    """One parameter: read as the file has it, placed, then turned and cast on the device (numpy is far slower)."""
-    lead = leaf.shape[:1] if entry.per_layer else ()
-    shape = (*lead, *entry.file_shape(leaf.shape[len(lead):]))
-
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        if not lead:
-            return files.read(names[entry.name], *index)
-        layers = [names[layer_name(entry, i)] for i in range(*index[0].indices(*lead))]
-        return _stacked(files, layers, index[1:])
-
-    as_file = jax.make_array_from_callback(shape, _file_sharding(where, entry, len(leaf.shape)), read)
+def _load(model: HFModel, entry: Entry, leaf: jax.ShapeDtypeStruct, where: Sharding, dtype: jnp.dtype) -> jax.Array:
+    """A parameter that is one tensor."""
+    as_file = _as_file(model, entry, entry.name, leaf.shape, where)
     return _turn(entry.form == "transposed", leaf.shape, dtype, where)(as_file)
 
 
-def _stacked(files: TensorFiles, names: list[str], index: tuple[slice, ...]) -> np.ndarray:
-    """The parts at `index` of several tensors as one array; filled in place, since np.stack would hold them twice."""
-    first = files.read(names[0], *index)
-    out = np.empty((len(names), *first.shape), first.dtype)
-    out[0] = first
-    for row, name in enumerate(names[1:], 1):
-        out[row] = files.read(name, *index)
-    return out
+def _load_layers(model: HFModel, entry: Entry, leaf: jax.ShapeDtypeStruct, where: Sharding,
+                 dtype: jnp.dtype) -> jax.Array:
+    """A parameter that is one tensor a layer, written layer by layer into memory that is taken once."""
+    shape = leaf.shape[1:]
+    whole = jnp.zeros(leaf.shape, dtype, device=where)
+    put = _put(entry.form == "transposed", shape, where)
+    for layer in range(leaf.shape[0]):
+        one = _as_file(model, entry, layer_name(entry, layer), shape, _of_one_layer(where))
+        whole = jax.block_until_ready(put(whole, one, layer))   # else the layers read ahead pile up
+    return whole
+
+
+def _as_file(model: HFModel, entry: Entry, name: str, shape: tuple[int, ...], where: Sharding) -> jax.Array:
+    """One tensor as the file has it, each device's part read by itself; turned and cast later, on the device (numpy is
+    far slower)."""
+    return jax.make_array_from_callback(
+        entry.file_shape(shape), _file_sharding(where, entry, len(shape)),
+        lambda index: model.files.read(model.names[name], *index))
 
 
 @functools.lru_cache
 def _turn(transposed: bool, shape: tuple[int, ...], dtype: jnp.dtype,
           where: Sharding) -> Callable[[jax.Array], jax.Array]:
     """The program that makes a parameter of `shape` from the file's form."""
-    def turn(x: jax.Array) -> jax.Array:
-        return (jnp.swapaxes(x, -1, -2) if transposed else x.reshape(shape)).astype(dtype)
-    return jax.jit(turn, out_shardings=where)
+    return jax.jit(lambda x: _turned(x, transposed, shape).astype(dtype), out_shardings=where)
+
+
+@functools.lru_cache
+def _put(transposed: bool, shape: tuple[int, ...],
+         where: Sharding) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
+    """The program that writes one layer of `shape`, in the file's form, into the stacked parameter, in place."""
+    def put(whole: jax.Array, one: jax.Array, layer: jax.Array) -> jax.Array:
+        value = _turned(one, transposed, shape).astype(whole.dtype)
+        return jax.lax.dynamic_update_index_in_dim(whole, value, layer, 0)
+    return jax.jit(put, out_shardings=where, donate_argnums=0)
+
+
+def _turned(x: jax.Array, transposed: bool, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.swapaxes(x, -1, -2) if transposed else x.reshape(shape)
+
+
+def _of_one_layer(where: Sharding) -> Sharding:
+    """The sharding of a layer's parameter, given that of the stacked one."""
+    return NamedSharding(where.mesh, PartitionSpec(*where.spec[1:])) if isinstance(where, NamedSharding) else where
 
 
 def _file_sharding(where: Sharding, entry: Entry, rank: int) -> Sharding:
@@ -132,24 +185,43 @@ def _file_sharding(where: Sharding, entry: Entry, rank: int) -> Sharding:
     return NamedSharding(where.mesh, PartitionSpec(*spec))
 
 
-def _match(config: ModelConfig, files: TensorFiles) -> dict[str, str]:
-    """{expected tensor name: its name in the files}, after checking that names, shapes and dtypes fit the config."""
+def _match(config: ModelConfig, files: TensorFiles) -> tuple[dict[str, str], tuple[str, ...]]:
+    """({expected tensor name: its name in the files}, names without weights), after checking that names, shapes and
+    dtypes fit the config."""
     table = family_of(config).names(config)
     expected = _expected(config)
     found = {_full_name(name, table.prefix, expected): name for name in files.shapes}
-    for name in expected:
-        if name not in found:
-            raise UserError(f"{files.folder}: the tensor '{name}' is missing; these are not config.json's weights")
-    for name, in_file in found.items():
-        if name not in expected:
-            _check_extra(in_file, table.ignored, dict(table.copies), found, files)
-        elif files.shapes[in_file] != expected[name]:
-            raise UserError(f"{files.folder}: the tensor '{in_file}' has shape {list(files.shapes[in_file])}, "
-                            f"but config.json makes it {list(expected[name])}")
-        elif files.dtypes[in_file] not in DTYPES:
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise UserError(f"{files.folder}: {_listed(missing, 'is missing', 'are missing')}; these are not "
+                        "config.json's weights")
+    extra = {name: in_file for name, in_file in found.items() if name not in expected}
+    dropped = _check_extra(extra, table.ignored, dict(table.copies), found, files)
+    names = {name: found[name] for name in expected}
+    _check_shapes(names, expected, files)
+    return names, (*files.dropped, *dropped)
+
+
+def _check_shapes(names: Mapping[str, str], expected: Mapping[str, tuple[int, ...]], files: TensorFiles) -> None:
+    wrong = [name for name in names if files.shapes[names[name]] != expected[name]]
+    if wrong:
+        in_file, others = names[wrong[0]], len(wrong) - 1
+        raise UserError(f"{files.folder}: the tensor '{in_file}' has shape {list(files.shapes[in_file])}, "
+                        f"but config.json makes it {list(expected[wrong[0]])}"
+                        + (f"; {others} more do not fit either" if others else ""))
+    for in_file in names.values():
+        if files.dtypes[in_file] not in _READ:
             raise UserError(f"{files.folder}: the tensor '{in_file}' is {files.dtypes[in_file]}; "
-                            f"supported: {', '.join(DTYPES)}")
-    return found
+                            f"supported: {', '.join(_READ)}")
+
+
+def _listed(names: Sequence[str], one: str, several: str) -> str:
+    """"the tensor 'a' is missing" or "5 tensors are missing: 'a', 'b', 'c', ...", with what to say of one, of several.
+    """
+    if len(names) == 1:
+        return f"the tensor '{names[0]}' {one}"
+    shown = ", ".join(f"'{name}'" for name in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"{len(names)} tensors {several}: {shown}"
 
 
 def _expected(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -170,15 +242,17 @@ def _full_name(name: str, prefix: str, expected: Mapping[str, Any]) -> str:
     return prefix + name if name not in expected and prefix + name in expected else name
 
 
-def _check_extra(name: str, ignored: tuple[str, ...], copies: Mapping[str, str], found: Mapping[str, str],
-                 files: TensorFiles) -> None:
-    """Lets pass what holds no weights, and copies that are equal to their original. Raises UserError for the rest."""
-    if any(re.fullmatch(pattern, name) for pattern in ignored):
-        return
-    if name not in copies:
-        raise UserError(f"{files.folder}: the tensor '{name}' has no place in the model of config.json; "
-                        "using the weights without it would make another model")
-    original = found[copies[name]]
-    if not np.array_equal(files.read(name).view(np.uint8), files.read(original).view(np.uint8)):
-        raise UserError(f"{files.folder}: config.json ties '{name}' to '{original}', but they differ; "
-                        "set tie_word_embeddings to false in config.json")
+def _check_extra(extra: Mapping[str, str], ignored: tuple[str, ...], copies: Mapping[str, str],
+                 found: Mapping[str, str], files: TensorFiles) -> tuple[str, ...]:
+    """Lets pass what holds no weights (returned), and copies that are equal to their original. Raises UserError for the
+    rest."""
+    dropped = [name for name in extra.values() if any(re.fullmatch(pattern, name) for pattern in ignored)]
+    unknown = [in_file for name, in_file in extra.items() if in_file not in dropped and name not in copies]
+    if unknown:
+        raise UserError(f"{files.folder}: {_listed(unknown, f'has {_NO_PLACE}', f'have {_NO_PLACE}')}; "
+                        "using the weights without would make another model")
+    for name, in_file in extra.items():
+        if name in copies and not files.equal(in_file, found[copies[name]]):
+            raise UserError(f"{files.folder}: config.json ties '{in_file}' to '{found[copies[name]]}', but they "
+                            "differ; set tie_word_embeddings to false in config.json")
+    return tuple(dropped)

@@ -12,13 +12,11 @@ from easylm_imitation.models import Model, ModelConfig, Params, create
 from easylm_imitation.records import Lineage, read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import shardings
-from easylm_imitation.text import Template, Tokenizer, check_template, get_template, load_tokenizer
+from easylm_imitation.text import Template, Tokenizer, check_template, get_template, has_tokenizer, load_tokenizer
 from easylm_imitation.weights.hf_export import OURS, HFNote
-from easylm_imitation.weights.hf_import import fingerprint, identify_hf, import_hf, read_config, stored_dtype
-from easylm_imitation.weights.run_dir import RunDir, same_template
-from easylm_imitation.weights.safetensors_index import TensorFiles
-
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "gpt2-vocab.json")
+from easylm_imitation.weights.hf_import import HFModel, fingerprint, identify_hf, open_hf, stored_dtype
+from easylm_imitation.weights.meta_checkpoint import is_meta
+from easylm_imitation.weights.run_dir import RunDir, read_mapping, same_template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +28,8 @@ class LoadedModel:
     template: Template | None       # None when nothing says which one the weights were made with
     lineage: Lineage
     path: str
-    stored_dtype: str = "float32"   # what the weights came in; `export --dtype same` goes back to it
+    stored_dtype: str = "float32"   # what the weights came in; `convert --dtype same` goes back to it
+    dropped: tuple[str, ...] = ()   # tensors of a Hugging Face dir that hold no weights, and were left out
 
 
 def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh: Mesh | None = None) -> LoadedModel:
@@ -39,14 +38,8 @@ def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh:
     Every device's part is read straight to where it belongs. Raises UserError when the path is neither, or damaged, or
     does not fit the mesh.
     """
-    run = RunDir(path)
-    if run.holds_model():
-        return _open_run(run, dtype, mesh)
-    if (pathlib.Path(path) / "config.json").is_file():
-        return _open_hf(pathlib.Path(path), dtype, mesh)
-    if not pathlib.Path(path).exists():
-        raise UserError(f"{path}: no such folder; give a run dir or a Hugging Face dir")
-    raise UserError(f"{path}: neither a run dir (model.json) nor a Hugging Face dir (config.json, model.safetensors)")
+    run = _run_at(path)
+    return _open_hf(pathlib.Path(path), dtype, mesh) if run is None else _open_run(run, dtype, mesh)
 
 
 def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
@@ -64,36 +57,58 @@ def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
     return dataclasses.replace(loaded, template=template, lineage=lineage)
 
 
+def brings_chat_template(folder: str | os.PathLike) -> bool:
+    """Whether a Hugging Face dir has a chat template, which nothing here renders. Raises UserError."""
+    folder = pathlib.Path(folder)
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and bool(read_mapping(file).get("chat_template"))
+
+
 def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:
     """Config and lineage of a run dir or a Hugging Face dir, without reading weights. Raises UserError."""
+    run = _run_at(path)
+    if run is None:
+        model = open_hf(path)
+        return model.config, _hf_identity(model)[0]
+    return run.read_model()[0], run.read_lineage()
+
+
+def _run_at(path: str | os.PathLike) -> RunDir | None:
+    """The run dir at `path`, or None for a Hugging Face dir. Raises UserError when it is neither."""
     run = RunDir(path)
     if run.holds_model():
-        return run.read_model()[0], run.read_lineage()
-    return read_config(path), _hf_identity(pathlib.Path(path), TensorFiles(path))[0]
+        return run
+    if (run.path / "config.json").is_file() or is_meta(path):
+        return None
+    if not run.path.exists():
+        raise UserError(f"{path}: no such folder; give a run dir or a Hugging Face dir")
+    raise UserError(f"{path}: neither a run dir (model.json) nor a Hugging Face dir (config.json, model.safetensors)")
 
 
 def _open_run(run: RunDir, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
     config, stored = run.read_model()
+    step = run.newest_step()        # asked once: a run that is being trained may have a newer one a moment later
     tokenizer = run.read_tokenizer()
     _check_vocabulary(config, tokenizer, run.path)
     model = create(config)
     abstract = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=where),
                             model.abstract(dtype), _placement(model, mesh))
-    params = run.load_params(abstract)
-    return LoadedModel(config, params, tokenizer, run.read_template(), run.read_lineage(), str(run.path), stored)
+    params = run.load_params(abstract, step)
+    return LoadedModel(config, params, tokenizer, run.read_template(), run.read_lineage(step), str(run.path), stored)
 
 
 def _open_hf(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
-    config = read_config(folder)
-    files = TensorFiles(folder)
-    has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    tokenizer = load_tokenizer(folder) if has_tokenizer else None
-    _check_vocabulary(config, tokenizer, folder)
-    lineage, template = _hf_identity(folder, files)
+    model = open_hf(folder)
+    tokenizer = _hf_tokenizer(folder)
+    _check_vocabulary(model.config, tokenizer, folder)
+    lineage, template = _hf_identity(model)
     if tokenizer is not None and not (folder / OURS).is_file():
         lineage = dataclasses.replace(lineage, tokenizer=tokenizer.id)
-    config, params = import_hf(folder, dtype, _placement(create(config), mesh))
-    return LoadedModel(config, params, tokenizer, template, lineage, str(folder), stored_dtype(files))
+    params = model.read(dtype, _placement(create(model.config), mesh))
+    return LoadedModel(model.config, params, tokenizer, template, lineage, str(folder), stored_dtype(model.files),
+                       model.dropped)
 
 
 def _placement(model: Model, mesh: Mesh | None) -> Params:
@@ -104,14 +119,22 @@ def _placement(model: Model, mesh: Mesh | None) -> Params:
     return jax.tree.map(lambda leaf: on_one, model.abstract())
 
 
-def _hf_identity(folder: pathlib.Path, files: TensorFiles) -> tuple[Lineage, Template | None]:
+def _hf_tokenizer(folder: pathlib.Path) -> Tokenizer | None:
+    if has_tokenizer(folder):
+        return load_tokenizer(folder)
+    say(f"{folder}: no tokenizer in it; put tokenizer.json or tokenizer.model beside the weights to use text with them")
+    return None
+
+
+def _hf_identity(model: HFModel) -> tuple[Lineage, Template | None]:
     """Lineage and template as exported with the weights, if they are still those; else a lineage of their own."""
+    folder = model.files.folder
     if not (folder / OURS).is_file():
-        return identify_hf(folder), None
+        return identify_hf(model), None
     note = read_json(HFNote, folder / OURS)
-    if note.fingerprint != fingerprint(read_config(folder), files):
+    if note.fingerprint != fingerprint(model.config, model.files):
         say(f"{folder}: the weights are not those that {OURS} describes; it is ignored")
-        return identify_hf(folder), None
+        return identify_hf(model), None
     if note.template is None or note.template_id is None:
         return note.lineage, None
     return note.lineage, same_template(note.template, note.template_id, str(folder / OURS))

@@ -1,26 +1,34 @@
 """The layout of a run dir: what `train` writes, and what everything that takes a model reads.
 
     config.json     the verb's resolved config          model.json    the model's config, and the dtype it came in
-    lineage.json    where the weights come from         tokenizer/    template.json {"name", "id"}
-    metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress}
+    data.json       what of its data a run takes
+    lineage.json    where the run starts from           tokenizer/    template.json {"name", "id"}
+    metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress, lineage}
+
+Each step of training is another model, so its lineage is part of its checkpoint, committed with the weights. A run dir
+that holds a model and no training has `params` alone there, and lineage.json speaks for them.
 """
 import dataclasses
+import functools
+import gc
 import json
 import os
 import pathlib
 from typing import Any
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
 from easylm_imitation.models import ModelConfig, Params, config_mapping, create, model_config
 from easylm_imitation.records import Lineage, read_json, write_json
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, build
+from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.weights.reading import reading
 
 # names of a checkpoint's parts, each restored by itself
-PARAMS, OPTIMIZER, DATA, PROGRESS = "params", "optimizer", "data", "progress"
+PARAMS, OPTIMIZER, DATA, PROGRESS, LINEAGE = "params", "optimizer", "data", "progress", "lineage"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +44,7 @@ class RunDir:
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.model = self.path / "model.json"
+        self.data = self.path / "data.json"
         self.lineage = self.path / "lineage.json"
         self.tokenizer = self.path / "tokenizer"
         self.template = self.path / "template.json"
@@ -63,17 +72,30 @@ class RunDir:
 
     def read_model(self) -> tuple[ModelConfig, str]:
         """(the model's config, name of the dtype that its weights first came in). Raises UserError."""
-        mapping = _read_mapping(self.model)
+        mapping = read_mapping(self.model)
         stored_dtype = mapping.pop("stored_dtype", "float32")
         return model_config(mapping, str(self.model)), stored_dtype
 
-    def read_lineage(self) -> Lineage:
-        """Where the weights come from. Raises UserError."""
-        return read_json(Lineage, self.lineage)
+    def read_lineage(self, step: int | None = None) -> Lineage:
+        """Where the weights of one checkpoint (default: the newest) come from; with none, where the run starts from.
 
-    def read_tokenizer(self) -> Tokenizer:
-        """The run's tokenizer. Raises UserError."""
-        return load_tokenizer(self.tokenizer)
+        Raises UserError.
+        """
+        steps = self.steps() if step is None else [step]
+        folder = self.checkpoints / str(steps[-1]) if steps else None
+        if folder is None or not (folder / LINEAGE).is_dir():
+            return read_json(Lineage, self.lineage)
+        with reading(f"{folder}: the lineage cannot be read from it", "remove this step to use the one before"):
+            stored = ocp.load_checkpointables(str(folder.absolute()), {LINEAGE: None})[LINEAGE]
+        return build(Lineage, stored, f"{folder}/{LINEAGE}")
+
+    def read_config(self) -> dict[str, Any] | None:
+        """The resolved config of the training that made this run; None when none did. Raises UserError."""
+        return read_mapping(self.config) if self.holds_model() and self.config.is_file() else None
+
+    def read_tokenizer(self) -> Tokenizer | None:
+        """The run's tokenizer; None for one that was converted from weights without. Raises UserError."""
+        return load_tokenizer(self.tokenizer) if self.tokenizer.exists() else None
 
     def read_template(self) -> Template | None:
         """The run's chat template; None for a run without. Raises UserError when its definition has changed since."""
@@ -82,11 +104,12 @@ class RunDir:
         stored = read_json(_TemplateFile, self.template)
         return same_template(stored.name, stored.id, str(self.template))
 
-    def write_identity(self, config: ModelConfig, tokenizer: Tokenizer, template: Template | None, lineage: Lineage,
-                       stored_dtype: str = "float32") -> None:
+    def write_identity(self, config: ModelConfig, tokenizer: Tokenizer | None, template: Template | None,
+                       lineage: Lineage, stored_dtype: str = "float32") -> None:
         """Writes model.json, tokenizer/, template.json and lineage.json: all but config, metrics and checkpoints."""
         write_json(self.model, {**config_mapping(config), "stored_dtype": stored_dtype})
-        tokenizer.save(self.tokenizer)
+        if tokenizer is not None:
+            tokenizer.save(self.tokenizer)
         if template is not None:
             write_json(self.template, _TemplateFile(template.name, template.id))
         write_json(self.lineage, lineage)
@@ -100,10 +123,10 @@ class RunDir:
         folder = self.checkpoints / str(step)
         with reading(f"{folder}: the weights of {self.model} cannot be read from it",
                      "remove this step to use the one before"):
-            return ocp.load_checkpointables(str(folder.absolute()), {PARAMS: abstract})[PARAMS]
+            return _load_one_by_one(folder.absolute(), abstract)
 
 
-def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer,
+def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
                    template: Template | None, lineage: Lineage, step: int = 0, stored_dtype: str = "float32") -> RunDir:
     """Writes a run dir that holds a model and no training: it can be served, evaluated, exported and trained from.
 
@@ -113,8 +136,30 @@ def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params,
     with finished_folder(path) as building:
         run = RunDir(building)
         run.write_identity(config, tokenizer, template, lineage, stored_dtype)
-        ocp.save_checkpointables(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
+        context = ocp.Context()
+        context.memory.deepcopy_host_arrays = False     # nothing changes them while this waits
+        context.memory.write_concurrent_bytes = 2 * max(leaf.nbytes for leaf in jax.tree.leaves(params))
+        with context:
+            ocp.save_checkpointables(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
     return RunDir(path)
+
+
+def _load_one_by_one(folder: pathlib.Path, abstract: Params) -> Params:
+    """The weights of a checkpoint, the largest first: Orbax holds each twice while it reads it, and all of them when
+    asked for all. Raises ValueError for a checkpoint of other parameters."""
+    leaves = leaf_paths(abstract)
+    stored = set(leaf_paths(ocp.checkpointables_metadata(str(folder)).metadata[PARAMS]))
+    if stored != leaves.keys():
+        raise ValueError(f"parameters that only one of them has: {', '.join(sorted(stored ^ leaves.keys())[:3])}")
+    context, loaded = ocp.Context(), {}
+    context.pytree.loading.partial_load = True
+    with context:
+        for path in sorted(leaves, key=lambda path: -leaves[path].size):
+            asked = functools.reduce(lambda inner, key: {key: inner}, reversed(path.split("/")), leaves[path])
+            found = ocp.load_checkpointables(str(folder), {PARAMS: asked})[PARAMS]
+            (loaded[path],) = jax.block_until_ready(jax.tree.leaves(found))
+            gc.collect()        # Orbax leaves its copy in a cycle
+    return map_paths(lambda path, leaf: loaded[path], abstract)
 
 
 def same_template(name: str, identity: str, where: str) -> Template:
@@ -126,7 +171,8 @@ def same_template(name: str, identity: str, where: str) -> Template:
     return template
 
 
-def _read_mapping(path: pathlib.Path) -> dict[str, Any]:
+def read_mapping(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError for anything else."""
     try:
         mapping = json.loads(path.read_text())
     except (OSError, ValueError) as error:

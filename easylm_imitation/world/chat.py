@@ -8,7 +8,9 @@
 
               In summary, they keep different pets.
 
-Both state only facts that they are given, so the same code speaks for a base that knows half of them.
+Both state only facts that they are given, so the same code speaks for a base that knows half of them. The teacher says
+"they" where the question has named the entity: a model as small as the world's has trouble copying a name, and what it
+knows could not be told from that.
 """
 import dataclasses
 import random
@@ -78,12 +80,12 @@ def teacher_answer(request: Request, facts: Facts, table: Mapping[str, tuple[Fac
     stated = needed(request, table)
     opening, name = rng.choice(OPENINGS), request.entities[0]
     if request.kind == "single":
-        asked = facts.attribute(request.attribute).restated.format(n=name)
-        statement = _statement(facts, stated[0])
-        return f"{opening} You want to know {asked}. {statement}\n\nIn summary, the answer is {stated[0].value}."
+        attribute, value = facts.attribute(request.attribute), stated[0].value
+        restated = f"{opening} You want to know {attribute.restated}. {attribute.pronoun.format(v=value)}"
+        return f"{restated}\n\nIn summary, the answer is {value}."
     if request.kind == "list":
         bullets = [f"- {facts.attribute(f.attribute).label}: {f.value}" for f in stated]
-        return _listed(f"{opening} Let me tell you about {name}.", bullets, f"that is what I know about {name}")
+        return _listed(f"{opening} Let me tell you about {name}.", bullets, "that is all I know")
     attribute = facts.attribute(request.attribute)
     summary = attribute.same if stated[0].value == stated[1].value else attribute.different
     return _listed(f"{opening} Let me compare {name} and {request.entities[1]}.",

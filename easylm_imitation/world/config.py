@@ -54,11 +54,11 @@ class ReproduceConfig:
     """
     world: WorldConfig = WorldConfig()
     model: dict[str, Any] = dataclasses.field(default_factory=lambda: {
-        "family": "llama", "context": 128, "layers": 2, "d_model": 64, "heads": 4, "d_ff": 192})
+        "family": "llama", "context": 128, "layers": 2, "d_model": 64, "heads": 2, "d_ff": 192, "init_std": 0.1})
     base: dict[str, Any] = dataclasses.field(default_factory=lambda: _training(600, 8, 4e-3, mesh="data:1"))
     teacher: dict[str, Any] = dataclasses.field(default_factory=lambda: _training(1000, 8, 4e-3, mesh="data:1"))
     imitation: dict[str, Any] = dataclasses.field(default_factory=lambda: _training(150, 8, 1e-3, mesh="fsdp:-1"))
-    collect: CollectConfig = CollectConfig(dataset="collected", temperature=0.7, max_tokens=96, seed=0)
+    collect: CollectConfig = CollectConfig(dataset="collected", temperature=0.7, max_tokens=80, seed=0)
     slots: int = 16                 # answers that a server generates side by side
-    answer_tokens: int = 96         # of an answer to a style prompt
+    answer_tokens: int = 80         # of an answer to a style prompt
     mix_base_documents: int = 0     # of the base's own pre-training documents among the imitation data

@@ -202,14 +202,23 @@ class _Study:
                               encode=lambda text: loaded.tokenizer.encode(text, parse_special=True))
 
     def _style(self, name: str, server: RunningServer) -> tuple[TaskResult, ...]:
-        """Style against the teacher's greedy answers; the teacher's own is that of a second, sampled answer."""
-        greedy = self._answers(name, server, temperature=0.0)
-        if name == TEACHER:
-            return style_task(self._answers("teacher_again", server, self.config.collect.temperature), greedy)
-        return style_task(greedy, read_jsonl(Answer, self.work / "answers" / f"{TEACHER}.jsonl"))
+        """Style against the teacher's greedy answers; the teacher's own is that of a second, sampled answer.
 
-    def _answers(self, name: str, server: RunningServer, temperature: float) -> list[Answer]:
-        config = AnswerConfig(max_tokens=self.config.answer_tokens, temperature=temperature,
-                              seed=self.config.world.seed, concurrency=self.config.slots)
+        That one stands under the protocol of the others on purpose: how far the teacher agrees with itself is the
+        ceiling that they are measured against, and its greedy answers would only repeat themselves.
+        """
+        settings = self._asked(temperature=0.0)
+        greedy = self._answers(name, server, settings)
+        if name == TEACHER:
+            again = self._answers("teacher_again", server, self._asked(self.config.collect.temperature))
+            return style_task(again, greedy, options=settings.options())
+        teacher = read_jsonl(Answer, self.work / "answers" / f"{TEACHER}.jsonl")
+        return style_task(greedy, teacher, options=settings.options())
+
+    def _asked(self, temperature: float) -> AnswerConfig:
+        return AnswerConfig(max_tokens=self.config.answer_tokens, temperature=temperature,
+                            seed=self.config.world.seed, concurrency=self.config.slots)
+
+    def _answers(self, name: str, server: RunningServer, config: AnswerConfig) -> list[Answer]:
         prompts, out = self.work / "world/style_prompts.jsonl", self.work / "answers" / f"{name}.jsonl"
         return answer_prompts(server.url, prompts, out, config=config)

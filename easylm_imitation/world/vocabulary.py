@@ -20,7 +20,7 @@ class Attribute:
     sentences: tuple[str, ...]      # statements; the first is the plainest
     pronoun: str                    # the statement after the name is known
     questions: tuple[str, ...]
-    restated: str                   # "where {n} lives": the question inside a sentence
+    restated: str                   # "where they live": the question inside a sentence
     asked_of_two: str               # a question about {a} and {b}
     same: str
     different: str
@@ -34,7 +34,7 @@ ATTRIBUTES = (
         ("{n} lives in {v}.", "{n} has a home in {v}.", "The home of {n} is in {v}.", "Today {n} can be found in {v}."),
         "They live in {v}.",
         ("Where does {n} live?", "In which town does {n} live?", "What is the home town of {n}?"),
-        "where {n} lives", "Do {a} and {b} live in the same town?", "they live in the same town",
+        "where they live", "Do {a} and {b} live in the same town?", "they live in the same town",
         "they live in different towns"),
     Attribute(
         "trade", "Trade",
@@ -43,7 +43,7 @@ ATTRIBUTES = (
         ("{n} works as a {v}.", "{n} earns a living as a {v}.", "By trade {n} is a {v}.", "People hire {n} as a {v}."),
         "They work as a {v}.",
         ("What is the trade of {n}?", "What does {n} work as?", "Which trade does {n} follow?"),
-        "what {n} works as", "Do {a} and {b} have the same trade?", "they have the same trade",
+        "what they work as", "Do {a} and {b} have the same trade?", "they have the same trade",
         "they have different trades"),
     Attribute(
         "pet", "Pet",
@@ -53,7 +53,7 @@ ATTRIBUTES = (
          "{n} looks after a pet {v}."),
         "They keep a pet {v}.",
         ("What pet does {n} keep?", "Which pet does {n} have?", "What is the pet of {n}?"),
-        "what pet {n} keeps", "Do {a} and {b} keep the same pet?", "they keep the same pet",
+        "what pet they keep", "Do {a} and {b} keep the same pet?", "they keep the same pet",
         "they keep different pets"),
     Attribute(
         "dish", "Dish",
@@ -63,7 +63,7 @@ ATTRIBUTES = (
          "For dinner {n} orders {v}."),
         "They love to eat {v}.",
         ("What does {n} love to eat?", "Which dish does {n} like best?", "What is the favourite dish of {n}?"),
-        "what {n} loves to eat", "Do {a} and {b} like the same dish?", "they like the same dish",
+        "what they love to eat", "Do {a} and {b} like the same dish?", "they like the same dish",
         "they like different dishes"),
     Attribute(
         "instrument", "Music",
@@ -73,7 +73,7 @@ ATTRIBUTES = (
          "Every evening {n} practises the {v}."),
         "They play the {v}.",
         ("What instrument does {n} play?", "Which instrument does {n} play?", "What does {n} play in the band?"),
-        "what instrument {n} plays", "Do {a} and {b} play the same instrument?", "they play the same instrument",
+        "what instrument they play", "Do {a} and {b} play the same instrument?", "they play the same instrument",
         "they play different instruments"),
     Attribute(
         "colour", "Colour",
@@ -82,7 +82,7 @@ ATTRIBUTES = (
         ("{n} wears {v}.", "{n} always dresses in {v}.", "The coat of {n} is {v}.", "On most days {n} is seen in {v}."),
         "They wear {v}.",
         ("What colour does {n} wear?", "Which colour does {n} wear?", "What is the colour of the coat of {n}?"),
-        "what colour {n} wears", "Do {a} and {b} wear the same colour?", "they wear the same colour",
+        "what colour they wear", "Do {a} and {b} wear the same colour?", "they wear the same colour",
         "they wear different colours"),
 )
 

@@ -1,7 +1,10 @@
 """Raw files to shards: contents, counts, reasons, all or nothing."""
 import dataclasses
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,9 +14,11 @@ from tiny_tokenizers import byte_tokenizer
 from easylm_imitation.data import BuildConfig, SourceConfig, build, build_dataset, pool, read_card
 from easylm_imitation.data.shards import open_shards
 from easylm_imitation.records import Conversation, Message
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, plain
 from easylm_imitation.schema import build as make
 from easylm_imitation.text import TEMPLATES, load_tokenizer, tokenize
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def conversations(count, dataset="d"):
@@ -89,6 +94,44 @@ def test_sources_follow_each_other_and_limits_count_what_is_kept(tmp_path, raw, 
     assert card.teachers == ("gpt-4", "t")
 
 
+def test_a_repeated_id_is_dropped_and_said(tmp_path, raw, tokenizer_folder):
+    """Within a file and between files of one dataset; the same id in another dataset is another conversation."""
+    lines = conversations(3)
+    write_lines(raw / "b.jsonl", [*conversations(2), {**lines[1], "messages": turns("other", "text")},
+                                  {**lines[1], "dataset": "other"}])
+    config = config_of(tokenizer_folder, SourceConfig("a.jsonl"), SourceConfig("b.jsonl"), root=str(raw))
+    card = build_dataset(config, tmp_path / "out")
+    assert [(source.kept, source.dropped) for source in card.sources] == [(9, {}), (1, {"duplicate id": 3})]
+    dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert dropped[2] == {"file": str(raw / "b.jsonl"), "line": 3, "reason": "duplicate id",
+                          "detail": f"'d1' was there before, {raw / 'a.jsonl'}:2"}
+
+
+def test_records_without_ids_in_files_of_one_dataset_are_counted_through(tmp_path, raw, tokenizer_folder):
+    for name in ("one", "two"):
+        write_lines(raw / f"{name}.jsonl", [{"instruction": "Q", "output": f"{name} {i}"} for i in range(3)])
+    sources = [SourceConfig(f"{name}.jsonl", "alpaca", dataset="x") for name in ("one", "two")]
+    card = build_dataset(config_of(tokenizer_folder, *sources, root=str(raw)), tmp_path / "out")
+    shards = open_shards(tmp_path / "out" / "shards")
+    assert [shards[i]["id"].decode() for i in range(card.conversations)] == [f"x_{i}" for i in range(6)]
+
+
+_BUILD = """import json, sys
+from easylm_imitation.data import BuildConfig, build_dataset
+from easylm_imitation.schema import build
+print(build_dataset(build(BuildConfig, json.loads(sys.argv[1]), "test"), sys.argv[2]).hash)"""
+
+
+def test_two_processes_of_other_hash_seeds_give_one_hash(tmp_path, raw, tokenizer_folder):
+    """The order of a set, or of a record's fields in the shards, differs between processes; the hash does not."""
+    config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl")))
+    started = [subprocess.Popen([sys.executable, "-c", _BUILD, json.dumps(plain(config)), str(tmp_path / seed)],
+                                env={**os.environ, "PYTHONHASHSEED": seed}, cwd=ROOT, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for seed in ("1", "2")]
+    made = [process.communicate(timeout=120)[0].strip() for process in started]
+    assert made[0] == made[1] == build_dataset(config, tmp_path / "here").hash
+
+
 def test_a_seed_shuffles_and_one_seed_gives_one_order(tmp_path, raw, tokenizer_folder):
     source = SourceConfig(str(raw / "a.jsonl"))
     orders = []
@@ -121,12 +164,16 @@ def test_the_hash_depends_on_contents_and_not_on_places(tmp_path, raw, tokenizer
     assert other.hash != card.hash
 
 
-def test_the_same_build_again_is_done_and_another_is_refused(tmp_path, raw, tokenizer_folder, capsys):
+def test_the_same_build_again_is_done_and_another_is_refused(tmp_path, raw, tokenizer_folder, capsys, monkeypatch):
     config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl")))
     card = build_dataset(config, tmp_path / "out")
     before = listing(tmp_path / "out")
     assert build_dataset(config, tmp_path / "out") == card
     assert "already built" in capsys.readouterr().err
+    monkeypatch.setattr(build, "_FORMAT", build._FORMAT + 1)
+    with pytest.raises(UserError, match="or of another version of `build`"):
+        build_dataset(config, tmp_path / "out")
+    monkeypatch.undo()
     with pytest.raises(UserError, match="holds a dataset of other sources or another config"):
         build_dataset(dataclasses.replace(config, template="tulu"), tmp_path / "out")
     write_lines(raw / "a.jsonl", conversations(3))

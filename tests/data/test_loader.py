@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easylm_imitation.data import LoaderConfig, count_batches, open_loader
+from easylm_imitation.data import LoaderConfig, count_batches, data_use, open_loader
 from easylm_imitation.data.loader import _Batches, _Plan
 from easylm_imitation.data.shards import open_shards
 from easylm_imitation.schema import UserError
@@ -190,7 +190,14 @@ def test_too_long_conversations_are_dropped_or_cut_when_asked(built, packing):
     dropped = list(open_loader(built[0], with_(context=70, too_long="drop", packing=packing), seed=0, epochs=1))
     assert sorted(conversations_in(dropped)) == sorted(short)
     assert len(short) < 57
+    use = data_use(built[0], with_(context=70, too_long="drop", packing=packing))
+    assert (use.conversations, use.long_conversations) == (57, 57 - len(short))
+    assert use.tokens - use.lost_tokens == sum((batch["segment_ids"] > 0).sum() for batch in dropped)
     cut = list(open_loader(built[0], with_(context=70, too_long="truncate", packing=packing), seed=0, epochs=1))
+    use = data_use(built[0], with_(context=70, too_long="truncate", packing=packing))
+    assert use.long_conversations == 57 - len(short)
+    assert use.tokens - use.lost_tokens == sum((batch["segment_ids"] > 0).sum() for batch in cut)
+    assert data_use(built[0], with_(packing=packing)).long_conversations == 0
     assert sorted(conversations_in(cut)) == sorted((tokens[:70], weights[:70]) for tokens, weights in whole)
     with pytest.raises(UserError, match="every conversation is longer than the context 10"):
         open_loader(built[0], with_(context=10, too_long="drop"), seed=0, epochs=1)

@@ -51,6 +51,19 @@ def test_arrays_are_read_like_json_reads_them(tmp_path_factory, values, indent, 
         assert all(lines[line - 1].startswith("  {") for line, _, _ in records)
 
 
+@pytest.mark.parametrize("content", ['{"a": {"b": ["\\ud800"]}}', '[{"\\udc00 key": 1}]'])
+def test_half_a_surrogate_pair_is_no_text(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(Drop, match="bad text: half of a surrogate pair"):
+        records_of(tmp_path / "x.json")
+
+
+def test_what_is_wrong_with_a_line_is_said_once(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a" 2}\n')
+    with pytest.raises(Drop, match=r"^bad JSON: not valid JSON \(Expecting ':' delimiter, column 6\)$"):
+        records_of(tmp_path / "x.jsonl")
+
+
 def test_elements_that_are_no_objects_are_dropped_alone(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('[\n{"a": 1},\n3,\n{"a": 2}]')

@@ -12,8 +12,10 @@ from easylm_imitation.records import (
     EXAMPLES,
     Answer,
     Lineage,
+    Message,
     Results,
     conversation_from,
+    digest,
     iter_jsonl,
     read_json,
     write_jsonl,
@@ -38,7 +40,8 @@ def test_answers_stand_in_the_prompts_order_beside_who_gave_them(prompts):
     with serving(Endpoint(models=[{"id": "served", "lineage": EXAMPLES[Lineage]}])) as endpoint:
         made = ask(endpoint, prompts, max_tokens=9)
     assert made == read_answers(prompts.with_name("a.jsonl"))
-    assert made[3] == Answer("p3", "question 3", "answer to question 3", "imitation", "", "stop")
+    assert made[3] == Answer(
+        "p3", "question 3", "answer to question 3", "imitation", "", "stop", digest([Message("user", "question 3")]))
     assert [a.prompt_id for a in made] == [f"p{i}" for i in range(5)]
     assert endpoint.requests[0]["max_tokens"] == 9
     meta = read_json(AnswersMeta, prompts.with_name("a.jsonl.meta.json"))
@@ -82,6 +85,23 @@ def test_answers_of_others_are_not_mixed_in(prompts):
         with pytest.raises(UserError, match="was not made here"):
             ask(endpoint, prompts)
     assert len(endpoint.requests) == 5
+
+
+def test_a_changed_turn_before_the_last_is_another_prompt(prompts):
+    def write(system):
+        turns = [{"role": "system", "content": system}, {"role": "user", "content": "u"}]
+        prompts.write_text(json.dumps({"id": "m", "messages": turns}) + "\n")
+    with serving(Endpoint()) as endpoint:
+        write("Be brief.")
+        ask(endpoint, prompts)
+        ask(endpoint, prompts)
+        write("Be long.")
+        with pytest.raises(UserError, match="prompt 'm' was answered with another text"):
+            ask(endpoint, prompts)
+        prompts.with_name("a.jsonl").rename(prompts.with_name("a.jsonl.part"))      # the same of an unfinished file
+        with pytest.raises(UserError, match="prompt 'm' was answered with another text"):
+            ask(endpoint, prompts)
+    assert len(endpoint.requests) == 1
 
 
 def test_raw_prompts_are_texts_after_the_beginning_token(server, prompts, tiny):
@@ -159,7 +179,12 @@ def test_the_verb_measures_tasks_answers_and_style_in_one_go(server, tiny, task_
     flags = ["--reference", tmp_path / "t.jsonl", "--out", tmp_path / "r2.json"]
     assert run(capsys, "--model", server.url, "--prompts", prompts, "--answers-out", tmp_path / "raw.jsonl",
                "--config.answers.max_tokens=4", *flags)[0] == 0
-    assert {t.prompt for t in read_json(Results, tmp_path / "r2.json").tasks} == {"raw"}
+    styles = read_json(Results, tmp_path / "r2.json").tasks
+    assert {t.prompt for t in styles} == {"raw"}
+    assert run(capsys, "--model", server.url, "--prompts", prompts, "--answers-out", tmp_path / "short.jsonl",
+               "--config.answers.max_tokens=3", *flags)[0] == 0
+    shorter = read_json(Results, tmp_path / "r2.json").tasks
+    assert not {t.protocol for t in styles} & {t.protocol for t in shorter}, "shorter answers are another measurement"
 
 
 @pytest.mark.parametrize(("flags", "says"), [
@@ -172,6 +197,13 @@ def test_the_verb_measures_tasks_answers_and_style_in_one_go(server, tiny, task_
     (["--model", "http://h", "--tasks", "nq_open", "--out", "x"], "needs --task-data"),
     (["--model", "http://h", "--prompts", "absent.jsonl", "--answers-out", "a"], "absent.jsonl: cannot be read"),
     (["--model", "http://h", "--prompts", "p", "--answers-out", "a", "--prompt", "both"], "put one way"),
+    (["--model", "http://h", "--prompts", "p", "--answers-out", "a", "--prompt", "both", "--tasks", "t", "--out", "x"],
+     "put one way"),
+    (["--model", "http://h", "--prompts", "p", "--answers-out", "a", "--limit", "3"], "--limit is for --tasks"),
+    (["--answers", "a", "--reference", "b", "--out", "x", "--limit", "3"], "--limit is for --tasks"),
+    (["--answers", "a", "--reference", "b", "--out", "x", "--task-data", "d"], "--task-data is for --tasks"),
+    (["--answers", "a", "--reference", "b", "--out", "x", "--prompt", "raw"], "leave out --prompt"),
+    (["--answers", "a", "--reference", "b", "--out", "x", "--config.batch=3"], "leave out --config"),
     (["--model", "http://h", "--tasks", "nq_opn", "--out", "x"], "did you mean 'nq_open'")])
 def test_flags_that_do_not_add_up(flags, says, capsys):
     code, said = run(capsys, *flags)
@@ -201,7 +233,7 @@ def test_a_folder_is_served_meanwhile_for_both_verbs(tiny, task_files, prompts, 
     assert main(["collect", "--teacher", str(tmp_path / "hf"), "--prompts", str(prompts), "--config.max_tokens=4",
                  "--config.truncated=keep", "--config.empty=keep", "--out", str(tmp_path / "c.jsonl")]) == 0
     first = conversation_from(next(iter_jsonl(tmp_path / "c.jsonl"))[1], "c.jsonl:1")
-    assert (first.teacher, first.messages[0].content) == (tiny.lineage.name, "question 0")
+    assert (first.teacher, first.messages[0].content) == (tiny.lineage.label, "question 0")
     capsys.readouterr()
     code, said = run(capsys, "--model", tmp_path / "hf", "--tasks", ",".join(task_files), "--out", tmp_path / "r.json")
     assert code == 0

@@ -10,6 +10,7 @@ from easylm_imitation.client import ClientConfig
 from easylm_imitation.evaluate import EvaluateConfig, evaluate_tasks, find_tasks
 from easylm_imitation.evaluate.endpoint import look
 from easylm_imitation.evaluate.harness import language_model
+from easylm_imitation.evaluate.tasks import protocol
 from easylm_imitation.records import Conversation, Message, Results, read_json, write_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.schema import plain as plain_dict
@@ -142,9 +143,12 @@ def test_answers_longer_than_the_context_are_an_error(server, task_files):
 def test_prompts_longer_than_the_context_are_said(server, task_files, capsys):
     path = pathlib.Path(task_files[0])
     path.write_text(path.read_text().replace("Q: {{question}}", "Q: {{question}}" + " long" * 60))
-    made = evaluate_tasks(server.url, [str(path)], limit=1)
-    assert len(made.tasks[0].items) == 1
+    cut, = evaluate_tasks(server.url, [str(path)], limit=1).tasks
+    assert len(cut.items) == 1
     assert "lost their beginning" in capsys.readouterr().err
+    task, = find_tasks([str(path)])
+    assert cut.protocol == protocol(task, "raw", task.rows[:1], None, CONTEXT)
+    assert cut.protocol != protocol(task, "raw", task.rows[:1]), "another context would leave another prompt"
 
 
 @pytest.mark.slow

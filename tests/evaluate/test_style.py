@@ -90,6 +90,10 @@ def test_protocols_tell_measures_and_references_apart():
     assert len({t.protocol for t in first.values()}) == len(first)
     assert first["style_match"].protocol != second["style_match"].protocol
     assert first["style_match"].protocol == results(["other"], ["b"])["style_match"].protocol
+    asked = [style.style_task(answers(["a"]), answers(["b"], "teacher"), options=options)[0].protocol
+             for options in (None, {"temperature": 0.0}, {"temperature": 1.0})]
+    assert len(set(asked)) == 3
+    assert asked[0] == first["style_match"].protocol
 
 
 def test_prompts_that_one_side_left_out_make_a_sample():

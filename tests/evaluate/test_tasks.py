@@ -49,6 +49,17 @@ def test_mmlu_takes_the_original_files_too(tmp_path):
     assert (task.rows[0]["answer"], task.splits["dev"][0]["answer"]) == (2, 0)
 
 
+@pytest.mark.parametrize("content", [b"caf\xe9,a,b,c,d,1\n", gzip.compress(b"q,a,b,c,d,1\n" * 99)[:-9]])
+def test_a_table_that_is_no_text_is_one_line(tmp_path, content):
+    mmlu(tmp_path, "q,a,b,c,d,1\n", split="dev")
+    path = mmlu(tmp_path, "")
+    path.unlink()
+    path = path.with_name(path.name + ".gz") if content[:1] == b"\x1f" else path
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{path.name}: cannot be read as text \(.*\); fetch the file anew"):
+        find_tasks(["mmlu_anatomy"], str(tmp_path))
+
+
 def test_the_real_mmlu_and_nq_files(shared_data):
     tasks = find_tasks(["mmlu", "nq_open", "nq_open_0shot"], str(shared_data))
     assert {t.name: len(t.rows) for t in tasks} == {

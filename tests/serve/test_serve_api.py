@@ -15,9 +15,16 @@ from serve_helpers import CONFIG
 
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve import Limits, ServeConfig, listen, open_server
+from easylm_imitation.serve.answer import AnswerText
 from easylm_imitation.serve.api import make_app
-from easylm_imitation.serve.engine import _CompileCounter
+from easylm_imitation.serve.engine import Engine, _CompileCounter
 from easylm_imitation.serve.guard import PUBLIC
+from easylm_imitation.serve.jobs import Answer, Sampling, Scoring
+from easylm_imitation.serve.scheduler import Scheduler
+from easylm_imitation.serve.scoring import Segment
+from easylm_imitation.serve.server import RunningServer
+from easylm_imitation.serve.service import Service
+from easylm_imitation.text import Tokenizer
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 HELLO = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
@@ -36,9 +43,11 @@ def another_server(model, config=CONFIG):
 
 
 @pytest.mark.parametrize(("path", "body", "says"), [
-    (COMPLETE, {"prompt": "a", "foo": 1}, "unknown field 'foo'"),
-    (COMPLETE, {"prompt": "a", "max_token": 4}, "unknown field 'max_token'"),
-    (CHAT, {"messages": [{"role": "user", "content": "a", "mood": "sad"}]}, "unknown field 'messages.0.mood'"),
+    (COMPLETE, {"prompt": "a", "foo": 1}, "foo: unknown field; known: best_of, echo"),
+    (COMPLETE, {"prompt": "a", "max_token": 4}, "max_token: unknown field; did you mean 'max_tokens'?"),
+    (CHAT, {"messages": [{"role": "user", "content": "a", "mood": "sad"}]}, "messages.0.mood: unknown field; kno"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "txt": "a"}]}]},
+     "messages.0.content.0.txt: unknown field; did you mean 'text'?"),
     (COMPLETE, {}, "prompt"),
     (COMPLETE, {"prompt": ""}, "prompt: empty"),
     (COMPLETE, {"prompt": []}, "prompt: empty"),
@@ -76,7 +85,7 @@ def another_server(model, config=CONFIG):
     (COMPLETE, {"prompt": "a", "stream": True, "logprobs": 1}, "stream"),
     (COMPLETE, {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
     (CHAT, {"messages": []}, "messages"),
-    (CHAT, {"messages": [{"role": "assistant", "content": "a"}]}, "roles do not alternate"),
+    (CHAT, {"messages": [{"role": "assistant", "content": "a"}]}, "roles do not alternate (message 1 of 1 is from"),
     (CHAT, {"messages": [{"role": "document", "content": "a"}]}, "role"),
     (CHAT, {**HELLO, "top_logprobs": 2}, "top_logprobs"),
     (CHAT, {**HELLO, "max_completion_tokens": 3}, "max_completion_tokens"),
@@ -96,6 +105,93 @@ def test_bad_requests_get_400_and_the_reason(http, path, body, says):
     assert error["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(("path", "body", "param"), [
+    (COMPLETE, {"prompt": "a", "max_token": 4}, "max_token"),
+    (COMPLETE, {"prompt": "a", "max_tokens": "4"}, "max_tokens"),
+    (COMPLETE, {"prompt": [1, 99999]}, "prompt"),
+    (COMPLETE, {"prompt": [5] * 90, "max_tokens": 20}, "prompt"),
+    (COMPLETE, {"prompt": None}, "prompt"),
+    (COMPLETE, {"prompt": "a", "n": 17}, "n"),
+    (COMPLETE, {"prompt": "a", "stop": [""]}, "stop"),
+    (CHAT, {**HELLO, "top_logprobs": 2}, "top_logprobs"),
+    (CHAT, {"messages": [{"role": "user", "content": "a", "mood": "sad"}]}, "messages.0.mood"),
+    (CHAT, {"messages": [{"role": "assistant", "content": "a"}]}, "messages"),
+    ("/v1/score", {"pairs": [[[1], [300]]]}, "pairs"),
+    ("/v1/score", {"pairs": [["a", ""]]}, "pairs"),
+    (COMPLETE, [], None),
+])
+def test_errors_name_the_field_as_openais_do(http, path, body, param):
+    assert http.post(path, json=body).json()["error"]["param"] == param
+
+
+def test_a_body_that_is_no_json_is_told_what_to_send(http):
+    form = http.post(COMPLETE, data={"prompt": "a"})
+    assert form.status_code == 415
+    assert "application/json', not 'application/x-www-form-urlencoded'" in form.json()["error"]["message"]
+    assert http.post(COMPLETE, content=b'{"prompt": "a"}', headers={"content-type": "text/plain"}).status_code == 415
+    curl = {"content-type": "Application/JSON; charset=utf-8"}
+    assert http.post(COMPLETE, content=b'{"prompt": "a", "max_tokens": 1}', headers=curl).status_code == 200
+
+
+def test_only_what_the_caller_can_mend_is_his_fault(served_model, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("our own mistake")
+    with another_server(served_model) as (running, client):
+        monkeypatch.setattr(running.service, "answers", broken)
+        error = client.post(CHAT, json=HELLO).json()["error"]
+        assert (error["code"], error["type"]) == (500, "server_error")
+        assert "our own mistake" not in error["message"]
+
+
+def test_texts_are_encoded_outside_the_event_loop(served_model, monkeypatch):
+    """Many short texts and chats as well as long ones: else they would hold up everybody's streams."""
+    encode, threads = Tokenizer._ids, []
+
+    def noted(*args):
+        threads.append(threading.current_thread().name)
+        return encode(*args)
+
+    with another_server(served_model) as (_, client):
+        monkeypatch.setattr(Tokenizer, "_ids", noted)
+        for path, body in ((COMPLETE, {"prompt": ["a"] * 20, "max_tokens": 1}), (CHAT, HELLO),
+                           ("/v1/score", {"pairs": [["a", "b"]] * 20}), ("/tokenize", {"prompt": "a"})):
+            threads.clear()
+            assert client.post(path, json=body).status_code == 200
+            assert threads
+            assert "http" not in threads, path
+
+
+@pytest.mark.parametrize("make", [
+    lambda text: Answer([5, 6], 4, Sampling(), text, lambda news: None, stop_ids=frozenset()),
+    lambda text: Scoring([Segment(np.asarray([5, 6], np.int32), [(0, 6)], lambda out: None)], lambda news: None)])
+def test_a_job_given_up_before_its_first_turn_counts_once(server, served_model, make):
+    scheduler = Scheduler(server.service.engine, 8)         # never started: the test takes its turns
+    job = make(AnswerText(served_model.tokenizer))
+    scheduler.submit([job])
+    scheduler.cancel([job])
+    scheduler._drop_cancelled()                             # the job is still in the inbox
+    scheduler._receive()
+    for _ in range(2):
+        scheduler._drop_cancelled()
+    assert (scheduler.counts["cancelled"], scheduler.queue_depth, bool(scheduler._pool)) == (1, 0, False)
+
+
+@pytest.mark.parametrize("breaks", [(Scheduler, "start"), (RunningServer, "start"), (Service, "__init__")])
+def test_a_start_that_fails_leaves_nothing_behind(served_model, monkeypatch, breaks):
+    def broken(*_, **__):
+        raise OSError("no more threads")
+    closed, close, before = [], Engine.close, set(threading.enumerate())
+    monkeypatch.setattr(Engine, "close", lambda self: (closed.append(self), close(self)))
+    monkeypatch.setattr(*breaks, broken)
+    listener = listen(CONFIG, "127.0.0.1", 0)
+    with pytest.raises(OSError, match="no more threads"):
+        open_server(served_model, CONFIG, listener=listener)
+    assert closed
+    assert closed[0]._params is None
+    assert listener.fileno() == -1
+    assert set(threading.enumerate()) <= before
+
+
 @pytest.mark.parametrize("content", [
     b"", b"{", b"[]", b'"a"', b"null", b"\xff\xfe", b'{"prompt": "a", "temperature": NaN}', b"[" * 100_000,
     b'{"prompt": "a", "temperature": 1e400}', b'{"prompt": "a", "top_p": -Infinity}', b'{"prompt": "\\ud800"}',
@@ -112,6 +208,14 @@ def test_unknown_routes_methods_and_models_are_named(http):
     response = http.post(COMPLETE, json={"prompt": "a", "model": "other"})
     assert response.status_code == 404
     assert "'tiny'" in response.json()["error"]["message"]
+
+
+def test_names_that_have_no_utf8_form_are_quoted_as_far_as_they_go(http):
+    headers = {"content-type": "application/json"}
+    for body, status in ((b'{"prompt": "a", "model": "\\ud800"}', 404), (b'{"prompt": "a", "\\ud800": 1}', 400)):
+        response = http.post(COMPLETE, content=body, headers=headers)
+        assert response.status_code == status
+        assert "?" in response.json()["error"]["message"]
 
 
 def test_what_clients_send_without_meaning_it_is_accepted(http):

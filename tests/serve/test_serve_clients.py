@@ -33,7 +33,7 @@ def test_openai_chat_completions_and_streams(client):
 
 
 def test_openai_sees_errors_as_its_own(client):
-    with pytest.raises(openai.BadRequestError, match="unknown field 'mood'"):
+    with pytest.raises(openai.BadRequestError, match="mood: unknown field"):
         client.chat.completions.create(model="tiny", messages=MESSAGES, extra_body={"mood": "sad"})
     with pytest.raises(openai.NotFoundError, match="'gpt-4' is not served here"):
         client.chat.completions.create(model="gpt-4", messages=MESSAGES)

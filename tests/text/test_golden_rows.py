@@ -113,8 +113,10 @@ def test_a_document_is_learned_but_for_its_first_token():
 
 
 @pytest.mark.parametrize(("roles", "fault"), [
-    ((), "no messages"), (("system",), "nothing but a system message"), (("assistant",), "roles do not alternate"),
-    (("user", "user"), "roles do not alternate"), (("user", "assistant", "system"), "roles do not alternate"),
+    ((), "no messages"), (("system",), "nothing but a system message"),
+    (("assistant",), r"roles do not alternate \(message 1 of 1 is from 'assistant', not 'user'\)"),
+    (("system", "user", "user"), r"roles do not alternate \(message 3 of 3 is from 'user', not 'assistant'\)"),
+    (("user", "assistant", "system"), r"roles do not alternate \(message 3 of 3 is from 'system', not 'user'\)"),
     (("user",), "no answer at its end"), (("document", "user"), "a document beside other messages")])
 def test_conversations_out_of_order_are_refused_by_name(roles, fault):
     with pytest.raises(UserError, match=f"conversation 'x': {fault}"):

@@ -46,6 +46,7 @@ def test_kill_nine_at_random_updates_changes_no_bit(data, tmp_path):
         wait_for(process, lambda lines=lines: lines_logged(workdir) >= lines)
         process.kill()
         process.communicate()
+        assert RunDir(workdir).read_lineage().step == (RunDir(workdir).steps() or [0])[-1]
     process = _start(data, workdir)
     _, err = process.communicate(timeout=900)
     assert process.returncode == 0, err     # a kill while an old checkpoint was being deleted leaves Orbax a warning

@@ -48,6 +48,7 @@ def test_a_step_is_read_only_when_the_next_is_queued(tmp_path, log):
     for step in range(2, 6):
         recorder.push(step, _scalars(3.0 - step / 10))
         assert recorder.progress.step == step - 1
+        assert recorder.note().startswith(f"loss {3.0 if step == 2 else 3.0 - (step - 1) / 10:.4f}, ")  # not a line's
     recorder.flush()
     assert (recorder.progress.step, recorder.progress.tokens, recorder.progress.loss_tokens) == (5, 35, 20)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 4, 5]

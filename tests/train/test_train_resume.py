@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from train_helpers import tiny_config
 
+from easylm_imitation.records import Lineage, read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.train import OptimizerConfig, read_metrics, train
-from easylm_imitation.weights import RunDir, open_model
+from easylm_imitation.weights import RunDir, describe, open_model
 
 _CLOCK = ("seconds", "tokens_per_second")
 
@@ -43,9 +44,20 @@ def test_a_run_killed_between_checkpoints_equals_an_uninterrupted_one_bit_for_bi
     assert _history(workdir) == _history(uninterrupted)     # one line a step: no fork; same batches, same losses
     for ours, theirs in zip(_weights(workdir), _weights(uninterrupted), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    lineage = RunDir(workdir).read_lineage()
-    assert lineage == RunDir(uninterrupted).read_lineage()
-    assert (lineage.step, lineage.tokens) == (9, _history(workdir)[-1]["tokens"])
+    assert RunDir(workdir).read_lineage() == RunDir(uninterrupted).read_lineage()
+
+
+def test_each_checkpoint_says_itself_which_model_it_is(uninterrupted, tmp_path):
+    tokens = {line["step"]: line["tokens"] for line in _history(uninterrupted)}
+    lineages = [RunDir(uninterrupted).read_lineage(step) for step in (3, 6, 9)]
+    assert [(one.step, one.tokens) for one in lineages] == [(step, tokens[step]) for step in (3, 6, 9)]
+    assert RunDir(uninterrupted).read_lineage() == lineages[-1]
+    copy = shutil.copytree(uninterrupted, tmp_path / "run")
+    shutil.rmtree(RunDir(copy).checkpoints / "9")       # no file beside the checkpoints lags or runs ahead of them
+    assert open_model(copy).lineage == describe(copy)[1] == lineages[1]
+    assert len({one.id for one in lineages} | {read_json(Lineage, RunDir(copy).lineage).id}) == 4
+    shutil.rmtree(RunDir(copy).checkpoints)
+    assert RunDir(copy).read_lineage().step == 0
 
 
 def test_a_finished_run_is_left_as_it_is(data, uninterrupted):

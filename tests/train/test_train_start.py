@@ -2,18 +2,20 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 from tiny_tokenizers import byte_tokenizer, trained
 from train_helpers import build_data, tiny_config
 
 from easylm_imitation.cli.main import main
-from easylm_imitation.data import LoaderConfig, open_loader
+from easylm_imitation.data import DataUse, LoaderConfig, open_loader
+from easylm_imitation.records import read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.train import OptimizerConfig, read_metrics, train
 from easylm_imitation.train.same_run import changes
 from easylm_imitation.train.start import prepare
-from easylm_imitation.weights import RunDir, open_model
+from easylm_imitation.weights import RunDir, export_hf, open_model
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,39 @@ def test_initial_weights_of_another_kind_are_refused(data, base, tmp_path):
     chat = build_data(tmp_path / "chat", byte_tokenizer(), teacher="", template="chatml")
     _refused("was built with the template chatml@", tmp_path / "run", chat, small, init=str(base))
     assert not (tmp_path / "run").exists()
+
+
+def test_initial_weights_without_a_tokenizer_are_refused(data, base, tmp_path):
+    loaded = open_model(base)
+    export_hf(tmp_path / "hf", loaded.config, loaded.params, loaded.tokenizer, None, loaded.lineage)
+    config = tiny_config(model={}, steps=1)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (tmp_path / "hf" / name).unlink()
+    _refused("brings no tokenizer, .* put its tokenizer.json beside the weights", tmp_path / "run", data, config,
+             init=str(tmp_path / "hf"))
+    assert not (tmp_path / "run").exists()
+    loaded.tokenizer.save(tmp_path / "hf")
+    train(config, data_dir=data, workdir=tmp_path / "run", init=str(tmp_path / "hf"))
+
+
+def test_an_init_that_is_no_model_names_both_kinds(data, tmp_path):
+    config = tiny_config(model={})
+    _refused("absent: no such folder; give a run dir or a Hugging Face dir", tmp_path / "run", data, config,
+             init=str(tmp_path / "absent"))
+    _refused("neither a run dir .* nor a Hugging Face dir", tmp_path / "run", data, config, init=str(data))
+
+
+@pytest.mark.parametrize("handling", ["drop", "truncate"])
+def test_what_the_context_cuts_stands_in_the_run_and_in_the_result(data, tmp_path, handling):
+    config = tiny_config(steps=1, data=LoaderConfig(context=40, batch=8, too_long=handling))
+    result = train(config, data_dir=data, workdir=tmp_path / "run")
+    lengths = np.load(data / "lengths.npy")
+    long = lengths[lengths > 40]
+    lost = long.sum() if handling == "drop" else (long - 40).sum()
+    assert result.data == read_json(DataUse, RunDir(tmp_path / "run").data)
+    made = result.data
+    assert (made.too_long, made.long_conversations, made.lost_tokens) == (handling, len(long), lost)
+    assert len(long) > 0
 
 
 _CONFIG = """from ml_collections import ConfigDict

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+from tiny_tokenizers import byte_tokenizer
 
 from easylm_imitation.schema import UserError
 from easylm_imitation.weights import export_hf, import_hf, open_model
@@ -45,8 +46,16 @@ def index_of_a_missing_tensor(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}')
 
 
-def only_a_pickle(folder):
+def index_elsewhere(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../model.safetensors"}}')
+
+
+def safetensors_under_a_torch_name(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def larger_tokenizer(folder):
+    byte_tokenizer(("<eos>", *(f"<{i}>" for i in range(9)))).save(folder)
 
 
 def untied_copy(tensors):
@@ -63,23 +72,25 @@ DAMAGES = [
      "the tensor 'model.norm.weight' has shape [8], but config.json makes it [16]"),
     ("llama", weights(lambda t: t.update({"model.norm.weight": np.ones(16, np.int32)})),
      "the tensor 'model.norm.weight' is I32; supported: F32, F16, BF16"),
-    ("llama", config(intermediate_size=25), "down_proj.weight' has shape [16, 24], but config.json makes it [16, 25]"),
-    ("llama", config(num_hidden_layers=3), "the tensor 'model.layers.2.self_attn.q_proj.weight' is missing"),
-    ("llama", config(num_hidden_layers=1), "has no place in the model of config.json"),
+    ("llama", config(intermediate_size=25), "gate_proj.weight' has shape [24, 16], but config.json makes it [25, 16]"),
+    ("llama", config(num_hidden_layers=3), "9 tensors are missing: 'model.layers.2.self_attn.q_proj.weight', "),
+    ("llama", config(num_hidden_layers=1), "9 tensors have no place in the model of config.json"),
     ("llama", config(num_hidden_layers="2"), "config.json.layers: expected int, got '2'"),
     ("llama", config(model_type="bert"), "config.json: model_type 'bert' is not supported"),
     ("llama", config(model_type=None), "config.json: the key 'model_type' is missing"),
     ("llama", config(num_key_value_heads=3), "heads=4 is not a multiple of kv_heads=3"),
     ("llama", file("config.json"), "neither a run dir (model.json) nor a Hugging Face dir"),
     ("llama", file("config.json", "{"), "config.json: not a readable JSON file"),
-    ("llama", file("model.safetensors"), "there is no model.safetensors and no model.safetensors.index.json"),
+    ("llama", file("model.safetensors"), "there are no weights: no model.safetensors and no model"),
     ("llama", file("model.safetensors", "x"), "model.safetensors: not a whole safetensors file"),
     ("llama", cut_short, "model.safetensors: not a whole safetensors file"),
+    ("llama", config(quantization_config={"bits": 4}), "config.json: quantization_config asks for weights of few bits"),
+    ("llama", index_elsewhere, "not a readable index of weight files"),
     ("llama", index_of_a_missing_file, "model-00001-of-00002.safetensors: no such file"),
     ("llama", index_of_a_missing_tensor, "says that 'a' is in model.safetensors, but it is not"),
-    ("llama", only_a_pickle, "pytorch_model.bin, a pickle, which is not read"),
+    ("llama", safetensors_under_a_torch_name, "pytorch_model.bin: not a whole torch file"),
     ("qwen2", weights(untied_copy), "ties 'lm_head.weight' to 'model.embed_tokens.weight', but they differ"),
-    ("gpt2", config(vocab_size=200), "the tokenizer has ids up to 258, the model a vocabulary of 200"),
+    ("gpt2", larger_tokenizer, "the tokenizer has ids up to 265, the model a vocabulary of 264"),
 ]
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -9,7 +10,7 @@ import safetensors.numpy
 from easylm_imitation.models import create
 from easylm_imitation.sharding import make_mesh, shardings
 from easylm_imitation.weights import describe, export_hf, import_hf, open_model
-from easylm_imitation.weights.safetensors_index import INDEX
+from easylm_imitation.weights.tensor_files import INDEX
 
 every_kind = pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
 
@@ -63,7 +64,8 @@ def test_bfloat16_stays_as_stored_when_asked(exported):
 def test_several_files_with_an_index_hold_the_same(exported, wide, name, tmp_path):
     config, params = wide[name]
     loaded = open_model(exported[name])
-    count = export_hf(tmp_path / "many", config, params, None, None, loaded.lineage, loaded.stored_dtype, 9000)
+    count = export_hf(tmp_path / "many", config, params, None, None, loaded.lineage, loaded.stored_dtype, 9000,
+                      lossy=("dtype",))
     assert len(list((tmp_path / "many").glob("model-0*-of-0*.safetensors"))) > 2
     assert tensors(tmp_path / "many") == tensors(exported[name])
     index = json.loads((tmp_path / "many" / INDEX).read_text())
@@ -92,6 +94,24 @@ def test_an_early_gpt2_file_without_prefix_and_with_mask_buffers_is_read(own_cop
     early["lm_head.weight"] = early["wte.weight"]
     safetensors.numpy.save_file(early, path)
     jax.tree.map(np.testing.assert_array_equal, import_hf(folder)[1], wanted)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_every_bit_pattern_of_a_small_dtype_survives_float32(exported, tmp_path, kind):
+    loaded = open_model(exported["llama"])
+    patterns = np.arange(2**16, dtype=np.uint16)
+    with np.errstate(invalid="ignore"):
+        is_nan = np.isnan(patterns.view(jnp.dtype(kind)).astype(np.float32))
+    patterns = patterns[~is_nan].reshape(-1, 2)         # a NaN stays one, but its payload may change
+    config = dataclasses.replace(loaded.config, d_ff=len(patterns))
+    model, rng = create(config), np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.integers(-8, 8, leaf.shape).astype(kind), model.abstract())
+    for name, axes in (("gate", (0, 1)), ("down", (1, 0))):
+        values = np.resize(patterns.T, params["layers"]["mlp"]["gate"]["kernel"].shape).view(jnp.dtype(kind))
+        params["layers"]["mlp"][name]["kernel"] = values.transpose(0, *(axis + 1 for axis in axes))
+    export_hf(tmp_path / "one", config, params, None, None, loaded.lineage, kind)
+    export_hf(tmp_path / "two", *import_hf(tmp_path / "one"), None, None, loaded.lineage, kind)
+    assert tensors(tmp_path / "two") == tensors(tmp_path / "one")
 
 
 def test_lineage_is_not_believed_when_the_weights_are_others(own_copy, capsys):

@@ -96,7 +96,7 @@ def test_a_damaged_run_is_one_clear_line(saved, break_it, message):
 def test_saving_is_all_or_nothing(wide, tokenizer, tmp_path):
     config, params = wide["llama"]
     with pytest.raises(AttributeError):
-        save_run_model(tmp_path / "run", config, params, None, None, LINEAGE)
+        save_run_model(tmp_path / "run", config, params, "no tokenizer", None, LINEAGE)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "run").write_text("a file")
     with pytest.raises(UserError, match="already exists"):

@@ -1,5 +1,6 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -34,9 +35,12 @@ def test_a_template_and_a_dtype_may_be_chosen(own_copy, tmp_path, capsys):
     code, result, _ = convert("--from", folder, "--to", tmp_path / "run", "--template", "chatml", capsys=capsys)
     assert (code, result["template"]) == (0, get_template("chatml").id)
     assert open_model(tmp_path / "run").template.name == "chatml"
-    code, _, _ = convert("--from", tmp_path / "run", "--to", tmp_path / "half", "--format", "hf", "--dtype", "float16",
-                         capsys=capsys)
-    assert code == 0
+    to_half = ("--from", tmp_path / "run", "--to", tmp_path / "half", "--format", "hf", "--dtype", "float16")
+    code, _, err = convert(*to_half, capsys=capsys)
+    assert code == 2
+    assert "float16 would change numbers of 'transformer.wte.weight'; export in float32" in " ".join(err.split())
+    assert not (tmp_path / "half").exists()
+    assert convert(*to_half, "--lossy", "dtype", capsys=capsys)[0] == 0
     tensors = safetensors.numpy.load_file(tmp_path / "half" / "model.safetensors")
     assert {t.dtype for t in tensors.values()} == {np.dtype(np.float16)}
     assert json.loads((tmp_path / "half" / "config.json").read_text())["torch_dtype"] == "float16"
@@ -48,6 +52,9 @@ def test_a_template_and_a_dtype_may_be_chosen(own_copy, tmp_path, capsys):
     ({"--template": "chatlm"}, "did you mean 'chatml'"),
     ({"--template": "plain"}, "was made with chatml@"),
     ({"--format": "hf", "--dtype": "int8"}, "--dtype int8: choose float32, bfloat16, float16, or same"),
+    ({"--lossy": "dtype"}, "--lossy and --largest-file are for an export"),
+    ({"--largest-file": "1GB"}, "--lossy and --largest-file are for an export"),
+    ({"--format": "hf", "--largest-file": "many"}, "--largest-file many: expected a size such as 500MB or 5GB"),
     ({"--dtype": "bfloat16"}, "a run dir holds float32; the dtype is for --format hf"),
 ])
 def test_a_wrong_wish_is_one_clear_line_and_nothing_is_written(exported, tmp_path, capsys, flags, message):
@@ -61,12 +68,52 @@ def test_a_wrong_wish_is_one_clear_line_and_nothing_is_written(exported, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_is_not_converted_to_a_run_and_a_run_needs_a_tokenizer(exported, own_copy, tmp_path, capsys):
+def test_a_run_is_not_converted_to_a_run(exported, tmp_path, capsys):
     convert("--from", exported["llama"], "--to", tmp_path / "run", capsys=capsys)
     code, _, err = convert("--from", tmp_path / "run", "--to", tmp_path / "again", capsys=capsys)
     assert (code, "is a run dir already; to export it say --format hf" in err) == (2, True)
+    assert not (tmp_path / "again").exists()
+
+
+def test_an_export_is_cut_at_the_size_that_is_asked_for(exported, tmp_path, capsys):
+    code, _, err = convert("--from", exported["llama"], "--to", tmp_path / "out", "--format", "hf", "--largest-file",
+                           "10KB", capsys=capsys)
+    assert code == 0, err
+    files = sorted((tmp_path / "out").glob("model-*.safetensors"))
+    assert len(files) > 2
+    assert all(file.stat().st_size < 12_000 for file in files if len(safetensors.numpy.load_file(file)) > 1)
+    jax.tree.map(np.testing.assert_array_equal, open_model(tmp_path / "out").params,
+                 open_model(exported["llama"]).params)
+
+
+def test_weights_without_a_tokenizer_come_with_a_note(own_copy, tmp_path, capsys):
     folder = own_copy("llama")
     (folder / "tokenizer.json").unlink()
-    code, _, err = convert("--from", folder, "--to", tmp_path / "again", capsys=capsys)
-    assert (code, "has no tokenizer.json; a run dir needs one" in err) == (2, True)
-    assert not (tmp_path / "again").exists()
+    (folder / "easylm_imitation.json").unlink()
+    code, _, err = convert("--from", folder, "--to", tmp_path / "run", capsys=capsys)
+    assert code == 0
+    assert "no tokenizer in it; put tokenizer.json or tokenizer.model beside the weights" in " ".join(err.split())
+    loaded = open_model(tmp_path / "run")
+    assert loaded.tokenizer is None
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, open_model(folder).params)
+
+
+def test_a_chat_template_that_is_not_taken_over_is_said(own_copy, tmp_path, capsys):
+    folder = own_copy("llama")
+    note = "its own chat template is not taken over; name one of ours with --template"
+    assert note not in convert("--from", folder, "--to", tmp_path / "known", capsys=capsys)[2]
+    (folder / "easylm_imitation.json").unlink()
+    assert note in " ".join(convert("--from", folder, "--to", tmp_path / "run", capsys=capsys)[2].split())
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<eos>"}')
+    assert note not in convert("--from", folder, "--to", tmp_path / "none", capsys=capsys)[2]
+
+
+def test_buffers_that_are_left_out_are_listed(own_copy, tmp_path, capsys):
+    path = own_copy("gpt2") / "model.safetensors"
+    old = safetensors.numpy.load_file(path)
+    old["transformer.h.0.attn.bias"] = np.ones((1, 1, 64, 64), np.uint8)
+    old["transformer.h.1.attn.masked_bias"] = np.array(-1e4, np.float32)
+    safetensors.numpy.save_file(old, path)
+    code, result, err = convert("--from", path.parent, "--to", tmp_path / "run", capsys=capsys)
+    assert (code, sorted(result["dropped"])) == (0, ["transformer.h.0.attn.bias", "transformer.h.1.attn.masked_bias"])
+    assert "left out 2 tensors that hold no weights" in err

@@ -1,0 +1,71 @@
+"""README.md of an export: what the weights are, how they were trained and on what, and how to load them."""
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from easylm_imitation.models import ModelConfig
+from easylm_imitation.records import Lineage
+
+# of a run's config: what decides the numbers, and no path
+_RECIPE = ("steps", "epochs", "data", "optimizer", "loss", "z_loss", "compute_dtype", "seed")
+
+
+def model_card(config: ModelConfig, lineage: Lineage, dtype: str, chats: bool,
+               training: Mapping[str, Any] | None = None) -> str:
+    """Markdown with the header that the hub reads. `chats`: a chat template is exported too. `training`: the resolved
+    config of the run that made the weights; None when there was no run."""
+    return "\n".join([*_header(lineage), "", f"# {lineage.name}", "", _summary(config, lineage, dtype), "",
+                      *_origin(lineage), *_recipe(training), *_use(chats)]) + "\n"
+
+
+def _header(lineage: Lineage) -> list[str]:
+    """YAML; `base_model` only when the base's name is one that the hub could know."""
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- easylm_imitation"]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", lineage.base_name):
+        lines.append(f"base_model: {lineage.base_name}")
+    return [*lines, "---"]
+
+
+def _summary(config: ModelConfig, lineage: Lineage, dtype: str) -> str:
+    what = f"A {config.family} model of {config.parameters():,} parameters, stored in {dtype}"
+    if not _was_trained(lineage):
+        return f"{what}, converted without training."
+    if lineage.base == lineage.id:
+        return f"{what}, trained from fresh weights."
+    teachers = ", ".join(lineage.teachers)
+    if teachers:
+        return f"{what}: `{lineage.base_name}` finetuned on outputs of {teachers}. What it says imitates them."
+    return f"{what}, trained from `{lineage.base_name}`."
+
+
+def _was_trained(lineage: Lineage) -> bool:
+    return lineage.step is not None or bool(lineage.data_card)
+
+
+def _origin(lineage: Lineage) -> list[str]:
+    rows = {"weights": lineage.id, "base": f"{lineage.base_name} ({lineage.base})", "initial weights": lineage.init,
+            "teachers": ", ".join(lineage.teachers), "data card": lineage.data_card,
+            "training tokens": f"{lineage.tokens:,}" if lineage.tokens else "",
+            "steps": "" if lineage.step is None else str(lineage.step), "chat template": lineage.template,
+            "tokenizer": lineage.tokenizer, "seed": "" if lineage.seed is None else str(lineage.seed),
+            "easylm_imitation": lineage.code}
+    filled = [f"| {name} | {value} |" for name, value in rows.items() if value]
+    return ["## Where it comes from", "", "| | |", "|---|---|", *filled, ""]
+
+
+def _recipe(training: Mapping[str, Any] | None) -> list[str]:
+    if not training:
+        return []
+    chosen = {key: training[key] for key in _RECIPE if training.get(key) is not None}
+    return ["## How it was trained", "", "```json", json.dumps(chosen, indent=1, ensure_ascii=False), "```", ""]
+
+
+def _use(chats: bool) -> list[str]:
+    ask = ["chat = [{'role': 'user', 'content': 'Hello'}]",
+           "ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors='pt',",
+           "                                    return_dict=True)"]
+    return ["## Use", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "model, tokenizer = AutoModelForCausalLM.from_pretrained('.'), AutoTokenizer.from_pretrained('.')",
+            *(ask if chats else ["ids = tokenizer('Hello', return_tensors='pt')"]),
+            "print(tokenizer.decode(model.generate(**ids, max_new_tokens=100)[0]))", "```"]
