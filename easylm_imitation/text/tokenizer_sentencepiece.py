@@ -73,7 +73,6 @@ def sentencepiece_backend(path: pathlib.Path, every_stretch: bool) -> tokenizers
                                          *strip])
     backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text, _, kind in model.pieces
                                 if kind in (_CONTROL, _UNKNOWN)])
-    backend.add_tokens([AddedToken(text, normalized=False) for text, _, kind in model.pieces if kind == _USER_DEFINED])
     return backend
 
 
@@ -83,8 +82,8 @@ def _demand_supported(model: SentencePieceModel, path: pathlib.Path) -> None:
         "spaces that are not escaped": not model.escape_spaces,
         "marks at the end of words": model.suffix_marks,
         "unused pieces": any(kind == _UNUSED for _, _, kind in model.pieces),
-        "user-defined pieces with spaces": any(kind == _USER_DEFINED and _MARK in text
-                                               for text, _, kind in model.pieces),
+        # found after the mark of the start was set, which tokens added to this library are not
+        "user-defined pieces": any(kind == _USER_DEFINED for _, _, kind in model.pieces),
         "no unknown token": not 0 <= model.unk_id < len(model.pieces),
     }
     for fault, is_there in faults.items():

@@ -1,5 +1,6 @@
 """`tokenizer.model` files against the libraries that define them: SentencePiece, and tiktoken."""
 import base64
+import functools
 import json
 import random
 import shutil
@@ -11,14 +12,18 @@ from tiny_tokenizers import TEXTS
 
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import load_tokenizer
-from easylm_imitation.text.tokenizer_tiktoken import LLAMA3_WORDS, special_names
+from easylm_imitation.text.tokenizer_tiktoken import special_names
 
 texts = (st.text(max_size=30) | st.text(alphabet=" catdogehousi.\n\t", max_size=40)
-         | st.lists(st.sampled_from(["the", " ", "  ", "cat", "house", "é", "東", "🙂", "<s>", "\n", "7", "ﬁ"]),
-                    max_size=12).map("".join))
+         | st.lists(st.sampled_from(["the", " ", "  ", "cat", "house", "é", "東", "🙂", "<s>", "\n", "7", "ﬁ", "<ctl>",
+                                      "12345"]), max_size=12).map("".join))
 FIXED = ["", " ", "  ", "a", " a", "a ", "  the  cat ", "the\nhouse\n\n by", "naïve 東京 🙂 𝒳", "<s>the</s>",
          "<unk> ▁ cat", "The house is by the sea.", "aaaaaaa tttthe", "\u2028x\u00a0y", "<0x41>",
-         "don't I'LL 12345 6 ...!?", "x" * 300]
+         "don't I'LL 12345 6 ...!?", "x" * 300, "<ctl>the"]
+
+# from Meta's reference code for LLaMA 3
+WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+         r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 # how the models of the field were trained: LLaMA's way, OpenLLaMA's (spaces collapsed, NFKC), and without byte fallback
 WAYS = {
@@ -28,8 +33,8 @@ WAYS = {
     "no_bytes": dict(normalization_rule_name="identity"),
     "no_prefix": dict(normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
                       byte_fallback=True),
-    "user_defined": dict(normalization_rule_name="identity", remove_extra_whitespaces=False, byte_fallback=True,
-                         user_defined_symbols=["<|sep|>", "[INST]"], control_symbols=["<ctl>"]),
+    "control": dict(normalization_rule_name="identity", remove_extra_whitespaces=False, byte_fallback=True,
+                    control_symbols=["<ctl>"]),
 }
 
 
@@ -125,17 +130,24 @@ def test_a_damaged_model_file_is_one_clear_line(trained_models, tmp_path, change
     assert str(tmp_path) in str(error.value)
 
 
-def test_a_unigram_model_is_refused(tmp_path):
+@pytest.mark.parametrize(("options", "fault"), [
+    ({"model_type": "unigram"}, "has a model of another type than BPE"),
+    ({"model_type": "bpe", "user_defined_symbols": ["[INST]"]}, "has user-defined pieces"),
+    ({"model_type": "bpe", "treat_whitespace_as_suffix": True}, "has marks at the end of words"),
+])
+def test_what_cannot_be_converted_exactly_is_refused(tmp_path, options, fault):
     spm = pytest.importorskip("sentencepiece")
     spm.SentencePieceTrainer.train(sentence_iterator=iter(TEXTS * 4), model_prefix=str(tmp_path / "tokenizer"),
-                                   vocab_size=60, model_type="unigram", minloglevel=2, hard_vocab_limit=False)
-    with pytest.raises(UserError, match="has a model of another type than BPE, which cannot be converted exactly"):
+                                   vocab_size=80, minloglevel=2, hard_vocab_limit=False, **options)
+    with pytest.raises(UserError, match=f"{fault}, which cannot be converted exactly; bring its tokenizer.json"):
         load_tokenizer(tmp_path)
 
 
+@functools.cache
 def ranked():
     """{token: rank} learned by joining the most frequent neighbours: 256 bytes, then 120 tokens."""
-    words = [list(map(lambda b: bytes([b]), word.encode())) for text in TEXTS for word in text.split(" ")]
+    words = [list(map(lambda b: bytes([b]), word.encode())) for text in (*TEXTS, *["12 123 1234 345 45"] * 9)
+             for word in text.split(" ")]
     words += [[b" ", *word] for word in words]
     ranks = {bytes([byte]): i for i, byte in enumerate(random.Random(0).sample(range(256), 256))}
     for _ in range(120):
@@ -160,7 +172,7 @@ def test_ids_and_texts_are_those_of_tiktoken(llama3):
     tiktoken = pytest.importorskip("tiktoken")
     ranks = ranked()
     specials = {name: len(ranks) + i for i, name in enumerate(special_names(False))}
-    reference = tiktoken.Encoding("llama3", pat_str=LLAMA3_WORDS, mergeable_ranks=ranks, special_tokens=specials)
+    reference = tiktoken.Encoding("llama3", pat_str=WORDS, mergeable_ranks=ranks, special_tokens=specials)
     tokenizer = load_tokenizer(llama3)
     assert tokenizer.vocab_size == reference.n_vocab == len(ranks) + 256
     assert tokenizer.token(tokenizer.bos_id) == "<|begin_of_text|>"
