@@ -48,7 +48,8 @@ def test_commands_on_the_page_parse_and_their_configs_exist(page):
     """A config is a file of the checkout (`:NAME` may follow), or a word in capitals for the reader's own."""
     for verb, args in parsed(page.read_text()):
         config = getattr(args, "config", None)
-        assert not config or config.isupper() or (ROOT / config.partition(":")[0]).is_file(), f"{page}: {verb} --config {config}"
+        found = not config or config.isupper() or (ROOT / config.partition(":")[0]).is_file()
+        assert found, f"{page}: {verb} --config {config}"
 
 
 INPUTS = ("init", "data", "model", "teacher", "prompts", "answers", "reference", "source", "results", "task_data")
