@@ -138,7 +138,8 @@ def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params,
         run.write_identity(config, tokenizer, template, lineage, stored_dtype)
         context = ocp.Context()
         context.memory.deepcopy_host_arrays = False     # nothing changes them while this waits
-        context.memory.write_concurrent_bytes = 2 * max(leaf.nbytes for leaf in jax.tree.leaves(params))
+        # the largest parameter must fit, with what Orbax adds to it; more at a time would only take more memory
+        context.memory.write_concurrent_bytes = max(leaf.nbytes for leaf in jax.tree.leaves(params)) + 64 * 10**6
         with context:
             ocp.save_checkpointables(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
     return RunDir(path)
