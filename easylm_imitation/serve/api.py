@@ -144,10 +144,14 @@ def _add_errors(app: fastapi.FastAPI) -> None:
         faults = error.errors()[:3]
         return refuse(400, "; ".join(_describe(one) for one in faults), param=_place(faults[0]) or None)
 
+    async def no_text(request: fastapi.Request, error: UnicodeEncodeError) -> Response:
+        return refuse(400, "the request holds half of a surrogate pair, which has no UTF-8 form")
+
     async def failed(request: fastapi.Request, error: Exception) -> Response:
         return refuse(500, f"the server failed ({type(error).__name__}); its log says where")
 
     app.add_exception_handler(UserError, handler(400))
+    app.add_exception_handler(UnicodeEncodeError, no_text)      # from within pydantic, which cannot quote such names
     app.add_exception_handler(Stopped, handler(500))
     app.add_exception_handler(Gone, handler(499))
     app.add_exception_handler(Busy, busy)
