@@ -255,7 +255,7 @@ def parse_line(line: str, where: str) -> dict[str, Any]:
     """One JSONL line as a dict. Raises UserError (with `where`) for bad JSON, bad UTF-8 or anything but an object."""
     try:
         line.encode("utf-8")
-        value = json.loads(line)
+        value = json.loads(line.rstrip())    # else an early end would be column 1 of the next line
     except UnicodeEncodeError:
         raise UserError(f"{where}: not valid UTF-8") from None
     except json.JSONDecodeError as error:

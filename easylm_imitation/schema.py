@@ -17,6 +17,14 @@ class UserError(Exception):
     """Something the user can mend. The message names the value, the place and the cure; verbs print it and exit 2."""
 
 
+class Incomplete(UserError):
+    """The work is done, but for input that could not be used: `result` is what the verb returns (exit status 3)."""
+
+    def __init__(self, message: str, result: dict[str, Any]):
+        super().__init__(message)
+        self.result = result
+
+
 def nearest(name: str, known: collections.abc.Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or the list of known names when nothing is close."""
     known = [str(k) for k in known]

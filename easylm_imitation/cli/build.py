@@ -5,7 +5,7 @@ from typing import Any
 from easylm_imitation import console
 from easylm_imitation.cli import flags
 from easylm_imitation.config import load
-from easylm_imitation.schema import plain
+from easylm_imitation.schema import Incomplete, plain
 
 HELP = "turn raw conversation files into a dataset of tokenized shards and a data card"
 EXAMPLE = ("easylm-imitation build --config configs/data/gpteacher.py --config.root=DIR --config.tokenizer=TOKENIZER "
@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Builds, shows a table of sources, returns the card."""
-    from easylm_imitation.data import BuildConfig, build_dataset
+    """Builds, shows a table of sources, returns the card. Raises Incomplete when records were malformed."""
+    from easylm_imitation.data import MALFORMED, BuildConfig, build_dataset
 
     config = load(BuildConfig, args.config, args.overrides)
     card = build_dataset(config, args.out)
@@ -31,4 +31,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     console.say(f"{card.conversations} conversations, {card.tokens} tokens, {card.loss_tokens} of them with loss; the "
                 f"longest has {card.longest}")
     console.say(f"{args.out}: card {card.hash}, template {card.template}, tokenizer {card.tokenizer}")
+    broken = sum(n for source in card.sources for reason, n in source.dropped.items() if reason in MALFORMED)
+    if broken:
+        read = sum(source.read for source in card.sources)
+        raise Incomplete(f"{broken} of {read} records are malformed; the rest is built, and {args.out}/dropped.jsonl "
+                         "names the file and line of each", plain(card))
     return plain(card)

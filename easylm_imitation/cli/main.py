@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from easylm_imitation import console
 from easylm_imitation.config import PREFIX
 from easylm_imitation.records import code_version
-from easylm_imitation.schema import UserError, nearest
+from easylm_imitation.schema import Incomplete, UserError, nearest
 
 VERBS = ("collect", "build", "train", "serve", "evaluate", "convert", "report", "reproduce")
 
@@ -72,7 +72,10 @@ def _run(verb: str, argv: list[str]) -> int:
     try:
         args = parse(verb, argv)
         console.set_quiet(args.quiet)
-        result = module.run(args)
+        result, status = module.run(args), 0
+    except Incomplete as error:
+        console.error(str(error))
+        result, status = error.result, 3
     except UserError as error:
         console.error(str(error))
         return 2
@@ -88,7 +91,7 @@ def _run(verb: str, argv: list[str]) -> int:
         return _our_fault(verb)
     if args.json:
         print(json.dumps(result, ensure_ascii=False), flush=True)
-    return 0
+    return status
 
 
 def _our_fault(verb: str) -> int:

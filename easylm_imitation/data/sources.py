@@ -14,6 +14,9 @@ from typing import Any, BinaryIO
 from easylm_imitation.records import has_utf8, parse_line
 from easylm_imitation.schema import UserError
 
+MALFORMED = ("bad JSON", "bad UTF-8", "bad text", "wrong shape")
+"""Reasons of a Drop that mean a damaged or mistaken file; the others are rules about what a conversation must have."""
+
 
 class Drop(Exception):
     """A record that cannot be used. `reason` is one of a few words that counts gather under; `detail` says more."""

@@ -45,6 +45,8 @@ class LlamaConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
+        if not self.head_dim and self.d_model % self.heads:
+            raise ValueError(f"d_model={self.d_model} is not a multiple of heads={self.heads}; or give head_dim")
         object.__setattr__(self, "head_dim", self.head_dim or self.d_model // self.heads)
         if self.heads % self.kv_heads or self.kv_heads < 1:
             raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")

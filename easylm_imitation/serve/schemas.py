@@ -98,7 +98,6 @@ class ChatMessage(Strict):
     """One message. Content is text, or a list of text parts."""
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list["TextPart"]
-    name: str | None = None
 
     def text(self) -> str:
         """The content as one string."""

@@ -116,8 +116,8 @@ def pair_segments(pairs: Sequence[Pair], context: int, vocab_size: int, found: l
     for i, (before, after) in enumerate(pairs):
         check_ids([*before, *after], vocab_size, f"pair {i}")
         if not len(before) or not len(after):
-            empty = "context" if len(after) else "continuation"
-            raise UserError(f"pair {i}: the {empty} is empty; each side needs at least one token")
+            empty = "context is empty; begin it with the model's first token" if len(after) else "continuation is empty"
+            raise UserError(f"pair {i}: the {empty}")
         if len(before) + len(after) - 1 > context:
             raise UserError(f"pair {i}: {len(before)} context and {len(after)} continuation tokens are more than this "
                             f"server's context of {context} can score; shorten the context")

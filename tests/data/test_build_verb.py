@@ -37,10 +37,23 @@ def test_the_result_is_the_card(place, capsys):
     assert "a.jsonl:1: dropped, empty turn" in err
 
 
+def test_malformed_lines_leave_a_dataset_and_exit_code_3(place, capsys):
+    with (place / "a.jsonl").open("a") as file:
+        file.write('{"messages": \n')
+    command = ["build", "--config", "config.py", "--out", "out", "--json"]
+    for _ in range(2):      # also when the dataset is found again
+        assert main(command) == 3
+        out, err = capsys.readouterr()
+        assert json.loads(out.splitlines()[-1])["conversations"] == 3
+        assert err.splitlines()[-1].startswith("error: 1 of 5 records are malformed; the rest is built")
+    assert json.loads((place / "out" / "dropped.jsonl").read_text().splitlines()[-1])["detail"].endswith("column 13)")
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     (["--config.root=absent"], "absent/a.jsonl: no such file"),
     (["--config.templat=chatml"], "did you mean 'template'"),
-    (["--config.processes=0"], "processes 0: at least 1"), (["--config.seed=x"], "seed: expected int, got 'x'")])
+    (["--config.processes=0"], "processes 0: at least 1"),
+    (["--config.seed=x"], "seed: expected None or int, got 'x'")])
 def test_errors_are_one_line_and_exit_code_2(place, capsys, flags, message):
     before = listing(place)
     assert main(["build", "--config", "config.py", "--out", "out", *flags]) == 2
