@@ -187,7 +187,11 @@ def _match(config: ModelConfig, files: TensorFiles) -> tuple[dict[str, str], tup
     dtypes fit the config."""
     table = family_of(config).names(config)
     expected = _expected(config)
-    found = {_full_name(name, table.prefix, expected): name for name in files.shapes}
+    found: dict[str, str] = {}
+    for name in files.shapes:
+        other = found.setdefault(_full_name(name, table.prefix, expected), name)
+        if other != name:
+            raise UserError(f"{files.folder}: '{other}' and '{name}' are two spellings of one tensor; remove one")
     missing = [name for name in expected if name not in found]
     if missing:
         raise UserError(f"{files.folder}: {_listed(missing, 'is missing', 'are missing')}; these are not "

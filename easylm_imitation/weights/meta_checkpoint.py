@@ -152,11 +152,12 @@ def _scaling(params: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _context(params: Mapping[str, Any], vocabulary: int, theta: float) -> int:
     """The context of the published models: 3.1 and later scale, 3 has the large vocabulary, Code Llama a larger
-    theta; LLaMA 2 differs from 1 in its epsilon."""
+    theta; LLaMA 2 differs from 1 in its epsilon, and in the grouped queries of 70B from 65B."""
     if params.get("use_scaled_rope"):
         return 131072
     if vocabulary >= 128000:
         return 8192
     if theta > 10000:
         return 16384
-    return 4096 if params.get("norm_eps", 1e-5) == 1e-5 else 2048
+    is_65b = params.get("dim") == 8192 and "n_kv_heads" not in params
+    return 4096 if params.get("norm_eps", 1e-5) == 1e-5 and not is_65b else 2048

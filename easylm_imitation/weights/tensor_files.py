@@ -75,6 +75,11 @@ def _indexed(folder: pathlib.Path, index: str) -> dict[str, Stored]:
         if tensor not in files[file]:
             raise UserError(f"{folder / index}: says that '{tensor}' is in {file}, but it is not; "
                             "the download is incomplete or the files do not belong together")
+    for file, tensors in files.items():
+        twice = [name for name in tensors if homes.get(name, file) != file]
+        if twice:
+            raise UserError(f"{folder / index}: says that '{twice[0]}' is in {homes[twice[0]]}, but {file} has "
+                            "one too; the files do not belong together")
     return {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
 
 

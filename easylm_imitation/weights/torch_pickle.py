@@ -153,7 +153,9 @@ def _reduce(stack: list[Any]) -> None:
 
 
 def _tensor(storage: Storage, start: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: Any) -> View:
-    """torch's _rebuild_tensor_v2; `rest` (gradients, hooks) says nothing of the numbers."""
+    """torch's _rebuild_tensor_v2; of `rest` (gradients, hooks, a note) only the note changes the numbers."""
+    if any(rest[2:]):
+        raise ValueError(f"a tensor whose numbers stand for others, {rest[2]}; save it after .resolve_neg()")
     view = View(storage, int(start), tuple(map(int, shape)), tuple(map(int, strides)))
     if len(view.shape) != len(view.strides) or min((0, view.start, *view.shape, *view.strides)) < 0:
         raise ValueError(f"a tensor of shape {view.shape} with strides {view.strides} from {view.start}")

@@ -50,6 +50,13 @@ def index_elsewhere(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../model.safetensors"}}')
 
 
+def index_of_another_copy(folder):
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    safetensors.numpy.save_file({"lm_head.weight": tensors["lm_head.weight"]}, folder / "head.safetensors")
+    homes = {name: "model.safetensors" for name in tensors} | {"lm_head.weight": "head.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
+
+
 def safetensors_under_a_torch_name(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -87,6 +94,8 @@ DAMAGES = [
     ("llama", config(quantization_config={"bits": 4}), "config.json: quantization_config asks for weights of few bits"),
     ("llama", index_elsewhere, "not a readable index of weight files"),
     ("llama", index_of_a_missing_file, "model-00001-of-00002.safetensors: no such file"),
+    ("llama", index_of_another_copy, "'lm_head.weight' is in head.safetensors, but model.safetensors has one too"),
+    ("llama", weights(lambda t: t.update({"norm.weight": t["model.norm.weight"] + 1})), "two spellings of one tensor"),
     ("llama", index_of_a_missing_tensor, "says that 'a' is in model.safetensors, but it is not"),
     ("llama", safetensors_under_a_torch_name, "pytorch_model.bin: not a whole torch file"),
     ("qwen2", weights(untied_copy), "ties 'lm_head.weight' to 'model.embed_tokens.weight', but they differ"),

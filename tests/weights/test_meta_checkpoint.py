@@ -11,6 +11,7 @@ from easylm_imitation.models import create
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.weights import open_model
+from easylm_imitation.weights.meta_checkpoint import _context
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -149,3 +150,8 @@ def test_damage_is_one_clear_line(tmp_path):
     (folder / "consolidated.01.pth").unlink()
     with pytest.raises(UserError, match="consolidated.01.pth: no such file"):
         open_model(folder)
+
+
+def test_65b_and_2_70b_share_an_epsilon_and_are_told_apart():
+    assert _context({"dim": 8192, "norm_eps": 1e-5}, 32000, 1e4) == 2048
+    assert _context({"dim": 8192, "norm_eps": 1e-5, "n_kv_heads": 8}, 32000, 1e4) == 4096

@@ -148,6 +148,7 @@ def refill(path, change):
     (lambda path: save({"a": torch.ones(3), "step": 7}, path), "'step' is a int, not a tensor"),
     (lambda path: save([torch.ones(3)], path), "holds a list instead of named tensors"),
     (lambda path: save({"a": torch.ones(3).to_sparse()}, path), "asks for 'torch._utils._rebuild_sparse_tensor'"),
+    (lambda path: save({"a": torch._neg_view(torch.ones(3))}, path), "stand for others, {'neg': True}"),
 ])
 def test_a_damaged_file_is_one_clear_line(tmp_path, damage, message):
     path = tmp_path / "a.pth"
