@@ -5,13 +5,17 @@ A verb is a module `cli/VERB.py` with `HELP` (one line), `EXAMPLE` (a command th
 `run`, so that `--help` answers at once.
 """
 import argparse
+import contextlib
 import errno
 import importlib
 import json
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from easylm_imitation import console
 from easylm_imitation.config import PREFIX
@@ -26,7 +30,8 @@ _PLACES = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 done, 1 our fault, 2 something the user can mend, 130 interrupted."""
+    """Runs one verb; returns the exit code: 0 done, 1 our fault, 2 something the user can mend, 3 done but for
+    malformed input, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
@@ -72,7 +77,8 @@ def _run(verb: str, argv: list[str]) -> int:
     try:
         args = parse(verb, argv)
         console.set_quiet(args.quiet)
-        result, status = module.run(args), 0
+        with _terminable():
+            result, status = module.run(args), 0
     except Incomplete as error:
         console.error(str(error))
         result, status = error.result, 3
@@ -92,6 +98,23 @@ def _run(verb: str, argv: list[str]) -> int:
     if args.json:
         print(json.dumps(result, ensure_ascii=False), flush=True)
     return status
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, which schedulers send, unwinds like Ctrl-C, so that half-done work is cleared away or saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield       # Python has no signals here
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _our_fault(verb: str) -> int:

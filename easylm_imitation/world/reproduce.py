@@ -147,7 +147,10 @@ class _Study:
         if init is None:
             model = {**self.config.model, "vocab_size": load_tokenizer(self.work / "tokenizer").vocab_size}
             config = dataclasses.replace(config, model=model)
-        train(config, data_dir=str(data), workdir=str(self.work / name), init=str(self.work / init) if init else None)
+        made = train(config, data_dir=str(data), workdir=str(self.work / name),
+                     init=str(self.work / init) if init else None)
+        if made.interrupted:        # saved, but not the model that the next stage needs
+            raise KeyboardInterrupt
 
     def teach(self, tasks: Sequence[WorldTask]) -> None:
         """Serves the teacher once, for its answers to the prompts and for its own measures."""

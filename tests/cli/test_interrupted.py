@@ -46,3 +46,20 @@ def test_serve_can_be_stopped_while_it_loads(tmp_path, number):
     finally:
         process.kill()
     assert (process.returncode, said) == (128 + number, "error: interrupted; nothing was served yet\n")
+
+
+def test_sigterm_unwinds_like_ctrl_c(monkeypatch, capsys):
+    module = importlib.import_module("easylm_imitation.cli.convert")
+    cleared = []
+
+    def terminated(args):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleared.append(True)
+    monkeypatch.setattr(module, "run", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main.main(["convert", "--from", "a", "--to", "b"]) == 130
+    assert cleared == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err == f"error: interrupted; {module.INTERRUPTED}\n"
