@@ -141,7 +141,12 @@ def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params,
         # the largest parameter must fit, with what Orbax adds to it; more at a time would only take more memory
         context.memory.write_concurrent_bytes = max(leaf.nbytes for leaf in jax.tree.leaves(params)) + 64 * 10**6
         with context:
-            ocp.save_checkpointables(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
+            writing = ocp.save_checkpointables_async(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
+        try:
+            writing.result()
+        except KeyboardInterrupt:
+            writing.result()    # its threads cannot be stopped, and would write into the folder while it is removed
+            raise
     return RunDir(path)
 
 
