@@ -9,14 +9,15 @@ Each step of training is another model, so its lineage is part of its checkpoint
 that holds a model and no training has `params` alone there, and lineage.json speaks for them.
 """
 import dataclasses
-import functools
 import gc
 import json
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from easylm_imitation.models import ModelConfig, Params, config_mapping, create, model_config
@@ -29,6 +30,7 @@ from easylm_imitation.weights.reading import reading
 
 # names of a checkpoint's parts, each restored by itself
 PARAMS, OPTIMIZER, DATA, PROGRESS, LINEAGE = "params", "optimizer", "data", "progress", "lineage"
+_A_TURN = 2**26     # bytes of weights that are asked of Orbax at one time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +125,7 @@ class RunDir:
         folder = self.checkpoints / str(step)
         with reading(f"{folder}: the weights of {self.model} cannot be read from it",
                      "remove this step to use the one before"):
-            return _load_one_by_one(folder.absolute(), abstract)
+            return _load_in_turns(folder.absolute(), abstract)
 
 
 def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
@@ -150,9 +152,11 @@ def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params,
     return RunDir(path)
 
 
-def _load_one_by_one(folder: pathlib.Path, abstract: Params) -> Params:
-    """The weights of a checkpoint, the largest first: Orbax holds each twice while it reads it, and all of them when
-    asked for all. Raises ValueError for a checkpoint of other parameters."""
+def _load_in_turns(folder: pathlib.Path, abstract: Params) -> Params:
+    """The weights of a checkpoint, the largest first: Orbax holds twice what it is asked for, so never ask for all.
+
+    Raises ValueError for a checkpoint of other parameters.
+    """
     leaves = leaf_paths(abstract)
     stored = set(leaf_paths(ocp.checkpointables_metadata(str(folder)).metadata[PARAMS]))
     if stored != leaves.keys():
@@ -160,12 +164,25 @@ def _load_one_by_one(folder: pathlib.Path, abstract: Params) -> Params:
     context, loaded = ocp.Context(), {}
     context.pytree.loading.partial_load = True
     with context:
-        for path in sorted(leaves, key=lambda path: -leaves[path].size):
-            asked = functools.reduce(lambda inner, key: {key: inner}, reversed(path.split("/")), leaves[path])
+        for turn, paths in enumerate(_turns(leaves)):
+            if turn:
+                gc.collect()        # Orbax leaves its copy in a cycle
+            asked = traverse_util.unflatten_dict({path: leaves[path] for path in paths}, sep="/")
             found = ocp.load_checkpointables(str(folder), {PARAMS: asked})[PARAMS]
-            (loaded[path],) = jax.block_until_ready(jax.tree.leaves(found))
-            gc.collect()        # Orbax leaves its copy in a cycle
+            loaded |= leaf_paths(jax.block_until_ready(found))
     return map_paths(lambda path, leaf: loaded[path], abstract)
+
+
+def _turns(leaves: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[list[str]]:
+    """The paths, the largest leaf first, in groups of at most `_A_TURN` bytes or one leaf."""
+    group, size = [], 0
+    for path in sorted(leaves, key=lambda path: -leaves[path].size):
+        own = leaves[path].size * leaves[path].dtype.itemsize
+        if group and size + own > _A_TURN:
+            yield group
+            group, size = [], 0
+        group, size = [*group, path], size + own
+    yield group
 
 
 def same_template(name: str, identity: str, where: str) -> Template:

@@ -31,6 +31,12 @@ def test_a_saved_model_opens_as_it_was(saved, wide, tokenizer):
     assert saved.steps() == [7]
 
 
+@pytest.mark.parametrize("a_turn", [1, 3000])
+def test_weights_that_are_read_in_turns_are_the_same(saved, wide, monkeypatch, a_turn):
+    monkeypatch.setattr("easylm_imitation.weights.run_dir._A_TURN", a_turn)
+    jax.tree.map(np.testing.assert_array_equal, open_model(saved.path).params, wide["llama"][1])
+
+
 def test_it_opens_on_a_mesh_and_in_another_dtype(saved, wide):
     mesh = make_mesh("fsdp:2,tensor:4")
     loaded = open_model(saved.path, dtype=jnp.bfloat16, mesh=mesh)
