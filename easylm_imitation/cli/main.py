@@ -1,8 +1,8 @@
 """The console command: finds the verb, reads its flags, prints its result; a UserError is one line, exit code 2.
 
 A verb is a module `cli/VERB.py` with `HELP` (one line), `EXAMPLE` (a command that works), `add_arguments(parser)` and
-`run(args) -> dict`: the JSON-able result; `INTERRUPTED` says what is there after Ctrl-C. Heavy imports belong inside
-`run`, so that `--help` answers at once.
+`run(args) -> dict`: the JSON-able result; `INTERRUPTED` says what is there after Ctrl-C, `OWN_SIGNALS` that the verb
+answers SIGTERM itself. Heavy imports belong inside `run`, so that `--help` answers at once.
 """
 import argparse
 import contextlib
@@ -77,7 +77,7 @@ def _run(verb: str, argv: list[str]) -> int:
     try:
         args = parse(verb, argv)
         console.set_quiet(args.quiet)
-        with _terminable():
+        with contextlib.nullcontext() if getattr(module, "OWN_SIGNALS", False) else _terminable():
             result, status = module.run(args), 0
     except Incomplete as error:
         console.error(str(error))

@@ -14,6 +14,7 @@ from easylm_imitation.config import load
 HELP = "serve a model over HTTP: OpenAI-compatible completions and chat, scoring, tokenizer"
 EXAMPLE = "easylm-imitation serve --model RUN --port 8000"
 INTERRUPTED = "nothing was served yet"
+OWN_SIGNALS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

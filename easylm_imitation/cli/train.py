@@ -8,6 +8,7 @@ from easylm_imitation.cli import flags
 HELP = "train a model on a built dataset; restarted with the same command it continues"
 EXAMPLE = "easylm-imitation train --config configs/train/llama_10m.py --data DATA --workdir RUN"
 INTERRUPTED = "what was saved is kept, the same command continues from the newest checkpoint"
+OWN_SIGNALS = True    # the loop's own question, or that of jax's runtime when there are several processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
