@@ -19,7 +19,7 @@ from easylm_imitation.models import cache as caching
 from easylm_imitation.models.attention import attention as attend
 from easylm_imitation.models.family import ModelConfig
 from easylm_imitation.models.presets import family_of
-from easylm_imitation.sharding import Rule, constrain
+from easylm_imitation.sharding import Rule, constrain, scan
 
 Params = dict[str, Any]
 Remat = Literal["none", "full", "dots"]
@@ -170,7 +170,7 @@ def _run(layer: Callable[[jax.Array, Params], jax.Array], x: jax.Array, layers: 
             x = step(x, weights)
         return x
     step = _checkpointed(layer, remat, prevent_cse=False)  # inside a scan nothing can be merged away, so no barriers
-    return jax.lax.scan(lambda x, weights: (step(x, weights), None), x, layers)[0]
+    return scan(lambda x, weights: (step(x, weights), None), x, layers)[0]
 
 
 def _checkpointed(layer: Callable[..., jax.Array], remat: Remat, prevent_cse: bool) -> Callable[..., jax.Array]:

@@ -1,5 +1,7 @@
-"""Start-up of a run over several processes, with JAX's own distributed runtime."""
+"""Runs over several processes: their start-up, with JAX's own distributed runtime, and what CPUs need on top."""
 import os
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -7,6 +9,7 @@ from easylm_imitation.schema import UserError
 
 _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _CLUSTER_MARKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+_POOL_THREADS = 32
 
 
 def start_processes() -> None:
@@ -20,7 +23,16 @@ def start_processes() -> None:
     if given:
         _start_explicitly(given)
     elif _several_workers():
-        jax.distributed.initialize()
+        _initialize()
+
+
+def scan(body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+    """`jax.lax.scan`, unrolled where CPUs of several processes run it.
+
+    There XLA lets a collective that follows a loop overtake those inside it, on one device and not on another: all of
+    them then wait for each other for ever. Without loops the collectives keep their order.
+    """
+    return jax.lax.scan(body, carry, xs, unroll=jax.process_count() > 1 and jax.default_backend() == "cpu")
 
 
 def _start_explicitly(given: dict[str, str]) -> None:
@@ -31,7 +43,14 @@ def _start_explicitly(given: dict[str, str]) -> None:
     if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
         raise UserError(f"JAX_NUM_PROCESSES={count}, JAX_PROCESS_ID={index}: expected a count and a number below it")
     if int(count) > 1:
-        jax.distributed.initialize(address, int(count), int(index))
+        _initialize(address, int(count), int(index))
+
+
+def _initialize(*arguments) -> None:
+    # On CPUs a collective over processes blocks a thread of XLA's pool while it waits for the others. A pool of as many
+    # threads as cores (or virtual devices, the default) can be blocked whole, on both sides: the run stands still.
+    os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, _POOL_THREADS)))
+    jax.distributed.initialize(*arguments)
 
 
 def _several_workers() -> bool:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from easylm_imitation.models import Model
+from easylm_imitation.sharding import scan
 
 _NEVER = -1e30                          # the logit of an entry that pads the vocabulary
 Batch = dict[str, jax.Array]            # tokens, segment_ids, positions int32[B, T]; loss_weights float32[B, T]
@@ -77,7 +78,7 @@ def chunked_cross_entropy(hidden: jax.Array, kernel: jax.Array, targets: jax.Arr
 
     with jax.named_scope("cross_entropy"):
         parts = jnp.arange(count, dtype=jnp.int32), _strided_parts(kernel, count)
-        log_parts, picked = jax.lax.map(lambda this: part(*this), parts)        # each [count, B, T]
+        log_parts, picked = scan(lambda _, this: (None, part(*this)), None, parts)[1]       # each [count, B, T]
         log_z = jax.nn.logsumexp(log_parts, axis=0)
         return jnp.sum(weights * (log_z - picked.sum(axis=0))), jnp.sum(weights * log_z**2)
 

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from easylm_imitation.models import Model
-from easylm_imitation.sharding import BATCH
+from easylm_imitation.sharding import BATCH, scan
 from easylm_imitation.train.loss import Batch, Sums, loss_sums
 from easylm_imitation.train.state import TrainState, shardings_of
 
@@ -46,7 +46,7 @@ def make_step(model: Model, optimizer: optax.GradientTransformation, learning_ra
 
         zero = Sums(*[jnp.zeros((), d) for d in (jnp.float32, jnp.float32, jnp.float32, jnp.int32, jnp.int32)])
         start = _constrain((jax.tree.map(jnp.zeros_like, params), zero))
-        return jax.lax.scan(add, start, micro_batches(batch, accumulate))[0]
+        return scan(add, start, micro_batches(batch, accumulate))[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         grads, sums = gradient(state.params, batch)
