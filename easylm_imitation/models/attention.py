@@ -1,11 +1,10 @@
 """Attention with one signature and several backends, all equal to `reference`.
 
-A query sees a key of the same segment at its own position or before, less than `window` positions away where there is
-a window. Positions restart in every segment of a packed row and grow by one a token; segment 0 is padding, which sees
-only padding, so that no row of scores is empty.
+A query sees the tokens of its own segment up to itself, the last `window` of them where there is a window. In its own
+row that is a matter of the row's order alone: whatever positions the tokens are embedded at hides nothing. Segment 0 is
+padding, which sees only padding, so that no row of scores is empty. Keys of a cache say themselves where they stand.
 """
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -20,7 +19,7 @@ from easylm_imitation.schema import UserError
 class Backend:
     """One way to compute attention.
 
-    `run(q, k, v, positions, segment_ids, key_positions, key_segment_ids, window=)`; a kernel also takes the `platform`,
+    `run(q, k, v, segment_ids, window, positions, key_positions)`. A kernel takes the `platform` in place of positions,
     and `refuses(q, k, own, segments, platform)` says what it cannot honour, or "".
     """
     run: Callable[..., jax.Array]
@@ -36,28 +35,30 @@ BACKENDS: dict[str, Backend] = {
 _KERNELS = {"tpu": "splash", "gpu": "cudnn"}    # the backend made for a platform
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segment_ids: jax.Array | None, *,
-              window: int = 0, key_positions: jax.Array | None = None, key_segment_ids: jax.Array | None = None,
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, *, window: int = 0,
+              positions: jax.Array | None = None, key_positions: jax.Array | None = None,
               backend: str = "auto") -> jax.Array:
     """Causal attention within segments: q [B, T, N, H], k and v [B, S, K, H] -> [B, T, N, H], in the dtype of q.
 
-    positions, segment_ids [B, T] int32; `segment_ids=None` is one segment a row. `window` is how many tokens a query
-    sees, itself included; 0 is no limit. Keys are the queries' own row unless `key_positions` ([B, S] or [1, S]) says
-    otherwise. N is a multiple of K (grouped queries). Scores and softmax are fp32. Raises ValueError for an unknown
-    backend, UserError for one that cannot honour the request.
+    `segment_ids` [B, T] int32; None is one segment a row. `window` is how many tokens a query sees, itself included; 0
+    is no limit. Keys are the queries' own row, unless `positions` [B or 1, T] and `key_positions` [B or 1, S] place
+    queries and keys of one segment. N is a multiple of K (grouped queries). Scores and softmax are fp32. Raises
+    ValueError for an unknown backend or half of what a cache needs, UserError for a backend that cannot honour it.
     """
     own, platform = key_positions is None, _platform()
+    if own != (positions is None) or not (own or segment_ids is None):
+        raise ValueError("keys of a cache need positions and key_positions, and have no segments")
     if backend == "auto":
         backend = _choose(q, k, own, segment_ids is not None, platform)
     if backend not in BACKENDS:
         raise ValueError(f"attention backend '{backend}' is not one of auto, {', '.join(BACKENDS)}")
-    run = BACKENDS[backend].run
-    if (refuses := BACKENDS[backend].refuses) is not None:
-        if reason := refuses(q, k, own, segment_ids is not None, platform):
-            raise UserError(f"attention backend '{backend}' {reason}; choose auto, chunked or reference")
-        run = functools.partial(run, platform=platform)
+    run, refuses = BACKENDS[backend].run, BACKENDS[backend].refuses
     k, v = k.astype(q.dtype), v.astype(q.dtype)
-    return run(q, k, v, positions, segment_ids, key_positions, key_segment_ids, window=window)
+    if refuses is None:
+        return run(q, k, v, segment_ids, window, positions, key_positions)
+    if reason := refuses(q, k, own, segment_ids is not None, platform):
+        raise UserError(f"attention backend '{backend}' {reason}; choose auto, chunked or reference")
+    return run(q, k, v, segment_ids, window, platform)
 
 
 def _choose(q: jax.Array, k: jax.Array, own: bool, segments: bool, platform: str) -> str:

@@ -28,11 +28,12 @@ def refuses(q: jax.Array, k: jax.Array, own: bool, segments: bool, platform: str
     return "" if mesh.empty or mesh.shape.get("sequence", 1) == 1 else "cannot split a row over the axis 'sequence'"
 
 
-def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segment_ids: jax.Array | None,
-          key_positions: None, key_segment_ids: None, window: int, platform: str) -> jax.Array:
+def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, window: int,
+          platform: str) -> jax.Array:
     """q [B, T, N, H], k and v [B, T, K, H] -> [B, T, N, H]."""
     if segment_ids is None:
         return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=_IMPLEMENTATION,
                                             local_window_size=(window - 1, 0) if window else None)
-    mask = visible(positions, segment_ids, positions, segment_ids, window)[:, None]
+    order = jnp.arange(q.shape[1])[None]
+    mask = visible(order, order, segment_ids, segment_ids, window)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=_IMPLEMENTATION)

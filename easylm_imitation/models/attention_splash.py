@@ -23,12 +23,9 @@ def refuses(q: jax.Array, k: jax.Array, own: bool, segments: bool, platform: str
     return "" if own else "wants keys and queries of the same row, and these keys come from a cache"
 
 
-def splash(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segment_ids: jax.Array | None,
-           key_positions: None, key_segment_ids: None, window: int, platform: str) -> jax.Array:
-    """q [B, T, N, H], k and v [B, T, K, H] -> [B, T, N, H]; T is padded to what the kernel takes.
-
-    Positions enter as the order of the row: within a segment they grow by one a token.
-    """
+def splash(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, window: int,
+           platform: str) -> jax.Array:
+    """q [B, T, N, H], k and v [B, T, K, H] -> [B, T, N, H]; T is padded to what the kernel takes."""
     length = q.shape[1]
     q = (q.astype(jnp.float32) * q.shape[3] ** -0.5).astype(q.dtype)    # the kernel does not scale
     q, k, v = (jnp.moveaxis(_padded(x), 2, 1) for x in (q, k, v))       # [B, N, T, H]

@@ -1,5 +1,6 @@
 """What a model family offers to the rest: its config, its two modules, its sharding table and its Hugging Face maps."""
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -33,6 +34,9 @@ class ModelConfig:
         for field in ("vocab_size", "context", "layers", "d_model", "heads", "d_ff"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        for field in ("norm_eps", "rope_theta"):    # of those that have it
+            if not 0 < getattr(self, field, 1) < math.inf:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be a number above 0")
 
     @property
     def family(self) -> str:

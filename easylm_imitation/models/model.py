@@ -58,7 +58,8 @@ class Model:
         """tokens, positions, segment_ids [B, T] int32 -> states after the final norm [B, T, D] in `dtype`.
 
         D is the width of the head, which is d_model but for OPT-350M.
-        Segments are the conversations of a packed row, 0 is padding; None means one a row. `remat`: what the backward
+        Segments are the conversations of a packed row, 0 is padding; None means one a row. Positions say where a token
+        is embedded, and the order of the row what it sees. `remat`: what the backward
         pass recomputes: nothing, whole layers (`full`), or all but the matmuls (`dots`).
         """
         ends = nnx.merge(self.ends, _without_layers(params))
@@ -68,7 +69,7 @@ class Model:
             block = nnx.merge(self.block, weights)
             with jax.named_scope("attention"):
                 q, k, v = block.project(_spread(x), shared)
-                attended = attend(q, k, v, positions, segment_ids, window=self.config.window, backend=attention)
+                attended = attend(q, k, v, segment_ids, window=self.config.window, backend=attention)
             with jax.named_scope("finish"):
                 return block.finish(x, attended)
 
@@ -110,7 +111,7 @@ class Model:
             q, k, v = block.project(x, shared)
             keys, values = caching.write(keys, k, positions, index), caching.write(values, v, positions, index)
             seen = caching.read(keys, index, span), caching.read(values, index, span)
-            attended = attend(q, *seen, positions, None, window=self.config.window,
+            attended = attend(q, *seen, None, window=self.config.window, positions=positions,
                               key_positions=jnp.arange(seen[0].shape[1])[None])
             return block.finish(x, attended), keys, values
 

@@ -172,7 +172,7 @@ def config_from_hf(mapping: Mapping[str, Any]) -> NeoXConfig:
     demand(mapping, "hidden_act", tuple(_GELUS), "gelu")
     demand(mapping, "attention_bias", (True,), True)
     note_dropout(mapping, "attention_dropout", "hidden_dropout")
-    theta, part, scaling = rope_from_hf({"rotary_pct": 0.25, **mapping}, "rotary_emb_base", "rotary_pct")
+    theta, part, scaling = rope_from_hf(mapping, "rotary_emb_base", "rotary_pct", part=0.25)
     return build(NeoXConfig, dict(
         vocab_size=read(mapping, "vocab_size"), context=read(mapping, "max_position_embeddings"),
         layers=read(mapping, "num_hidden_layers"), d_model=read(mapping, "hidden_size"),

@@ -12,7 +12,7 @@ from easylm_imitation.models.family import read
 from easylm_imitation.schema import UserError, build
 
 Tables = tuple[jax.Array, jax.Array]    # cos and sin of the angles
-_SHARED_KEYS = {"type", "rope_type", "rope_theta", "partial_rotary_factor"}
+_SHARED_KEYS = {"rope_type", "rope_theta", "partial_rotary_factor"}
 _KEYS = {"factor": "factor", "low_freq_factor": "low_frequency_factor", "high_freq_factor": "high_frequency_factor",
          "original_max_position_embeddings": "original_context"}
 _KEYS_OF = {"linear": ("factor",), "llama3": tuple(_KEYS)}
@@ -73,16 +73,16 @@ def rotate(x: jax.Array, tables: Tables) -> jax.Array:
     return turned if 2 * half == x.shape[-1] else jnp.concatenate([turned, x[..., 2 * half:]], axis=-1)
 
 
-def rope_from_hf(mapping: Mapping[str, Any], theta_key: str = "rope_theta",
-                 part_key: str = "partial_rotary_factor") -> tuple[float, float, RopeScaling | None]:
+def rope_from_hf(mapping: Mapping[str, Any], theta_key: str = "rope_theta", part_key: str = "partial_rotary_factor",
+                 part: float = 1.0) -> tuple[float, float, RopeScaling | None]:
     """(theta, turned part of each head, scaling) of config.json.
 
     transformers 4 keeps `rope_theta` beside `rope_scaling`, transformers 5 has all in `rope_parameters`. `theta_key`
-    and `part_key` are a family's own names for the outer keys. Raises UserError for a rope type or key that is not
-    computed.
+    and `part_key` are a family's own names for the outer keys, `part` is what it turns when no key says it. Raises
+    UserError for a rope type or key that is not computed, and for spellings that disagree.
     """
-    inner = mapping.get("rope_parameters") or mapping.get("rope_scaling") or {}
-    kind = inner.get("rope_type", inner.get("type", "default"))
+    inner = _rope_mapping(mapping)
+    kind = inner.get("rope_type", "default")
     if kind not in ("default", *_KEYS_OF):
         raise UserError(f"config.json: rope type '{kind}' is not supported; supported: default, {', '.join(_KEYS_OF)}")
     known = _SHARED_KEYS.union(_KEYS_OF.get(kind, ()))
@@ -91,9 +91,38 @@ def rope_from_hf(mapping: Mapping[str, Any], theta_key: str = "rope_theta",
         if key not in known and key != "original_max_position_embeddings":
             raise UserError(f"config.json: '{key}' is not supported for rope type '{kind}'; remove it if it means "
                             "nothing for this model")
-    theta = inner.get("rope_theta", mapping.get(theta_key, mapping.get("rope_theta", 10000.0)))
-    part = inner.get("partial_rotary_factor", mapping.get(part_key, mapping.get("partial_rotary_factor", 1.0)))
-    return float(theta), float(part), _scaling_from_hf(kind, mapping, inner)
+    theta = _agreed(mapping, inner, (theta_key, "rope_theta"), 10000.0)
+    part = _agreed(mapping, inner, (part_key, "partial_rotary_factor"), part)
+    return theta, part, _scaling_from_hf(kind, mapping, inner)
+
+
+def _rope_mapping(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`rope_parameters` and `rope_scaling` in one. Raises UserError when one is no mapping, or they disagree."""
+    inner: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        given = mapping.get(name) or {}
+        if not isinstance(given, Mapping):
+            raise UserError(f"config.json: {name}={given!r} is not a mapping such as {{'rope_type': 'linear', "
+                            "'factor': 2.0}, or null")
+        for key, value in given.items():
+            key = "rope_type" if key == "type" else key     # its name before transformers 4.43
+            if inner.setdefault(key, value) != value:
+                raise UserError(f"config.json: {name} has {key}={value!r} where another key has {inner[key]!r}; "
+                                "remove the wrong one")
+    return inner
+
+
+def _agreed(mapping: Mapping[str, Any], inner: Mapping[str, Any], keys: tuple[str, str], default: float) -> float:
+    """The number that the outer `keys` and the last of them inside give. Raises UserError when they disagree."""
+    given = {key: mapping[key] for key in keys if key in mapping}
+    given |= {f"rope_parameters.{keys[1]}": inner[keys[1]]} if keys[1] in inner else {}
+    for key, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise UserError(f"config.json: {key}={value!r} is not a number above 0")
+    if len(set(given.values())) > 1:
+        said = " and ".join(f"{key}={value}" for key, value in given.items())
+        raise UserError(f"config.json: {said} disagree; remove the wrong one")
+    return float(next(iter(given.values()), default))
 
 
 def rope_to_hf(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:

@@ -16,8 +16,8 @@ LENGTH, LONG = 1024, 4096    # of rows that run, and of rows that are only compi
 TOPOLOGIES = {"v5e:2x4": {}, "v4:2x2x2": {"chip_config_name": "megacore"}, "v5p:2x2x2": {}}
 
 
-def loss(q, k, v, positions, segments, backend, window):
-    out = attention(q, k, v, positions, segments, backend=backend, window=window).astype(jnp.float32)
+def loss(q, k, v, segments, backend, window):
+    out = attention(q, k, v, segments, backend=backend, window=window).astype(jnp.float32)
     real = jnp.float32(segments > 0)[:, :, None, None]
     return jnp.sum(out * real * jnp.cos(jnp.arange(out.size).reshape(out.shape))), out * real
 
@@ -37,7 +37,7 @@ def compile_splash(topology):
         q, k = (jax.ShapeDtypeStruct((8, LONG, n, head_dim), jnp.bfloat16, sharding=NamedSharding(mesh, BATCH))
                 for n in (heads, kv_heads))
         with jax.set_mesh(mesh):
-            compiled = value_and_grads("auto", window).lower(q, k, k, row, row).compile()
+            compiled = value_and_grads("auto", window).lower(q, k, k, row).compile()
         assert "tpu_custom_call" in compiled.as_text(), "no Pallas kernel in the program"
         held = compiled.memory_analysis().temp_size_in_bytes
         scores = 2 * heads * LONG**2      # a device's, in bfloat16: two rows, half of the heads
@@ -47,8 +47,7 @@ def compile_splash(topology):
 
 def packed_rows(rows):
     segments = np.repeat([1, 2, 3, 0], [300, 1, 600, LENGTH - 901])
-    positions = np.concatenate([np.arange(300), np.arange(1), np.arange(600), np.zeros(LENGTH - 901, int)])
-    return (np.stack([x] * rows).astype(np.int32) for x in (positions, segments))
+    return np.stack([segments] * rows).astype(np.int32)
 
 
 def run_cudnn():
@@ -57,10 +56,10 @@ def run_cudnn():
     for heads, kv_heads, head_dim, window in SHAPES:
         q, k, v = (jnp.asarray(rng.standard_normal((2, LENGTH, n, head_dim)), jnp.bfloat16)
                    for n in (heads, kv_heads, kv_heads))
-        row = tuple(packed_rows(2))
-        (_, got), grads = value_and_grads("cudnn", window)(q, k, v, *row)
+        segments = packed_rows(2)
+        (_, got), grads = value_and_grads("cudnn", window)(q, k, v, segments)
         wide = [x.astype(jnp.float32) for x in (q, k, v)]
-        (_, wanted), wanted_grads = value_and_grads("reference", window)(*wide, *row)
+        (_, wanted), wanted_grads = value_and_grads("reference", window)(*wide, segments)
         for a, b in zip((got, *grads), (wanted, *wanted_grads), strict=True):
             error = float(jnp.linalg.norm((a.astype(jnp.float32) - b).ravel()) / jnp.linalg.norm(b.ravel()))
             print("cudnn", heads, kv_heads, head_dim, window, error)

@@ -23,8 +23,8 @@ def attend(request, monkeypatch):
         return jax.jit(functools.partial(attention, backend=name), static_argnames="window")
     monkeypatch.setattr(attention_cudnn, "_IMPLEMENTATION", "xla")
 
-    def cudnn(q, k, v, positions, segment_ids, window=0):
-        return attention_cudnn.cudnn(q, k, v, positions, segment_ids, None, None, window, "gpu")
+    def cudnn(q, k, v, segment_ids, window=0):
+        return attention_cudnn.cudnn(q, k, v, segment_ids, window, "gpu")
     return jax.jit(cudnn, static_argnames="window")
 
 
@@ -53,12 +53,12 @@ def random_qkv(length, heads=4, kv_heads=2, head_dim=8, seed=0, rows=1):
     return [rng.standard_normal((rows, length, n, head_dim), np.float32) for n in (heads, kv_heads, kv_heads)]
 
 
-def value_and_grads(attend, q, k, v, positions, segments, window):
+def value_and_grads(attend, q, k, v, segments, window):
     """The output at all tokens that are no padding, and the gradients of a function of it."""
     real = 1.0 if segments is None else np.float32(segments > 0)[:, :, None, None]
 
     def loss(q, k, v):
-        out = attend(q, k, v, positions, segments, window=window) * real
+        out = attend(q, k, v, segments, window=window) * real
         return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape))), out
     (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
     return out, *grads
@@ -68,7 +68,7 @@ def value_and_grads(attend, q, k, v, positions, segments, window):
 def test_backend_equals_the_definition_on_a_packed_row(attend, window, kv_heads):
     positions, segments = packed_row([6, 1, 9], padding=4)
     q, k, v = random_qkv(20, kv_heads=kv_heads)
-    got = attend(q, k, v, positions, segments, window=window)
+    got = attend(q, k, v, segments, window=window)
     wanted = by_hand(q, k, v, positions, segments, window)
     np.testing.assert_allclose(got[:, :16], wanted[:, :16], atol=2e-5)
 
@@ -78,15 +78,15 @@ def test_without_segments_a_row_is_one_conversation(attend, window):
     q, k, v = random_qkv(20)
     positions = np.arange(20, dtype=np.int32)[None]
     wanted = by_hand(q, k, v, positions, np.ones((1, 20), int), window)
-    np.testing.assert_allclose(attend(q, k, v, positions, None, window=window), wanted, atol=2e-5)
+    np.testing.assert_allclose(attend(q, k, v, None, window=window), wanted, atol=2e-5)
 
 
 @pytest.mark.parametrize("window", [0, 100])
 def test_backend_equals_reference_forward_and_gradient_over_many_chunks(attend, window):
-    row = packed_row([300, 1, 261, 40], padding=28)     # three chunks, segments across their borders
+    _, segments = packed_row([300, 1, 261, 40], padding=28)     # three chunks, segments across their borders
     reference = functools.partial(attention, backend="reference")
-    found = value_and_grads(attend, *random_qkv(630), *row, window)
-    for got, wanted in zip(found, value_and_grads(reference, *random_qkv(630), *row, window), strict=True):
+    found = value_and_grads(attend, *random_qkv(630), segments, window)
+    for got, wanted in zip(found, value_and_grads(reference, *random_qkv(630), segments, window), strict=True):
         np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 
@@ -96,7 +96,8 @@ def test_keys_of_another_length_are_seen_by_their_positions(backend, window):
     q, _, _ = random_qkv(3)
     _, k, v = random_qkv(8, seed=1)
     positions = np.array([[4, 5, 6]], np.int32)
-    got = attention(q, k, v, positions, None, window=window, key_positions=np.arange(8)[None], backend=backend)
+    got = attention(q, k, v, None, window=window, positions=positions, key_positions=np.arange(8)[None],
+                    backend=backend)
     padded = np.concatenate([np.zeros((1, 4, 4, 8)), q, np.zeros((1, 1, 4, 8))], 1)
     ones = np.ones((1, 8), np.int32)
     np.testing.assert_allclose(got, by_hand(padded, k, v, np.arange(8)[None], ones, window)[:, 4:7], atol=1e-5)
@@ -106,8 +107,8 @@ def test_no_token_reaches_another_conversation(attend):
     positions, segments = packed_row([6, 5, 7], padding=2)
     q, k, v = random_qkv(20)
     other_k, other_v = (np.concatenate([x[:, :6], x[:, 6:11] + 3, x[:, 11:]], 1) for x in (k, v))
-    before = attend(q, k, v, positions, segments)
-    after = attend(q, other_k, other_v, positions, segments)
+    before = attend(q, k, v, segments)
+    after = attend(q, other_k, other_v, segments)
     changed = np.abs(np.asarray(before) - np.asarray(after)).max(axis=(0, 2, 3)) > 0
     np.testing.assert_array_equal(changed, (segments == 2)[0])
 
@@ -115,35 +116,44 @@ def test_no_token_reaches_another_conversation(attend):
 def test_chunks_skip_what_the_window_hides():
     def multiplications(window):
         q, k, v = random_qkv(2048)
-        row = packed_row([2048], 0)
+        _, segments = packed_row([2048], 0)
         run = jax.jit(functools.partial(attention, backend="chunked", window=window))
-        return run.lower(q, k, v, *row).compile().cost_analysis()["flops"]
+        return run.lower(q, k, v, segments).compile().cost_analysis()["flops"]
     # eight chunks of 256 queries see 256, 512, ... 2,048 keys, or at most 256 + 255 within a window of 256
     assert multiplications(256) < 0.5 * multiplications(0)
 
 
 @pytest.mark.parametrize("text", ["fsdp:2,tensor:2,sequence:2", "fsdp:8", "tensor:8"])
 def test_splash_on_a_mesh_equals_the_reference(text):
-    positions, segments = (np.concatenate([x] * 4) for x in packed_row([200, 51], padding=5))
+    segments = np.concatenate([packed_row([200, 51], padding=5)[1]] * 4)
     q, k, v = random_qkv(256, rows=4)      # tensor:8 divides no heads and fsdp:8 no rows: those are repeated
-    wanted = attention(q, k, v, positions, segments, backend="reference", window=90)
+    wanted = attention(q, k, v, segments, backend="reference", window=90)
     with jax.set_mesh(make_mesh(text)):
-        got = jax.jit(functools.partial(attention, backend="splash", window=90))(q, k, v, positions, segments)
+        got = jax.jit(functools.partial(attention, backend="splash", window=90))(q, k, v, segments)
     np.testing.assert_allclose(got[:, :251], wanted[:, :251], atol=2e-5)
 
 
 def test_bfloat16_keeps_its_dtype_and_sums_in_float32():
     positions, segments = packed_row([40], padding=0)
     q, k, v = random_qkv(40)
-    narrow = attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)), positions, segments)
+    narrow = attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)), segments)
     assert narrow.dtype == jnp.bfloat16
     np.testing.assert_allclose(narrow.astype(np.float32), by_hand(q, k, v, positions, segments), atol=0.03)
+
+
+@pytest.mark.parametrize("half", ["positions", "key_positions", "segment_ids"])
+def test_half_of_what_a_cache_needs_is_refused(half):
+    q, k, v = random_qkv(4)
+    at = {"positions": np.arange(4)[None], "key_positions": np.arange(4)[None], "segment_ids": None}
+    at[half] = None if half != "segment_ids" else np.ones((1, 4), np.int32)
+    with pytest.raises(ValueError, match="keys of a cache need positions and key_positions, and have no segments"):
+        attention(q, k, v, **at)
 
 
 def test_an_unknown_backend_is_refused():
     q, k, v = random_qkv(4)
     with pytest.raises(ValueError, match="attention backend 'flash' is not one of auto, reference, chunked"):
-        attention(q, k, v, *packed_row([4], 0), backend="flash")
+        attention(q, k, v, packed_row([4], 0)[1], backend="flash")
 
 
 @pytest.mark.parametrize(("backend", "platform", "dtype", "length", "head_dim", "cached", "message"), [
@@ -161,8 +171,9 @@ def test_what_a_kernel_cannot_honour_is_refused(monkeypatch, backend, platform, 
     monkeypatch.setattr(MODULE, "_platform", lambda: platform)
     q, k, v = (x.astype(dtype) for x in random_qkv(length, head_dim=head_dim))
     positions, segments = packed_row([length], 0)
+    at = {"positions": positions, "key_positions": positions} if cached else {}
     with pytest.raises(UserError) as error:
-        attention(q, k, v, positions, segments, key_positions=positions if cached else None, backend=backend)
+        attention(q, k, v, None if cached else segments, backend=backend, **at)
     assert message in str(error.value)
 
 
@@ -170,7 +181,7 @@ def test_cudnn_refuses_rows_split_over_a_mesh(monkeypatch):
     monkeypatch.setattr(MODULE, "_platform", lambda: "gpu")
     q, k, v = (x.astype(np.float16) for x in random_qkv(8))
     with jax.set_mesh(make_mesh("sequence:8")), pytest.raises(UserError, match="cannot split a row over the axis"):
-        attention(q, k, v, *packed_row([8], 0), backend="cudnn")
+        attention(q, k, v, packed_row([8], 0)[1], backend="cudnn")
 
 
 @pytest.mark.parametrize(("platform", "dtype", "length", "cached", "chosen", "said"), [
@@ -191,6 +202,7 @@ def test_auto_takes_what_fits_device_and_request_and_says_so_once(monkeypatch, p
         BACKENDS.items()})
     q, k, v = (x.astype(dtype) for x in random_qkv(length))
     positions, segments = packed_row([length], 0)
-    attention(q, k, v, positions, segments, key_positions=positions if cached else None)
+    at = {"positions": positions, "key_positions": positions} if cached else {}
+    attention(q, k, v, None if cached else segments, **at)
     assert taken == [chosen]
     assert [line[:len(said or "")] for line in lines] == ([said] if said else [])

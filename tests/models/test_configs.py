@@ -201,6 +201,25 @@ GPT2 = FAMILIES["gpt2"].config_to_hf(CONFIGS["gpt2"])
     ({**NEOX, "attention_bias": False}, "attention_bias=False is not supported"),
     ({**NEOX, "rotary_pct": 0.1}, "rotary_part=0.1 of a head dim of 8 is 0 dims"),
     ({**GPT2, "model_type": "gpt_neo"}, "model_type 'gpt_neo' is not supported"),
+    ({**GPT2, "layer_norm_epsilon": -1}, "norm_eps is -1.0; it must be a number above 0"),
+    ({**LLAMA, "rms_norm_eps": float("nan")}, "norm_eps is nan; it must be a number above 0"),
+    *[({**LLAMA, "rope_theta": theta}, f"rope_theta={theta!r} is not a number above 0")
+      for theta in (None, 0, -5, "1e4", True, float("inf"))],
+    *[({**LLAMA, name: given}, f"{name}={given!r} is not a mapping such as {{'rope_type': 'linear', 'factor': 2.0}}")
+      for name in ("rope_scaling", "rope_parameters") for given in ("linear", [2.0])],
+    ({**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+     "rope_parameters has rope_type='default' where another key has 'linear'"),
+    ({**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0, "rope_type": "llama3"}},
+     "rope_scaling has rope_type='llama3' where another key has 'linear'"),
+    ({**LLAMA, "rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+     "rope_theta=500000.0 and rope_parameters.rope_theta=10000.0 disagree; remove the wrong one"),
+    ({**NEOX, "rotary_pct": 0.25, "partial_rotary_factor": 0.5}, "rotary_pct=0.25 and partial_rotary_factor=0.5 disag"),
+    ({**NEOX, "rotary_pct": 2}, "rotary_part=2.0"),
+    ({**QWEN2, "layer_types": 5}, "layer_types=5 is not a list of 2 layers' kinds"),
+    ({**QWEN2, "layer_types": ["full_attention"]}, "layer_types=['full_attention'] is not a list of 2 layers' kinds"),
+    ({**QWEN2, "max_window_layers": None}, "max_window_layers=None is not a number of layers"),
+    ({**QWEN2, "model_type": "mistral", "sliding_window": True}, "sliding_window=True is not a number of tokens"),
+    ({**QWEN2, "model_type": "mistral", "sliding_window": 0}, "sliding_window=0 is not a number of tokens"),
 ])
 def test_what_is_not_computed_is_refused(mapping, message):
     with pytest.raises(UserError) as error:
@@ -230,7 +249,7 @@ def test_the_turned_part_of_a_head_is_read_from_old_and_new_files():
     assert (read(bare).rotary_part, read(bare).rope_theta) == (0.25, 10000.0)
     old = read({**bare, "rotary_pct": 0.5, "rotary_emb_base": 5000})
     new = read({**bare, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 5000}})
-    assert old == new
+    assert old == new == read({**bare, "partial_rotary_factor": 0.5, "rope_theta": 5000})
     assert (old.rotary_part, old.rope_theta, old.rotary_dims) == (0.5, 5000.0, 4)
 
 

@@ -21,6 +21,19 @@ def test_a_packed_row_gives_each_conversation_what_it_gets_alone(name):
         np.testing.assert_allclose(together[0, start:start + length], got[row, :length], atol=2e-5)
 
 
+@pytest.mark.parametrize("backend", ["chunked", "splash"])
+def test_positions_place_tokens_and_hide_none(backend):
+    model, params = made("mistral")
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 64, (1, 600)).astype(np.int32)
+    positions, segments = 700 - np.cumsum(rng.integers(0, 2, tokens.shape), axis=1), np.repeat([[1, 2]], 300, axis=1)
+    wanted, got = (model.hidden(params, tokens, positions, segments, dtype=jnp.float32, attention=name)
+                   for name in ("reference", backend))
+    np.testing.assert_allclose(got, wanted, atol=2e-5)
+    in_order = model.hidden(params, tokens, np.arange(600)[None], segments, dtype=jnp.float32)
+    assert np.abs(in_order - wanted).max() > 1e-2
+
+
 def test_unstacked_layers_give_what_the_scan_gives():
     model, params = made("qwen2")
     apart = unstack(params)
