@@ -17,7 +17,7 @@ from easylm_imitation.models.family import (
     read,
     vocab_spec,
 )
-from easylm_imitation.models.layers import Embedding, LayerNorm, Linear, residual_std
+from easylm_imitation.models.layers import Embedding, LayerNorm, Linear, TokenEnds, residual_std
 from easylm_imitation.models.names import Entry, NameMap
 from easylm_imitation.schema import build
 
@@ -90,8 +90,8 @@ class Block(nnx.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class Ends(nnx.Module):
-    """What stands before the first layer and after the last."""
+class Ends(TokenEnds):
+    """Before the first layer and after the last."""
 
     def __init__(self, config: GPT2Config, rngs: nnx.Rngs):
         self.embed = Embedding(config.vocab_size, config.d_model, std=config.init_std, rngs=rngs)
@@ -103,14 +103,6 @@ class Ends(nnx.Module):
     def start(self, tokens: jax.Array, positions: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, None]:
         """tokens, positions [B, T] -> token plus position embeddings [B, T, D]; the layers need no positions."""
         return self.embed(tokens, dtype) + self.embed_positions(positions, dtype), None
-
-    def norm(self, x: jax.Array) -> jax.Array:
-        """The final norm."""
-        return self.final_norm(x)
-
-    def head(self) -> jax.Array:
-        """The head's kernel [D, V]."""
-        return self.unembed.kernel[...] if hasattr(self, "unembed") else self.embed.embedding[...].T
 
 
 def specs(config: GPT2Config) -> SpecTable:

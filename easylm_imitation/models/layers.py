@@ -72,3 +72,19 @@ class LayerNorm(nnx.Module):
         wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         return (wide * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class TokenEnds(nnx.Module):
+    """What stands before a family's first layer and after its last. The family makes the parts and adds `start`."""
+
+    embed: Embedding
+    final_norm: nnx.Module
+    unembed: Linear         # where the head is not the embedding
+
+    def norm(self, x: jax.Array) -> jax.Array:
+        """The final norm."""
+        return self.final_norm(x)
+
+    def head(self) -> jax.Array:
+        """The head's kernel [D, V]."""
+        return self.unembed.kernel[...] if hasattr(self, "unembed") else self.embed.embedding[...].T

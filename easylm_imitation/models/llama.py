@@ -21,7 +21,7 @@ from easylm_imitation.models.family import (
     read,
     vocab_spec,
 )
-from easylm_imitation.models.layers import Embedding, Linear, RMSNorm
+from easylm_imitation.models.layers import Embedding, Linear, RMSNorm, TokenEnds
 from easylm_imitation.models.names import Entry, NameMap
 from easylm_imitation.models.rope import RopeScaling, Tables, rope_from_hf, rope_tables, rope_to_hf, rotate
 from easylm_imitation.schema import UserError, build
@@ -132,8 +132,8 @@ class Block(nnx.Module):
         return x.reshape(*x.shape[:-1], -1, self.head_dim)
 
 
-class Ends(nnx.Module):
-    """What stands before the first layer and after the last."""
+class Ends(TokenEnds):
+    """Before the first layer and after the last."""
 
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         self.embed = Embedding(config.vocab_size, config.d_model, std=config.init_std, rngs=rngs)
@@ -145,14 +145,6 @@ class Ends(nnx.Module):
     def start(self, tokens: jax.Array, positions: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, Tables]:
         """tokens, positions [B, T] -> embeddings [B, T, D], and the rotary tables that every layer uses."""
         return self.embed(tokens, dtype), rope_tables(positions, *self.rope)
-
-    def norm(self, x: jax.Array) -> jax.Array:
-        """The final norm."""
-        return self.final_norm(x)
-
-    def head(self) -> jax.Array:
-        """The head's kernel [D, V]."""
-        return self.unembed.kernel[...] if hasattr(self, "unembed") else self.embed.embedding[...].T
 
 
 def specs(config: LlamaConfig) -> SpecTable:

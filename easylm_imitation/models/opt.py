@@ -21,7 +21,7 @@ from easylm_imitation.models.family import (
     read,
     vocab_spec,
 )
-from easylm_imitation.models.layers import Embedding, LayerNorm, Linear, residual_std
+from easylm_imitation.models.layers import Embedding, LayerNorm, Linear, TokenEnds, residual_std
 from easylm_imitation.models.names import Entry, NameMap
 from easylm_imitation.schema import build
 
@@ -113,8 +113,8 @@ class Block(nnx.Module):
         return self.mlp_norm(x + self.mlp(x))
 
 
-class Ends(nnx.Module):
-    """What stands before the first layer and after the last."""
+class Ends(TokenEnds):
+    """Before the first layer and after the last."""
 
     def __init__(self, config: OPTConfig, rngs: nnx.Rngs):
         std = config.init_std
@@ -138,10 +138,6 @@ class Ends(nnx.Module):
         """The final norm, if any, and the projection to the head's width: [B, T, D] -> [B, T, embed_dim]."""
         x = self.final_norm(x) if hasattr(self, "final_norm") else x
         return self.project_out(x) if hasattr(self, "project_out") else x
-
-    def head(self) -> jax.Array:
-        """The head's kernel [embed_dim, V]."""
-        return self.unembed.kernel[...] if hasattr(self, "unembed") else self.embed.embedding[...].T
 
 
 def specs(config: OPTConfig) -> SpecTable:
