@@ -10,7 +10,7 @@ from easylm_imitation.data import LoaderConfig
 from easylm_imitation.train.optimizer import OptimizerConfig
 
 # Keys that a continued run may change: the mathematics stays, at most the rounding moves.
-_FREE = ("mesh", "accumulate", "remat", "loss_chunk", "log_every", "checkpoint_every", "keep")
+_FREE = ("mesh", "accumulate", "remat", "attention", "loss_chunk", "log_every", "checkpoint_every", "keep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,7 @@ class TrainConfig:
     loss_chunk: int = 4096                  # entries of the vocabulary whose logits exist at one time
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations and matmuls; master weights are float32
     remat: Literal["none", "full", "dots"] = "full"     # what is recomputed backward: nothing, layers, all but matmuls
+    attention: Literal["auto", "reference", "chunked", "splash", "cudnn"] = "auto"      # auto: by device and request
     checkpoint_every: int = 500             # updates between checkpoints; the last update always has one
     keep: int = 2                           # newest checkpoints kept
     log_every: int = 10                     # updates between lines of metrics.jsonl; the first and last always have one

@@ -1,6 +1,7 @@
 """The training loop, top to bottom in the order in which things happen."""
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 from typing import TypeVar
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from easylm_imitation import console
 from easylm_imitation.data import DataUse, open_loader
-from easylm_imitation.models import create
+from easylm_imitation.models import Model, create
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.train.checkpoint import Checkpoints, Progress
 from easylm_imitation.train.config import TrainConfig
@@ -62,6 +63,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         # ---- Shapes and shardings, then the weights: imported, restored or fresh, each straight into its place
         abstract = abstract_state(model, optimizer, mesh)
+        _check_attention(config, model, abstract)
         steps = RunDir(workdir).steps()
         loaded = open_model(init, mesh=mesh) if init and not steps else None
         if loaded is not None:
@@ -81,7 +83,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         update = make_step(
             model, optimizer, learning_rate, mesh, abstract, accumulate=config.accumulate, z_loss=config.z_loss,
             loss_chunk=config.loss_chunk, normalise=config.loss, dtype=jnp.dtype(config.compute_dtype),
-            remat=config.remat)
+            remat=config.remat, attention=config.attention)
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, progress.step))
         recorder = Recorder(log, progress, start.total_steps, config.log_every)
         last = min(start.total_steps, progress.step + (stop_after or start.total_steps))
@@ -106,6 +108,13 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
                 break
         checkpoints.wait()
         return _result(run, recorder, start, interruption)
+
+
+def _check_attention(config: TrainConfig, model: Model, abstract: TrainState) -> None:
+    """Raises UserError when the backend asked for cannot compute these rows on these devices."""
+    rows = jax.ShapeDtypeStruct((config.data.batch, config.data.context), jnp.int32)
+    run = functools.partial(model.hidden, dtype=jnp.dtype(config.compute_dtype), attention=config.attention)
+    jax.eval_shape(run, abstract.params, rows, rows, rows)
 
 
 def _closing(stack: contextlib.ExitStack, thing: T) -> T:

@@ -27,14 +27,16 @@ class Sums(NamedTuple):
 
 
 def loss_sums(model: Model, params: dict, batch: Batch, *, normalise: Literal["token_mean", "row_mean"] = "token_mean",
-              chunk: int = 4096, dtype: jnp.dtype = jnp.bfloat16, remat: str = "none") -> Sums:
+              chunk: int = 4096, dtype: jnp.dtype = jnp.bfloat16, remat: str = "none",
+              attention: str = "auto") -> Sums:
     """Runs the model over a batch and sums the loss of predicting each token from those before it in its conversation.
 
     `loss_weights[b, t]` is the weight of predicting `tokens[b, t]`, hence 0 at the first token of each conversation:
         tokens        7 8 9 | 4 5 · ·        loss_weights  0 1 1 | 0 1 0 0        segment_ids  1 1 1 | 2 2 0 0
         targets       8 9 4 | 5 · · ·        weights       1 1 0 | 1 0 0 0        (both moved one to the left)
     """
-    hidden = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], dtype=dtype, remat=remat)
+    hidden = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], dtype=dtype, remat=remat,
+                          attention=attention)
     carried, total = _normalised(batch, normalise)
     targets, weights = (jnp.pad(x[:, 1:], ((0, 0), (0, 1))) for x in (batch["tokens"], carried))
     nll, z = chunked_cross_entropy(hidden, model.head(params), targets, weights, chunk)

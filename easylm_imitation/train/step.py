@@ -25,14 +25,15 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_step(model: Model, optimizer: optax.GradientTransformation, learning_rate: optax.Schedule, mesh: Mesh,
               abstract: TrainState, *, accumulate: int = 1, z_loss: float = 0.0, loss_chunk: int = 4096,
               normalise: Literal["token_mean", "row_mean"] = "token_mean", dtype: jnp.dtype = jnp.bfloat16,
-              remat: str = "full") -> Step:
+              remat: str = "full", attention: str = "auto") -> Step:
     """Compiles `(state, batch) -> (state, metrics)` for one mesh; the old state's memory is given to the new one.
 
     The batch is sharded as `sharding.BATCH`; metrics are replicated scalars: loss, z_loss, grad_norm (before clipping),
     learning_rate (of this very update), weight, tokens, loss_tokens.
     """
     def objective(params: dict, rows: Batch) -> tuple[jax.Array, Sums]:
-        sums = loss_sums(model, params, rows, normalise=normalise, chunk=loss_chunk, dtype=dtype, remat=remat)
+        sums = loss_sums(model, params, rows, normalise=normalise, chunk=loss_chunk, dtype=dtype, remat=remat,
+                         attention=attention)
         return sums.nll + z_loss * sums.z, sums
 
     def gradient(params: dict, batch: Batch) -> tuple[dict, Sums]:

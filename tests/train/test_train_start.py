@@ -37,6 +37,7 @@ def _refused(match: str, workdir, data, config=None, init=None) -> None:
     ({"model": {"preset": "lama-debug"}}, "did you mean 'llama-debug'"),
     ({"model": {"preset": "llama-debug", "vocab_size": 200}}, "has 259 ids, the model a vocabulary of only 200"),
     ({"model": {"preset": "gpt2-debug", "context": 32}}, "32 positions"),
+    ({"attention": "cudnn"}, "attention backend 'cudnn' runs on NVIDIA GPUs, not on cpu; choose auto"),
     ({"data": LoaderConfig(context=36, batch=8)}, "conversation 'c44' has 42 tokens, the context 36"),
     ({"data": LoaderConfig(context=64, batch=12)}, "data.batch / accumulate is 12, which does not split over the 8"),
     ({"accumulate": 2}, "data.batch / accumulate is 4"),
