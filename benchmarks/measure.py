@@ -27,7 +27,8 @@ def report(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]],
     """Prints the table and appends it to RESULTS.md with the command, the date and the machine."""
     console.table(title, list(columns), [list(row) for row in rows])
     cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
-    command = " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    told = [os.path.basename(arg) if os.path.isabs(arg) else arg for arg in sys.argv[1:]]   # no machine's paths
+    command = " ".join(["python", os.path.relpath(sys.argv[0]), *told])
     lines = [f"\n## {title}", "", f"`{command}`, {_today()}, {_machine()}. {note}".rstrip(), "",
              "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row) + " |" for row in cells]

@@ -19,6 +19,7 @@ import numpy as np
 ROWS, LENGTH, BATCH = 8, 128, 2         # 1,024 positions of text; the first two rows are trained on
 ADAMW = {"lr": 1e-5, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 LOGITS, GRADIENTS, CURVE = 1e-4, 1e-3, 1e-3     # the largest differences: of the largest logit, of a norm, in nats
+_ONE_FILE = 10**15
 TEXT = pathlib.Path(__file__).resolve().parents[1] / "docs" / "models.md"
 
 
@@ -73,7 +74,8 @@ def _theirs(args: argparse.Namespace, scratch: pathlib.Path) -> None:
         loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), batch[:, 1:].reshape(-1))
         loss.backward()
         if not update:
-            model.save_pretrained(scratch / "gradient", state_dict={n: p.grad for n, p in model.named_parameters()})
+            model.save_pretrained(scratch / "gradient", max_shard_size=_ONE_FILE,
+                                  state_dict={n: p.grad for n, p in model.named_parameters()})
         optimizer.step()
         losses.append((loss.item(), time.perf_counter() - start))
     np.save(scratch / "curve.npy", np.array(losses))
@@ -125,7 +127,8 @@ def _gradients(model, loaded, batch: dict, scratch: pathlib.Path) -> Iterator[tu
     def loss(params):
         sums = loss_sums(model, params, batch, dtype=jnp.float32)
         return sums.nll / sums.weight
-    export_hf(scratch / "ours", loaded.config, jax.jit(jax.grad(loss))(loaded.params), None, None, loaded.lineage)
+    export_hf(scratch / "ours", loaded.config, jax.jit(jax.grad(loss))(loaded.params), None, None, loaded.lineage,
+              largest_file=_ONE_FILE)
     worst, squares, whole = (0.0, ""), 0.0, 0.0
     with safe_open(scratch / "ours" / "model.safetensors", "np") as ours, \
             safe_open(scratch / "gradient" / "model.safetensors", "np") as theirs:

@@ -73,7 +73,7 @@ def _apply(cls: type, mapping: dict[str, Any], override: str) -> None:
         if isinstance(place, dict) and not isinstance(place.get(key), (dict, list)):
             place[key] = _default(hint, part)
         hint, place = below, place[key]
-    place[_key(place, leaf, override)] = _parse(_child(hint, leaf, override), text, override)
+    place[_key(place, leaf, override)] = _parse(_child(hint, leaf, override), text)
 
 
 def _key(place: Any, part: str, override: str) -> str | int:
@@ -116,7 +116,7 @@ def _child(hint: Any, name: str, override: str) -> Any:
     raise UserError(f"{override}: '{name}' is below a leaf, which has no keys")
 
 
-def _parse(hint: Any, text: str, override: str) -> Any:
+def _parse(hint: Any, text: str) -> Any:
     options = _options(hint)
     if text.lower() in ("none", "null") and type(None) in options:
         return None

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -33,7 +34,8 @@ def run(checkout, script, *arguments):
     """(exit code, what it says, the calls it makes)."""
     (checkout / "calls").write_text("")
     done = subprocess.run(["bash", f"launch/{script}", *arguments], cwd=checkout, capture_output=True, text=True,
-                          timeout=60, env={**os.environ, "PATH": "/usr/bin:/bin"}, check=False)
+                          timeout=60, env={**os.environ, "PATH": "/usr/bin:/bin", "PYTHON": sys.executable},
+                          check=False)
     return done.returncode, done.stdout + done.stderr, (checkout / "calls").read_text().splitlines()
 
 

@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     largest_file = _bytes(args.largest_file or "5GB")
     if args.format == "run" and (args.lossy or args.largest_file):
         raise UserError("--lossy and --largest-file are for an export; say --format hf, or leave them out")
+    if args.format == "run":
+        _demand_possible(args)
     loaded = open_model(args.source)
     if args.template is not None:
         loaded = with_template(loaded, args.template)
@@ -50,7 +52,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                   training=RunDir(args.source).read_config())
     else:
         dtype = "float32"
-        _demand_run_source(loaded, args)
         save_run_model(args.to, *parts, stored_dtype=loaded.stored_dtype)
     if loaded.template is None and brings_chat_template(args.source):
         console.say(f"{args.source}: its own chat template is not taken over; name one of ours with --template")
@@ -72,7 +73,8 @@ def _bytes(size: str) -> int:
     return int(number) * _UNITS[unit]
 
 
-def _demand_run_source(loaded: Any, args: argparse.Namespace) -> None:
+def _demand_possible(args: argparse.Namespace) -> None:
+    """Raises UserError for what a run dir as the target cannot be."""
     from easylm_imitation.weights import RunDir
 
     if RunDir(args.source).holds_model():

@@ -31,7 +31,7 @@ _PLACES = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 1 our fault, 2 something the user can mend, 3 done but for
-    malformed input, 130 interrupted."""
+    malformed input, 130 interrupted. `serve`, ended before it serves, exits with 128 and the signal's number."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
@@ -77,7 +77,7 @@ def _run(verb: str, argv: list[str]) -> int:
     try:
         args = parse(verb, argv)
         console.set_quiet(args.quiet)
-        with contextlib.nullcontext() if getattr(module, "OWN_SIGNALS", False) else _terminable():
+        with contextlib.nullcontext() if getattr(module, "OWN_SIGNALS", False) else terminable():
             result, status = module.run(args), 0
     except Incomplete as error:
         console.error(str(error))
@@ -101,7 +101,7 @@ def _run(verb: str, argv: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM, which schedulers send, unwinds like Ctrl-C, so that half-done work is cleared away or saved."""
     if threading.current_thread() is not threading.main_thread():
         yield       # Python has no signals here

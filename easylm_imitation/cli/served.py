@@ -31,8 +31,8 @@ def served(model: str, flag: str, *, slots: int = 8, chat: bool = False) -> Iter
         from easylm_imitation.weights import open_model
         loaded = open_model(model)
         if chat and loaded.template is None:    # before the slow part
-            raise UserError(f"{flag} {model} names no chat template; convert --from {model} --to RUN --template NAME "
-                            "gives it one")
+            raise UserError(f"{flag} {model} names no chat template; convert --from {model} --to DIR --format hf "
+                            "--template NAME gives it one")
         console.say(f"{loaded.lineage.name}: compiling")
         with open_server(loaded, ServeConfig(slots=slots, api_key_env="")) as server:   # for this process alone
             yield Served(server.url, loaded.tokenizer)

@@ -1,5 +1,6 @@
 """`train`: a config and a built dataset to a run dir; the same command again continues."""
 import argparse
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -26,13 +27,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from easylm_imitation.sharding import start_processes
     start_processes()       # before anything asks jax for a device
 
+    import jax
+
     from easylm_imitation import console
+    from easylm_imitation.cli.main import terminable
     from easylm_imitation.config import load
     from easylm_imitation.train import TrainConfig, train
 
     config = load(TrainConfig, args.config, args.overrides)
     given = {key: getattr(args, key) for key in ("seed", "mesh") if getattr(args, key) is not None}
-    result = train(dataclasses.replace(config, **given), data_dir=args.data, workdir=args.workdir, init=args.init)
+    # before the first update SIGTERM unwinds; with several processes it is a notice to jax's runtime from the start
+    with terminable() if jax.process_count() == 1 else contextlib.nullcontext():
+        result = train(dataclasses.replace(config, **given), data_dir=args.data, workdir=args.workdir, init=args.init)
     state = "interrupted, saved; the same command continues" if result.interrupted else "done"
     console.say(f"{result.workdir}: {state} at update {result.step} of {result.total_steps}, loss {result.loss:.4f}, "
                 f"{result.tokens:,} tokens ({result.loss_tokens:,} with loss), {result.seconds:.0f} s")

@@ -20,7 +20,7 @@ class Backend:
     """One way to compute attention.
 
     `run(q, k, v, segment_ids, window, positions, key_positions)`. A kernel takes the `platform` in place of positions,
-    and `refuses(q, k, own, segments, platform)` says what it cannot honour, or "".
+    and `refuses(q, own, segments, platform)` says what it cannot honour, or "".
     """
     run: Callable[..., jax.Array]
     refuses: Callable[..., str] | None = None
@@ -49,24 +49,24 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array |
     if own != (positions is None) or not (own or segment_ids is None):
         raise ValueError("keys of a cache need positions and key_positions, and have no segments")
     if backend == "auto":
-        backend = _choose(q, k, own, segment_ids is not None, platform)
+        backend = _choose(q, own, segment_ids is not None, platform)
     if backend not in BACKENDS:
         raise ValueError(f"attention backend '{backend}' is not one of auto, {', '.join(BACKENDS)}")
     run, refuses = BACKENDS[backend].run, BACKENDS[backend].refuses
     k, v = k.astype(q.dtype), v.astype(q.dtype)
     if refuses is None:
         return run(q, k, v, segment_ids, window, positions, key_positions)
-    if reason := refuses(q, k, own, segment_ids is not None, platform):
+    if reason := refuses(q, own, segment_ids is not None, platform):
         raise UserError(f"attention backend '{backend}' {reason}; choose auto, chunked or reference")
     return run(q, k, v, segment_ids, window, platform)
 
 
-def _choose(q: jax.Array, k: jax.Array, own: bool, segments: bool, platform: str) -> str:
+def _choose(q: jax.Array, own: bool, segments: bool, platform: str) -> str:
     """The platform's kernel where it can, else `chunked` for long rows, which never holds all scores; said once."""
     if not own:
         return "reference"      # a few queries against a cache
     kernel = _KERNELS.get(platform)
-    reason = BACKENDS[kernel].refuses(q, k, own, segments, platform) if kernel else ""
+    reason = BACKENDS[kernel].refuses(q, own, segments, platform) if kernel else ""
     long = q.shape[1] >= 2 * SMALLEST_CHUNK
     chosen = kernel if kernel and not reason else "chunked" if long else "reference"
     why = f": {kernel} {reason}" if reason else f", rows of {2 * SMALLEST_CHUNK} tokens or more" * (chosen == "chunked")

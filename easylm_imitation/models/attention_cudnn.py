@@ -12,7 +12,7 @@ _LARGEST_HEAD = 128     # that every supported GPU takes; Hopper's 256 would be 
 _IMPLEMENTATION = "cudnn"
 
 
-def refuses(q: jax.Array, k: jax.Array, own: bool, segments: bool, platform: str) -> str:
+def refuses(q: jax.Array, own: bool, segments: bool, platform: str) -> str:
     """Why the kernel cannot compute this, or ""."""
     mesh = jax.sharding.get_abstract_mesh()
     if platform != "gpu":

@@ -16,7 +16,7 @@ _LANES = 128                    # the kernel's smallest block
 _BLOCKS = (512, 256, _LANES)    # of queries and keys; the largest that divides a device's queries is taken
 
 
-def refuses(q: jax.Array, k: jax.Array, own: bool, segments: bool, platform: str) -> str:
+def refuses(q: jax.Array, own: bool, segments: bool, platform: str) -> str:
     """Why the kernel cannot compute this, or ""."""
     if platform not in ("tpu", "cpu"):
         return f"runs on TPUs, not on {platform}"

@@ -1,7 +1,7 @@
 """Reads a folder of results and finds each imitation's own base and teacher through its lineage.
 
-An imitation names its base by id (`lineage.base`) and its teachers by name or id (`lineage.teachers`). A role that a
-results file states comes before what its lineage suggests. Several files about one model are read as one.
+An imitation names its base by id (`lineage.base`) and its teachers by id, name or `name@id` (`lineage.teachers`). A
+role that a results file states comes before what its lineage suggests. Several files about one model are read as one.
 """
 import dataclasses
 import math

@@ -95,7 +95,7 @@ class Service:
         """Ids of a conversation with its generation prompt: the prefix of its training row. Raises UserError."""
         if self.template is None:
             raise UserError("this model came without a chat template, so /v1/chat/completions is not offered; use "
-                            "/v1/completions, or convert the model with --template NAME")
+                            "/v1/completions, or give it one with convert --format hf --template NAME")
         return await asyncio.to_thread(prompt_ids, self.template, self.tokenizer, messages)
 
     def encode_pair(self, context: str, continuation: str) -> Pair:

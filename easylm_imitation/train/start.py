@@ -51,7 +51,7 @@ def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init
     passes = math.ceil(config.epochs or 1)
     batches = count_batches(data, config.data, seed=config.seed, epochs=passes)     # checks the lengths, too
     steps = config.steps or math.ceil(batches * config.epochs / passes)
-    lineage = _lineage(config, model, card, ancestry)
+    lineage = lineage_of(config, model, card, ancestry)
     check_same_run(RunDir(workdir), config, model, lineage)
     return Start(config, model, card, tokenizer, template, lineage, steps, None if config.steps else passes,
                  data_use(data, config.data))
@@ -142,7 +142,7 @@ def _check_split(name: str, size: int, axes: tuple[str, ...], mesh: Mesh) -> Non
                         f"{', '.join(axes)}; take a multiple of {ways}, or another --mesh")
 
 
-def _lineage(config: TrainConfig, model: ModelConfig, card: DataCard, ancestry: Lineage | None) -> Lineage:
+def lineage_of(config: TrainConfig, model: ModelConfig, card: DataCard, ancestry: Lineage | None) -> Lineage:
     """Where the weights will come from. A model that no other model taught is a base of its own."""
     fixed = {key: value for key, value in plain(config).items() if key not in free_keys(config)}
     init, init_name = (ancestry.id, ancestry.name) if ancestry else ("", "")

@@ -29,7 +29,6 @@ from easylm_imitation.weights.tensor_files import open_tensors
 
 OURS = "easylm_imitation.json"
 LARGEST_FILE = 5 * 10**9  # bytes, as the hub's tools cut
-LOSSES = ("dtype",)     # what an export may lose when told: numbers are rounded to its dtype
 _CODES = {kind.name: code for code, kind in DTYPES.items()}
 
 
@@ -57,9 +56,9 @@ def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, toke
               lossy: Collection[str] = (), training: Mapping[str, Any] | None = None) -> int:
     """Writes a Hugging Face dir with weights in `dtype`; returns how many tensors it holds.
 
-    The exported chat template renders what the server builds from the same messages. `lossy`: losses (of LOSSES) that
-    are accepted; any other raises UserError. `training`: the run's resolved config, for the model card. All or nothing
-    appears at `path`, which must be absent or empty (UserError).
+    The exported chat template renders what the server builds from the same messages. `lossy` may hold "dtype": numbers
+    may be rounded to it, which else raises UserError. `training`: the run's resolved config, for the model card. All or
+    nothing appears at `path`, which must be absent or empty (UserError).
     """
     mapping = _config(config, dtype, tokenizer)
     chat = chat_jinja(template, tokenizer) if tokenizer is not None and template is not None else None
@@ -71,7 +70,8 @@ def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, toke
         write_json(folder / "generation_config.json", _generation(tokenizer, template))
         if tokenizer is not None:
             tokenizer.save(folder, chat)
-        write_text(folder / "README.md", model_card(config, lineage, dtype, chat is not None, training))
+        chats = None if tokenizer is None else chat is not None
+        write_text(folder / "README.md", model_card(config, lineage, dtype, chats, training))
         identity = fingerprint(config, open_tensors(folder))
         write_json(folder / OURS, HFNote(lineage, identity, template and template.name, template and template.id))
     return len(outs)

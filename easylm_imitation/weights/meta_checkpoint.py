@@ -34,6 +34,7 @@ _TABLE = "rope.freqs"       # rotary angles, which follow from the config
 _KNOWN = {"dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps", "vocab_size",
           "rope_theta", "use_scaled_rope", "max_batch_size", "max_seq_len"}
 _SIZES = ("dim", "n_layers", "n_heads")
+_NUMBERS = ("n_kv_heads", "norm_eps", "vocab_size", "rope_theta", "max_seq_len")
 
 
 def is_meta(folder: str | os.PathLike) -> bool:
@@ -73,6 +74,9 @@ def _read_params(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: the key '{unknown[0]}' is not known; what it asks for would not be computed")
     if not sizes:
         raise UserError(f"{path}: {', '.join(_SIZES)} must be positive numbers")
+    for key in _NUMBERS:
+        if key in params and (isinstance(params[key], bool) or not isinstance(params[key], int | float)):
+            raise UserError(f"{path}: {key}={params[key]!r} is not a number")
     return params
 
 
@@ -130,8 +134,10 @@ def _config(folder: pathlib.Path, params: Mapping[str, Any], files: TensorFiles)
         raise UserError(f"{folder / PARAMS}: vocab_size is {params['vocab_size']}, but the embedding has {vocabulary} "
                         "rows")
     scaling = _scaling(params)
-    context = _context(params, vocabulary, theta)
-    say(f"{folder}: {PARAMS} does not say the context; {context} tokens are taken, as published")
+    context = params.get("max_seq_len")
+    if context is None:
+        context = _context(params, vocabulary, theta)
+        say(f"{folder}: {PARAMS} does not say the context; {context} tokens are taken, as published")
     return {
         "model_type": "llama", "vocab_size": vocabulary, "max_position_embeddings": context,
         "num_hidden_layers": params["n_layers"], "hidden_size": params["dim"], "num_attention_heads": params["n_heads"],

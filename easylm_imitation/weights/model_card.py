@@ -11,10 +11,13 @@ from easylm_imitation.records import Lineage
 _RECIPE = ("steps", "epochs", "data", "optimizer", "loss", "z_loss", "compute_dtype", "seed")
 
 
-def model_card(config: ModelConfig, lineage: Lineage, dtype: str, chats: bool,
+def model_card(config: ModelConfig, lineage: Lineage, dtype: str, chats: bool | None,
                training: Mapping[str, Any] | None = None) -> str:
-    """Markdown with the header that the hub reads. `chats`: a chat template is exported too. `training`: the resolved
-    config of the run that made the weights; None when there was no run."""
+    """Markdown with the header that the hub reads.
+
+    `chats`: a chat template is exported too; None: not even a tokenizer. `training`: the resolved config of the run
+    that made the weights; None when there was no run.
+    """
     return "\n".join([*_header(lineage), "", f"# {lineage.name}", "", _summary(config, lineage, dtype), "",
                       *_origin(lineage), *_recipe(training), *_use(chats)]) + "\n"
 
@@ -31,12 +34,11 @@ def _summary(config: ModelConfig, lineage: Lineage, dtype: str) -> str:
     what = f"A {config.family} model of {config.parameters():,} parameters, stored in {dtype}"
     if not _was_trained(lineage):
         return f"{what}, converted without training."
-    if lineage.base == lineage.id:
-        return f"{what}, trained from fresh weights."
-    teachers = ", ".join(lineage.teachers)
-    if teachers:
-        return f"{what}: `{lineage.base_name}` finetuned on outputs of {teachers}. What it says imitates them."
-    return f"{what}, trained from `{lineage.base_name}`."
+    start = f"the weights `{lineage.init}`" if lineage.init else "fresh weights"
+    if not lineage.teachers:
+        return f"{what}, trained from {start}."
+    start = f"`{lineage.base_name}`" if lineage.base else start
+    return f"{what}, trained from {start} on outputs of {', '.join(lineage.teachers)}. What it says imitates them."
 
 
 def _was_trained(lineage: Lineage) -> bool:
@@ -44,8 +46,8 @@ def _was_trained(lineage: Lineage) -> bool:
 
 
 def _origin(lineage: Lineage) -> list[str]:
-    rows = {"weights": lineage.id, "base": f"{lineage.base_name} ({lineage.base})", "initial weights": lineage.init,
-            "teachers": ", ".join(lineage.teachers), "data card": lineage.data_card,
+    rows = {"weights": lineage.id, "base": lineage.base and f"{lineage.base_name} ({lineage.base})",
+            "initial weights": lineage.init, "teachers": ", ".join(lineage.teachers), "data card": lineage.data_card,
             "training tokens": f"{lineage.tokens:,}" if lineage.tokens else "",
             "steps": "" if lineage.step is None else str(lineage.step), "chat template": lineage.template,
             "tokenizer": lineage.tokenizer, "seed": "" if lineage.seed is None else str(lineage.seed),
@@ -61,11 +63,14 @@ def _recipe(training: Mapping[str, Any] | None) -> list[str]:
     return ["## How it was trained", "", "```json", json.dumps(chosen, indent=1, ensure_ascii=False), "```", ""]
 
 
-def _use(chats: bool) -> list[str]:
+def _use(chats: bool | None) -> list[str]:
+    load = ["from transformers import AutoModelForCausalLM", "model = AutoModelForCausalLM.from_pretrained('.')"]
+    if chats is None:
+        return ["## Use", "", "```python", *load, "```"]
     ask = ["chat = [{'role': 'user', 'content': 'Hello'}]",
            "ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors='pt',",
            "                                    return_dict=True)"]
-    return ["## Use", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "model, tokenizer = AutoModelForCausalLM.from_pretrained('.'), AutoTokenizer.from_pretrained('.')",
+    return ["## Use", "", "```python", *load, "from transformers import AutoTokenizer",
+            "tokenizer = AutoTokenizer.from_pretrained('.')",
             *(ask if chats else ["ids = tokenizer('Hello', return_tensors='pt')"]),
             "print(tokenizer.decode(model.generate(**ids, max_new_tokens=100)[0]))", "```"]

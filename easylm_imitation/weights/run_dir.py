@@ -190,7 +190,7 @@ def same_template(name: str, identity: str, where: str) -> Template:
     template = get_template(name)
     if template.id != identity:
         raise UserError(f"{where}: the model was made with template {identity}, but '{name}' is now {template.id}; "
-                        "use the version of easylm_imitation that made it, or convert the weights with --template")
+                        "use the version of easylm_imitation that made it")
     return template
 
 

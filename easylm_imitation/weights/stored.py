@@ -72,7 +72,7 @@ class Joined:
         return self.parts[0].dtype
 
     def read(self, *index: slice) -> np.ndarray:
-        """The part at `index`; files that hold none of it are not touched."""
+        """The part at `index`, which is not empty; files that hold none of it are not touched."""
         wanted = [*index, *[slice(None)] * (len(self.shape) - len(index))]
         start, stop, _ = wanted[self.dim].indices(self.shape[self.dim])
         found, begin = [], 0
@@ -82,7 +82,7 @@ class Joined:
             if wanted[self.dim].start < wanted[self.dim].stop:
                 found.append(part.read(*wanted))
             begin += size
-        return np.concatenate(found, self.dim) if found else self.parts[0].read(*wanted)[..., :0]
+        return np.concatenate(found, self.dim)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,6 +96,8 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Stored]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header: dict[str, Any] = json.loads(file.read(length))
+    except PermissionError as error:
+        raise UserError(f"{path}: {error.strerror}; mend its rights") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); download it again") from None
     header.pop("__metadata__", None)

@@ -6,6 +6,7 @@ one: five pickles, then the storages one after the other.
 import pathlib
 import struct
 import zipfile
+import zlib
 from typing import Any
 
 from easylm_imitation.schema import UserError
@@ -27,7 +28,9 @@ def open_torch(path: pathlib.Path) -> dict[str, Stored]:
             return _from_old(path)
         with zipfile.ZipFile(path) as archive:
             return _from_zip(path, archive)
-    except (OSError, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError) as error:
+    except PermissionError as error:
+        raise UserError(f"{path}: {error.strerror}; mend its rights") from None
+    except (OSError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path}: not a whole torch file ({error}); download it again") from None
 
 
@@ -67,6 +70,8 @@ def _from_old(path: pathlib.Path) -> dict[str, Stored]:
         read_pickle(file, str(path))                # the machine that wrote it
         views = _named_views(path, read_pickle(file, str(path)))
         keys = read_pickle(file, str(path))
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise UserError(f"{path}: no list of the numbers that it holds; the file is not whole")
         storages = {view.storage.key: view.storage for view in views.values()}
         starts: dict[str, int] = {}
         for key in keys:

@@ -154,6 +154,8 @@ def _reduce(stack: list[Any]) -> None:
 
 def _tensor(storage: Storage, start: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: Any) -> View:
     """torch's _rebuild_tensor_v2; of `rest` (gradients, hooks, a note) only the note changes the numbers."""
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor without numbers")
     if any(rest[2:]):
         raise ValueError(f"a tensor whose numbers stand for others, {rest[2]}; save it after .resolve_neg()")
     view = View(storage, int(start), tuple(map(int, shape)), tuple(map(int, strides)))

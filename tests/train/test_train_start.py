@@ -1,6 +1,7 @@
 """What train refuses, in one clear line and before it writes anything; and the lineage of what it makes."""
 import dataclasses
 import math
+import typing
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from train_helpers import build_data, tiny_config
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.data import DataUse, LoaderConfig, open_loader
+from easylm_imitation.models.attention import BACKENDS
 from easylm_imitation.records import read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import make_mesh
-from easylm_imitation.train import OptimizerConfig, read_metrics, train
+from easylm_imitation.train import OptimizerConfig, TrainConfig, read_metrics, train
 from easylm_imitation.train.same_run import changes
 from easylm_imitation.train.start import prepare
 from easylm_imitation.weights import RunDir, export_hf, open_model
@@ -75,6 +77,10 @@ def test_a_constant_schedule_may_be_extended(data, tmp_path):
     assert (result.step, RunDir(tmp_path / "run").steps()) == (4, [2, 3, 4])
     assert [line["learning_rate"] for line in read_metrics(RunDir(tmp_path / "run").metrics)] == pytest.approx(
         [0.005, 0.01, 0.01, 0.01])
+
+
+def test_every_attention_backend_may_be_asked_for():
+    assert typing.get_args(typing.get_type_hints(TrainConfig)["attention"]) == ("auto", *BACKENDS)
 
 
 def test_differences_are_named_by_their_leaf():

@@ -1,6 +1,7 @@
 """What stands beside exported weights, and exports that would lose something."""
 import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from weights.conftest import LINEAGE
 from easylm_imitation.models import family_of
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import get_template
+from easylm_imitation.train import TrainConfig
+from easylm_imitation.train.start import lineage_of
 from easylm_imitation.weights import export_hf, hf_export, import_hf
 
 
@@ -54,7 +57,7 @@ def test_the_model_card_says_how_and_on_what(wide, tmp_path):
     text = card(tmp_path / "a", wide, TRAINED, training=training)
     head, body = text.split("\n---\n", 1)
     assert "base_model: org/base-1b" in head
-    assert "`org/base-1b` finetuned on outputs of gpt-4" in body
+    assert "trained from `org/base-1b` on outputs of gpt-4" in body
     for row in ("| data card | bbbb |", "| training tokens | 20,000 |", "| steps | 100 |", "| seed | 3 |"):
         assert row in body
     assert '"learning_rate": 1e-05' in body
@@ -65,12 +68,24 @@ def test_the_model_card_says_how_and_on_what(wide, tmp_path):
 def test_the_card_of_weights_that_were_only_converted_claims_no_training(wide, tmp_path, exported):
     own = dataclasses.replace(LINEAGE, base=LINEAGE.id, teachers=())
     assert "converted without training" in card(tmp_path / "a", wide, own)
-    fresh = dataclasses.replace(own, step=10)
-    assert "trained from fresh weights" in card(tmp_path / "b", wide, fresh)
-    plain = dataclasses.replace(TRAINED, teachers=())
-    assert "trained from `org/base-1b`" in card(tmp_path / "c", wide, plain)
-    assert "base_model:" not in card(tmp_path / "d", wide, fresh)
+    assert "base_model:" not in card(tmp_path / "b", wide, dataclasses.replace(own, step=10))
     assert "apply_chat_template" in (exported["llama"] / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("parent", "teachers", "said"), [
+    (None, (), "trained from fresh weights.\n"),
+    (None, ("gpt-4",), "trained from fresh weights on outputs of gpt-4. What it says imitates them.\n"),
+    (LINEAGE, (), f"trained from the weights `{LINEAGE.id}`.\n"),
+    (LINEAGE, ("gpt-4",), f"trained from `{LINEAGE.name}` on outputs of gpt-4. What"),
+    (TRAINED, (), "trained from `org/base-1b` on outputs of gpt-4. What")])
+def test_the_card_says_what_the_weights_started_from(wide, tmp_path, parent, teachers, said):
+    parent = parent and (parent if parent is TRAINED else dataclasses.replace(parent, teachers=()))
+    data = types.SimpleNamespace(teachers=teachers, hash="c", template="chatml", tokenizer="t")
+    lineage = lineage_of(TrainConfig(steps=1), wide["llama"][0], data, parent)
+    text = card(tmp_path / "a", wide, lineage)
+    assert said in text
+    assert ("| base |" in text) == bool(lineage.base)
+    assert "AutoTokenizer" not in text
 
 
 def one_number(params, value):
