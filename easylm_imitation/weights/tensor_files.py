@@ -58,14 +58,16 @@ def open_tensors(folder: str | os.PathLike) -> TensorFiles:
     folder = pathlib.Path(folder)
     for single, index in _KINDS:
         if (folder / index).is_file():
-            return TensorFiles(folder, _indexed(folder, index))
+            return TensorFiles(folder, _indexed(folder, single, index))
         if (folder / single).is_file():
             return TensorFiles(folder, _open(folder / single))
     raise UserError(f"{folder}: there are no weights: no {SINGLE} and no {INDEX}, and no pytorch_model.bin either")
 
 
-def _indexed(folder: pathlib.Path, index: str) -> dict[str, Stored]:
+def _indexed(folder: pathlib.Path, single: str, index: str) -> dict[str, Stored]:
     homes = _read_index(folder / index)
+    if (folder / single).is_file() and single not in homes.values():
+        raise UserError(f"{folder}: holds {single}, and {index} for other files; remove those of one of them")
     files = {}
     for name in sorted(set(homes.values())):
         if not (folder / name).is_file():

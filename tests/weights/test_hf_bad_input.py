@@ -38,7 +38,12 @@ def cut_short(folder):
     (folder / "model.safetensors").write_bytes(whole[:-100])
 
 
+def index_of_other_files(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+
+
 def index_of_a_missing_file(folder):
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
 
 
@@ -93,6 +98,7 @@ DAMAGES = [
     ("llama", cut_short, "model.safetensors: not a whole safetensors file"),
     ("llama", config(quantization_config={"bits": 4}), "config.json: quantization_config asks for weights of few bits"),
     ("llama", index_elsewhere, "not a readable index of weight files"),
+    ("llama", index_of_other_files, "holds model.safetensors, and model.safetensors.index.json for other files"),
     ("llama", index_of_a_missing_file, "model-00001-of-00002.safetensors: no such file"),
     ("llama", index_of_another_copy, "'lm_head.weight' is in head.safetensors, but model.safetensors has one too"),
     ("llama", weights(lambda t: t.update({"norm.weight": t["model.norm.weight"] + 1})), "two spellings of one tensor"),
