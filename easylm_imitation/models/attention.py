@@ -43,11 +43,15 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array |
     `segment_ids` [B, T] int32; None is one segment a row. `window` is how many tokens a query sees, itself included; 0
     is no limit. Keys are the queries' own row, unless `positions` [B or 1, T] and `key_positions` [B or 1, S] place
     queries and keys of one segment. N is a multiple of K (grouped queries). Scores and softmax are fp32. Raises
-    ValueError for an unknown backend or half of what a cache needs, UserError for a backend that cannot honour it.
+    ValueError for an unknown backend, impossible shapes or half of what a cache needs, UserError for a backend that
+    cannot honour it.
     """
     own, platform = key_positions is None, _platform()
     if own != (positions is None) or not (own or segment_ids is None):
         raise ValueError("keys of a cache need positions and key_positions, and have no segments")
+    if window < 0 or q.shape[2] % k.shape[2]:
+        raise ValueError(f"window={window} must not be negative, and {q.shape[2]} heads a multiple of the {k.shape[2]} "
+                         "KV heads")
     if backend == "auto":
         backend = _choose(q, own, segment_ids is not None, platform)
     if backend not in BACKENDS:

@@ -11,6 +11,7 @@ from easylm_imitation.console import say_once
 from easylm_imitation.models.names import NameMap
 from easylm_imitation.schema import UserError
 
+_MOST_LAYERS = 10000    # a damaged file asks for more, and would keep the reader busy for ever
 SpecTable = tuple[tuple[str, PartitionSpec], ...]
 
 
@@ -34,6 +35,8 @@ class ModelConfig:
         for field in ("vocab_size", "context", "layers", "d_model", "heads", "d_ff"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        if self.layers > _MOST_LAYERS:
+            raise ValueError(f"layers is {self.layers}; no model has more than {_MOST_LAYERS}")
         for field in ("norm_eps", "rope_theta"):    # of those that have it
             if not 0 < getattr(self, field, 1) < math.inf:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be a number above 0")

@@ -24,11 +24,15 @@ from easylm_imitation.schema import build
 
 @dataclasses.dataclass(frozen=True)
 class GPT2Config(FullHeadsConfig):
-    """Sizes of a GPT-2. `d_ff` is 4 * d_model in the published models."""
+    """Sizes of a GPT-2. A `d_ff` of 0 is filled in: 4 * d_model, as in the published models."""
     tie_embeddings: bool = True
     norm_eps: float = 1e-5
     init_std: float = 0.02
     learned_positions: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "d_ff", self.d_ff or 4 * self.d_model)
+        super().__post_init__()
 
     @property
     def family(self) -> str:
@@ -148,11 +152,11 @@ def config_from_hf(mapping: Mapping[str, Any]) -> GPT2Config:
     demand(mapping, "scale_attn_by_inverse_layer_idx", (False,), False)
     demand(mapping, "add_cross_attention", (False,), False)
     note_dropout(mapping, "attn_pdrop", "embd_pdrop", "resid_pdrop")
-    d_model = read(mapping, "n_embd")
     return build(GPT2Config, dict(
         vocab_size=read(mapping, "vocab_size"), context=mapping.get("n_positions") or read(mapping, "n_ctx"),
-        layers=read(mapping, "n_layer"), d_model=d_model, heads=read(mapping, "n_head"),
-        d_ff=mapping.get("n_inner") or 4 * d_model, tie_embeddings=mapping.get("tie_word_embeddings", True),
+        layers=read(mapping, "n_layer"), d_model=read(mapping, "n_embd"),
+        heads=read(mapping, "n_head"), d_ff=mapping.get("n_inner") or 0,
+        tie_embeddings=mapping.get("tie_word_embeddings", True),
         norm_eps=mapping.get("layer_norm_epsilon", 1e-5), init_std=mapping.get("initializer_range", 0.02)),
         "config.json")
 

@@ -247,28 +247,28 @@ def _window(mapping: Mapping[str, Any], layers: int) -> int:
     window = mapping.get("sliding_window", 4096) if in_use else None
     if window is not None and (type(window) is not int or window < 1):
         raise UserError(f"config.json: sliding_window={window!r} is not a number of tokens")
-    windowed = [window is not None and seen for seen in _may_be_windowed(mapping, layers)]
-    if not any(windowed):
+    windowed = _may_be_windowed(mapping, layers)
+    if window is None or not windowed:
         return 0
-    if not all(windowed) or window is None:
-        raise UserError(f"config.json: sliding_window={window} in {sum(windowed)} of {layers} layers is not supported; "
+    if windowed < layers:
+        raise UserError(f"config.json: sliding_window={window} in {windowed} of {layers} layers is not supported; "
                         "it must be in all layers or none")
     return window
 
 
-def _may_be_windowed(mapping: Mapping[str, Any], layers: int) -> list[bool]:
-    """Of each layer, whether a window would be in it."""
+def _may_be_windowed(mapping: Mapping[str, Any], layers: int) -> int:
+    """In how many layers a window would be."""
     kinds = mapping.get("layer_types")
     if kinds is None:
         full = mapping.get("max_window_layers", 28) if mapping["model_type"].startswith("qwen") else 0
         if type(full) is not int:
             raise UserError(f"config.json: max_window_layers={full!r} is not a number of layers")
-        return [i >= full for i in range(layers)]
+        return max(layers - max(full, 0), 0)
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise UserError(f"config.json: layer_types={kinds!r} is not a list of {layers} layers' kinds")
     for layer in kinds:
         demand({**mapping, "layer_types": layer}, "layer_types", ("full_attention", "sliding_attention"), None)
-    return [layer == "sliding_attention" for layer in kinds]
+    return kinds.count("sliding_attention")
 
 
 def _llama1(layers: int, d_model: int, heads: int, d_ff: int, context: int = 2048, **own: Any) -> LlamaConfig:

@@ -80,7 +80,7 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
         mapping = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a Hugging Face dir has config.json and model.safetensors") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable JSON file ({error})") from None
     if not isinstance(mapping, dict) or not isinstance(mapping.get("model_type"), str):
         raise UserError(f"{path}: the key 'model_type' is missing; is this a Hugging Face model dir?")

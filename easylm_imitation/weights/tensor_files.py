@@ -14,6 +14,7 @@ from easylm_imitation.weights.stored import DTYPES, Stored, Tensor
 from easylm_imitation.weights.torch_files import open_torch
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_LONGEST_NAME = 255     # bytes, on the usual file systems
 _KINDS = ((SINGLE, INDEX), ("pytorch_model.bin", "pytorch_model.bin.index.json"))
 
 
@@ -114,9 +115,11 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Stored]:
 def _read_index(path: pathlib.Path) -> Mapping[str, str]:
     """{tensor: file}, of files in the same folder."""
     try:
-        homes = dict(json.loads(path.read_text())["weight_map"])
-        if not all(isinstance(file, str) and pathlib.PurePath(file).name == file for file in homes.values()):
-            raise ValueError("a file that is not in this folder")
+        homes: dict[str, str] = json.loads(path.read_text())["weight_map"]
+        kind = pathlib.PurePath(path.name.partition(".index.json")[0]).suffix
+        for file in homes.values():
+            if pathlib.PurePath(file).name != file or not file.endswith(kind) or len(os.fsencode(file)) > _LONGEST_NAME:
+                raise ValueError(f"{file[:40]!r} is no {kind} file of this folder")
         return homes
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a readable index of weight files ({error!r})") from None

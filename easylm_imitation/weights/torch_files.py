@@ -30,7 +30,8 @@ def open_torch(path: pathlib.Path) -> dict[str, Stored]:
             return _from_zip(path, archive)
     except PermissionError as error:
         raise UserError(f"{path}: {error.strerror}; mend its rights") from None
-    except (OSError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, struct.error, UnicodeDecodeError, NotImplementedError,
+            RuntimeError) as error:
         raise UserError(f"{path}: not a whole torch file ({error}); download it again") from None
 
 

@@ -150,6 +150,14 @@ def test_half_of_what_a_cache_needs_is_refused(half):
         attention(q, k, v, **at)
 
 
+@pytest.mark.parametrize(("window", "kv_heads"), [(-3, 2), (0, 3)])
+def test_impossible_shapes_are_refused(window, kv_heads):
+    q, k, v = random_qkv(4, kv_heads=kv_heads)
+    said = f"window={window} must not be negative, and 4 heads a multiple of the {kv_heads}"
+    with pytest.raises(ValueError, match=said):
+        attention(q, k, v, None, window=window)
+
+
 def test_an_unknown_backend_is_refused():
     q, k, v = random_qkv(4)
     with pytest.raises(ValueError, match="attention backend 'flash' is not one of auto, reference, chunked"):

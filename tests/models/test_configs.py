@@ -201,6 +201,8 @@ GPT2 = FAMILIES["gpt2"].config_to_hf(CONFIGS["gpt2"])
     ({**NEOX, "attention_bias": False}, "attention_bias=False is not supported"),
     ({**NEOX, "rotary_pct": 0.1}, "rotary_part=0.1 of a head dim of 8 is 0 dims"),
     ({**GPT2, "model_type": "gpt_neo"}, "model_type 'gpt_neo' is not supported"),
+    ({**GPT2, "n_embd": {"a": 1}, "n_inner": None}, "config.json.d_model: expected int, got {'a': 1}"),
+    ({**LLAMA, "num_hidden_layers": 10**12}, "layers is 1000000000000; no model has more than 10000"),
     ({**GPT2, "layer_norm_epsilon": -1}, "norm_eps is -1.0; it must be a number above 0"),
     ({**LLAMA, "rms_norm_eps": float("nan")}, "norm_eps is nan; it must be a number above 0"),
     *[({**LLAMA, "rope_theta": theta}, f"rope_theta={theta!r} is not a number above 0")

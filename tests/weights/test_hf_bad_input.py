@@ -98,6 +98,10 @@ DAMAGES = [
     ("llama", cut_short, "model.safetensors: not a whole safetensors file"),
     ("llama", config(quantization_config={"bits": 4}), "config.json: quantization_config asks for weights of few bits"),
     ("llama", index_elsewhere, "not a readable index of weight files"),
+    *[("llama", file("model.safetensors.index.json", json.dumps({"weight_map": homes})), "not a readable index of")
+      for homes in ({"a": "config.json"}, {"a": ".."}, {"a": 3}, [["a", "b"]], {"a": "x" * 300 + ".safetensors"})],
+    ("llama", file("model.safetensors.index.json", "[" * 100000), "not a readable index of weight files"),
+    ("llama", file("config.json", "[" * 100000), "config.json: not a readable JSON file"),
     ("llama", index_of_other_files, "holds model.safetensors, and model.safetensors.index.json for other files"),
     ("llama", index_of_a_missing_file, "model-00001-of-00002.safetensors: no such file"),
     ("llama", index_of_another_copy, "'lm_head.weight' is in head.safetensors, but model.safetensors has one too"),
