@@ -3,7 +3,7 @@
     params = {"embed": ..., "final_norm": ..., ["unembed": ...,] "layers": {... every leaf with a leading dim L}}
 
 Stacked layers run in one `lax.scan`, compiled once whatever the depth; `unstack` turns them into a tuple, which runs as
-a Python loop: on CPU a scan copies each layer's slice of the weights, which costs decode most of its speed.
+a Python loop: on CPU a scan copies each layer's slice of the weights, which costs decode up to a third of its speed.
 """
 import dataclasses
 import functools
