@@ -219,13 +219,20 @@ def write_jsonl(path: str | os.PathLike, values: Iterable[Any]) -> int:
 
 def read_json(cls: type[T], path: str | os.PathLike) -> T:
     """Reads one JSON file into `cls`. Raises UserError for a missing file, bad JSON or a wrong shape."""
+    return build(cls, read_object(path), str(path))
+
+
+def read_object(path: str | os.PathLike) -> dict[str, Any]:
+    """The JSON object of a file. Raises UserError for a missing file, bad JSON, or anything but an object."""
     try:
-        mapping = json.loads(pathlib.Path(path).read_text())
+        mapping = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not a readable JSON file ({error})") from None
-    return build(cls, mapping, str(path))
+    if not isinstance(mapping, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(mapping).__name__}")
+    return mapping
 
 
 def read_jsonl(cls: type[T], path: str | os.PathLike) -> list[T]:

@@ -27,9 +27,11 @@ class Incomplete(UserError):
 
 def nearest(name: str, known: collections.abc.Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or the list of known names when nothing is close."""
-    known = [str(k) for k in known]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known)) or 'none'}"
+    by_lower = {str(k).lower(): str(k) for k in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{by_lower[close[0]]}'?"
+    return f"; known: {', '.join(sorted(by_lower.values())) or 'none'}"
 
 
 def build(cls: type[T], mapping: collections.abc.Mapping[str, Any], where: str) -> T:

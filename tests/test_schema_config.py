@@ -40,6 +40,7 @@ def test_a_mapping_becomes_the_dataclass_and_goes_back():
 
 @pytest.mark.parametrize(("mapping", "message"), [
     ({}, "f: the key 'name' is missing"), ({"nam": "n"}, "f: unknown key 'nam'; did you mean 'name'"),
+    ({"NAME": "n"}, "unknown key 'NAME'; did you mean 'name'"),
     ({"zzz": 1}, "unknown key 'zzz'; known: flag, free, inner"), ({"name": 3}, r"f.name: expected str, got 3 \(int\)"),
     ({"name": "n", "inner": {"rate": "x"}}, "f.inner.rate: expected float, got 'x'"),
     ({"name": "n", "inner": {"rat": 1}}, "f.inner: unknown key 'rat'; did you mean 'rate'"),

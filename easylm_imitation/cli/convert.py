@@ -33,7 +33,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from easylm_imitation.weights import RunDir, export_hf, open_model, save_run_model, with_template
     from easylm_imitation.weights.files import demand_absent
     from easylm_imitation.weights.hf_export import check_dtype
-    from easylm_imitation.weights.loaded import brings_chat_template
 
     demand_absent(args.to)
     check_dtype(args.dtype)
@@ -49,14 +48,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.format == "hf":
         dtype = loaded.stored_dtype if args.dtype == "same" else args.dtype
         export_hf(args.to, *parts, dtype, largest_file, lossy=args.lossy,
-                  training=RunDir(args.source).read_config())
+                  training=RunDir(args.source).read_config(), extras=loaded.extras)
     else:
         dtype = "float32"
-        save_run_model(args.to, *parts, stored_dtype=loaded.stored_dtype)
-    if loaded.template is None and brings_chat_template(args.source):
-        console.say(f"{args.source}: its own chat template is not taken over; name one of ours with --template")
+        save_run_model(args.to, *parts, stored_dtype=loaded.stored_dtype, extras=loaded.extras)
+    if loaded.extras.chat_template is not None:
+        kept = "is kept for an export, but not rendered here; to serve chats name one of ours with --template"
+        fate = f"gives way to '{loaded.template.name}'" if loaded.template else kept
+        console.say(f"{args.source}: its own chat template {fate}")
     if loaded.dropped:
-        console.say(f"{args.source}: left out {len(loaded.dropped)} tensors that hold no weights, such as "
+        console.say(f"{args.source}: left out {len(loaded.dropped)} tensors that hold no weights of their own, such as "
                     f"{loaded.dropped[0]}")
     console.say(f"{args.source} ({loaded.config.family}, {loaded.config.parameters():,} parameters) -> "
                 f"{args.to} ({args.format}, {dtype})")

@@ -139,9 +139,15 @@ def demand(mapping: Mapping[str, Any], key: str, allowed: tuple[Any, ...], defau
 
 
 def note_dropout(mapping: Mapping[str, Any], *keys: str) -> None:
-    """Says once that config.json asks for dropout in training, which is not computed; nothing else depends on it."""
+    """Says once that config.json asks for dropout in training, which is not computed; nothing else depends on it.
+
+    Raises UserError for a value that is no share.
+    """
     for key in keys:
-        if mapping.get(key):
+        share = mapping.get(key) or 0
+        if type(share) not in (int, float) or not 0 <= share < 1:
+            raise UserError(f"config.json: {key}={share!r} is no share of at least 0 and below 1")
+        if share:
             say_once(f"note: config.json asks for {key}={mapping[key]} in training; dropout is not computed here")
 
 

@@ -18,7 +18,7 @@ from easylm_imitation.serve.config import ServeConfig
 from easylm_imitation.serve.engine import Engine
 from easylm_imitation.serve.guard import Guard
 from easylm_imitation.serve.scheduler import Scheduler
-from easylm_imitation.serve.service import Service, end_ids
+from easylm_imitation.serve.service import Service
 from easylm_imitation.weights import LoadedModel
 
 
@@ -73,11 +73,11 @@ def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: st
         undo.callback(listener.close)
         if loaded.tokenizer is None:
             raise UserError(f"{loaded.path}: has no tokenizer, so texts cannot be served; put tokenizer.json there")
-        engine = Engine(loaded.config, loaded.params, config, stop_ids=end_ids(loaded.template, loaded.tokenizer),
+        engine = Engine(loaded.config, loaded.params, config, stop_ids=loaded.end_ids(),
                         vocab_size=loaded.tokenizer.vocab_size)
         undo.callback(engine.close)
         service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
-                          template=loaded.template, lineage=loaded.lineage)
+                          template=loaded.template, lineage=loaded.lineage, stop_ids=loaded.end_ids())
         _, guard = make_app(service, api_key(config))
         running = RunningServer(service, guard, listener)
         undo.callback(running.close)

@@ -24,7 +24,7 @@ from easylm_imitation.serve.sampling import Sampled
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.schemas import Generation
 from easylm_imitation.serve.scoring import Pair, Score, Segment, check_ids, pair_segments
-from easylm_imitation.text import Template, Tokenizer, prompt_ids, stop_ids
+from easylm_imitation.text import Template, Tokenizer, prompt_ids
 
 GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same
 
@@ -63,14 +63,14 @@ class Service:
     """What the routes use: the model's identity, its tokenizer, and ways to run jobs."""
 
     def __init__(self, engine: Engine, scheduler: Scheduler, config: ServeConfig, *, tokenizer: Tokenizer,
-                 template: Template | None, lineage: Lineage):
+                 template: Template | None, lineage: Lineage, stop_ids: Sequence[int]):
         self.engine, self.scheduler, self.config, self.limits = engine, scheduler, config, config.limits
         self.tokenizer, self.template, self.lineage = tokenizer, template, lineage
         self.name = lineage.name
         self.context = engine.shapes.context
         self.vocab_size = engine.config.vocab_size
         self.started = int(time.time())
-        self._stop_ids = frozenset(end_ids(template, tokenizer))
+        self._stop_ids = frozenset(stop_ids)
         self._texts: dict[int, str] = {}
 
     # ---------------------------------------------------------------- requests to jobs
@@ -202,11 +202,6 @@ class Service:
         with contextlib.suppress(UserError):
             return bool(self.tokenizer.token(token_id))
         return False
-
-
-def end_ids(template: Template | None, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Ids at which generation ends."""
-    return (tokenizer.eos_id,) if template is None else stop_ids(template, tokenizer)
 
 
 def _sampling(request: Generation, seed: int) -> Sampling:

@@ -98,7 +98,7 @@ class Tokenizer:
         """Decodes one id at a time, for streaming."""
         return Stream(self)
 
-    def save(self, folder: str | os.PathLike, chat_template: str | None = None) -> None:
+    def save(self, folder: str | os.PathLike, chat_template: str | list[dict[str, str]] | None = None) -> None:
         """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json into `folder` (made if absent),
         which `load_tokenizer` and `transformers.AutoTokenizer` read."""
         folder = pathlib.Path(folder)

@@ -2,7 +2,6 @@
 
 No `transformers` here (its import costs seconds); everything needed is in the files.
 """
-import json
 import os
 import pathlib
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
+from easylm_imitation.records import read_object
 from easylm_imitation.schema import UserError
 from easylm_imitation.text.tokenizer import Tokenizer
 from easylm_imitation.text.tokenizer_sentencepiece import sentencepiece_backend
@@ -145,10 +145,4 @@ def _token_names_of_ids(config: dict[str, Any], backend: tokenizers.Tokenizer) -
 
 
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error})") from None
-    return content if isinstance(content, dict) else {}
+    return read_object(file) if file.is_file() else {}

@@ -68,7 +68,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         loaded = open_model(init, mesh=mesh) if init and not steps else None
         if loaded is not None:
             check_origin(start.card, loaded)
-        run = open_run(start, workdir, loaded.stored_dtype if loaded else "float32")
+        run = open_run(start, workdir, loaded)
         checkpoints = _closing(stack, Checkpoints(run.checkpoints, config.keep))
         if steps:
             state, position, progress = checkpoints.restore(steps[-1], abstract)

@@ -72,8 +72,11 @@ def check_origin(card: DataCard, loaded: LoadedModel) -> None:
                             f"build the data again with the model's {what}")
 
 
-def open_run(start: Start, workdir: pathlib.Path, stored_dtype: str) -> RunDir:
-    """Makes the run dir, whole or not at all, or brings an existing one's config up to date. One process writes."""
+def open_run(start: Start, workdir: pathlib.Path, loaded: LoadedModel | None) -> RunDir:
+    """Makes the run dir, whole or not at all, or brings an existing one's config up to date. One process writes.
+
+    `loaded`: the initial weights of a new run (None: fresh ones).
+    """
     if jax.process_index() == 0:
         if RunDir(workdir).config.exists():
             write_json(RunDir(workdir).config, start.config)
@@ -81,7 +84,8 @@ def open_run(start: Start, workdir: pathlib.Path, stored_dtype: str) -> RunDir:
         else:
             with finished_folder(workdir) as folder:
                 run = RunDir(folder)
-                run.write_identity(start.model, start.tokenizer, start.template, start.lineage, stored_dtype)
+                origin = (loaded.stored_dtype, loaded.extras) if loaded else ()
+                run.write_identity(start.model, start.tokenizer, start.template, start.lineage, *origin)
                 write_json(run.config, start.config)
                 write_json(run.data, start.use)
     if jax.process_count() > 1:

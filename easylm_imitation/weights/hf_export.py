@@ -21,6 +21,7 @@ from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, stop_ids
 from easylm_imitation.weights.files import finished_folder
+from easylm_imitation.weights.hf_extras import GENERATION, NO_EXTRAS, HFExtras
 from easylm_imitation.weights.hf_import import fingerprint, layer_name
 from easylm_imitation.weights.model_card import model_card
 from easylm_imitation.weights.safetensors_writer import write_safetensors
@@ -53,23 +54,28 @@ class _Out:
 
 def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
               template: Template | None, lineage: Lineage, dtype: str = "float32", largest_file: int = LARGEST_FILE, *,
-              lossy: Collection[str] = (), training: Mapping[str, Any] | None = None) -> int:
+              lossy: Collection[str] = (), training: Mapping[str, Any] | None = None,
+              extras: HFExtras = NO_EXTRAS) -> int:
     """Writes a Hugging Face dir with weights in `dtype`; returns how many tensors it holds.
 
     The exported chat template renders what the server builds from the same messages. `lossy` may hold "dtype": numbers
-    may be rounded to it, which else raises UserError. `training`: the run's resolved config, for the model card. All or
-    nothing appears at `path`, which must be absent or empty (UserError).
+    may be rounded to it, which else raises UserError. `training`: the run's resolved config, for the model card.
+    `extras`: what the dir that the weights came from says besides; said again, where `template` does not replace it.
+    All or nothing appears at `path`, which must be absent or empty (UserError).
     """
-    mapping = _config(config, dtype, tokenizer)
-    chat = chat_jinja(template, tokenizer) if tokenizer is not None and template is not None else None
+    mapping = {**_config(config, dtype), **(extras.ids or _token_ids(tokenizer)), **extras.dropout}
+    ours = chat_jinja(template, tokenizer) if tokenizer is not None and template is not None else None
+    chat = ours or extras.chat_template
     with finished_folder(path) as folder:
         outs = list(_outs(config, stack(params)))
         tensors = (_tensor(out, dtype, "dtype" in lossy) for out in outs)
         write_safetensors(folder, [(out.name, out.shape, _CODES[dtype]) for out in outs], tensors, largest_file)
         write_json(folder / "config.json", mapping)
-        write_json(folder / "generation_config.json", _generation(tokenizer, template))
+        write_json(folder / GENERATION, _generation(extras, tokenizer, template))
         if tokenizer is not None:
             tokenizer.save(folder, chat)
+        elif chat is not None:
+            write_json(folder / "tokenizer_config.json", {"chat_template": chat})
         chats = None if tokenizer is None else chat is not None
         write_text(folder / "README.md", model_card(config, lineage, dtype, chats, training))
         identity = fingerprint(config, open_tensors(folder))
@@ -77,12 +83,11 @@ def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, toke
     return len(outs)
 
 
-def _config(config: ModelConfig, dtype: str, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """config.json, in the keys of older and of current readers. Raises UserError when reading it would make another
     model."""
     family = family_of(config)
-    mapping = {**family.config_to_hf(config), "torch_dtype": dtype, "dtype": dtype, "use_cache": True,
-               **_token_ids(tokenizer)}
+    mapping = {**family.config_to_hf(config), "torch_dtype": dtype, "dtype": dtype, "use_cache": True}
     if "rope_theta" in mapping:
         mapping["rope_parameters"] = {"rope_type": "default", **(mapping.get("rope_scaling") or {}),
                                       "rope_theta": mapping["rope_theta"]}
@@ -144,12 +149,12 @@ def _token_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
 
 
-def _generation(tokenizer: Tokenizer | None, template: Template | None) -> dict[str, Any]:
-    """generation_config.json: every id that ends an assistant's turn stops generation."""
-    ids = _token_ids(tokenizer)
+def _generation(extras: HFExtras, tokenizer: Tokenizer | None, template: Template | None) -> dict[str, Any]:
+    """generation_config.json: the source's own; under a template, every id that ends its answers stops generation."""
+    said = extras.generation or extras.ids or _token_ids(tokenizer)
     if tokenizer is not None and template is not None:
-        ids["eos_token_id"] = list(stop_ids(template, tokenizer))
-    return ids
+        return {**said, "eos_token_id": list(stop_ids(template, tokenizer))}
+    return said
 
 
 def check_dtype(name: str) -> str:

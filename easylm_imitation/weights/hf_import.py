@@ -6,7 +6,6 @@ place, so the host holds the parameters and one layer of one of them, and so do 
 """
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import re
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from easylm_imitation.models import Entry, ModelConfig, Params, config_mapping, create, family_of, hf_family
-from easylm_imitation.records import Lineage, code_version, digest
+from easylm_imitation.records import Lineage, code_version, digest, read_object
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.weights.meta_checkpoint import is_meta, open_meta
@@ -26,8 +25,8 @@ from easylm_imitation.weights.stored import DTYPES
 from easylm_imitation.weights.tensor_files import TensorFiles, open_tensors
 
 _READ = ("F32", "F16", "BF16")      # dtypes of weights
-_SHOWN = 3                          # of several tensors at fault, as many are named
 _NO_PLACE = "no place in the model of config.json"
+_SHOWN = 3                          # of several tensors at fault, as many are named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class HFModel:
     config: ModelConfig
     files: TensorFiles
     names: Mapping[str, str]        # {expected tensor name: its name in the files}
-    dropped: tuple[str, ...]        # tensors in the files that hold no weights: mask buffers, rotary tables
+    dropped: tuple[str, ...]        # tensors that hold no weights of their own: buffers, rotary tables, tied copies
 
     def read(self, dtype: jnp.dtype | None = jnp.float32, shardings: Params | None = None) -> Params:
         """The stacked parameters in `dtype` (None: as stored) and `shardings` (None: one device)."""
@@ -76,13 +75,10 @@ def import_hf(folder: str | os.PathLike, dtype: jnp.dtype | None = jnp.float32,
 def read_config(folder: str | os.PathLike) -> ModelConfig:
     """The model config of a Hugging Face dir. Raises UserError for a missing or unsupported config.json."""
     path = pathlib.Path(folder) / "config.json"
-    try:
-        mapping = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a Hugging Face dir has config.json and model.safetensors") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error})") from None
-    if not isinstance(mapping, dict) or not isinstance(mapping.get("model_type"), str):
+    if not path.exists():
+        raise UserError(f"{path}: no such file; a Hugging Face dir has config.json and model.safetensors")
+    mapping = read_object(path)
+    if not isinstance(mapping.get("model_type"), str):
         raise UserError(f"{path}: the key 'model_type' is missing; is this a Hugging Face model dir?")
     if mapping.get("quantization_config"):
         raise UserError(f"{path}: quantization_config asks for weights of few bits, which are not read; take the "
@@ -193,14 +189,31 @@ def _match(config: ModelConfig, files: TensorFiles) -> tuple[dict[str, str], tup
         if other != name:
             raise UserError(f"{files.folder}: '{other}' and '{name}' are two spellings of one tensor; remove one")
     missing = [name for name in expected if name not in found]
-    if missing:
-        raise UserError(f"{files.folder}: {_listed(missing, 'is missing', 'are missing')}; these are not "
-                        "config.json's weights")
     extra = {name: in_file for name, in_file in found.items() if name not in expected}
-    dropped = _check_extra(extra, table.ignored, dict(table.copies), found, files)
+    bare = [in_file for in_file in extra.values() if any(re.fullmatch(pattern, in_file) for pattern in table.ignored)]
+    copies = {in_file: found.get(dict(table.copies)[name]) for name, in_file in extra.items()
+              if name in dict(table.copies)}
+    _check_names(missing, [name for name in extra.values() if name not in bare and name not in copies], files)
+    _check_copies(copies, files)
     names = {name: found[name] for name in expected}
     _check_shapes(names, expected, files)
-    return names, (*files.dropped, *dropped)
+    return names, (*files.dropped, *bare, *copies)
+
+
+def _check_names(missing: Sequence[str], unknown: Sequence[str], files: TensorFiles) -> None:
+    said = [_listed(missing, "is missing", "are missing")] if missing else []
+    if unknown:
+        said.append(_listed(unknown, f"has {_NO_PLACE}", f"have {_NO_PLACE}"))
+    if said:
+        raise UserError(f"{files.folder}: {', and '.join(said)}; these are not config.json's weights")
+
+
+def _check_copies(copies: Mapping[str, str], files: TensorFiles) -> None:
+    """Raises UserError unless each of these {tensor: the one it is tied to} is equal to its original."""
+    for name, original in copies.items():
+        if not files.equal(name, original):
+            raise UserError(f"{files.folder}: config.json ties '{name}' to '{original}', but they differ; set "
+                            "tie_word_embeddings to false in config.json")
 
 
 def _check_shapes(names: Mapping[str, str], expected: Mapping[str, tuple[int, ...]], files: TensorFiles) -> None:
@@ -242,18 +255,3 @@ def _full_name(name: str, prefix: str, expected: Mapping[str, Any]) -> str:
     """Files of the bare model lack the prefix of the one with a head (`h.0...` for `transformer.h.0...`)."""
     return prefix + name if name not in expected and prefix + name in expected else name
 
-
-def _check_extra(extra: Mapping[str, str], ignored: tuple[str, ...], copies: Mapping[str, str],
-                 found: Mapping[str, str], files: TensorFiles) -> tuple[str, ...]:
-    """Lets pass what holds no weights (returned), and copies that are equal to their original. Raises UserError for the
-    rest."""
-    dropped = [name for name in extra.values() if any(re.fullmatch(pattern, name) for pattern in ignored)]
-    unknown = [in_file for name, in_file in extra.items() if in_file not in dropped and name not in copies]
-    if unknown:
-        raise UserError(f"{files.folder}: {_listed(unknown, f'has {_NO_PLACE}', f'have {_NO_PLACE}')}; "
-                        "using the weights without would make another model")
-    for name, in_file in extra.items():
-        if name in copies and not files.equal(in_file, found[copies[name]]):
-            raise UserError(f"{files.folder}: config.json ties '{in_file}' to '{found[copies[name]]}', but they "
-                            "differ; set tie_word_embeddings to false in config.json")
-    return tuple(dropped)

@@ -12,11 +12,20 @@ from easylm_imitation.models import Model, ModelConfig, Params, create
 from easylm_imitation.records import Lineage, read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import shardings
-from easylm_imitation.text import Template, Tokenizer, check_template, get_template, has_tokenizer, load_tokenizer
+from easylm_imitation.text import (
+    Template,
+    Tokenizer,
+    check_template,
+    get_template,
+    has_tokenizer,
+    load_tokenizer,
+    stop_ids,
+)
 from easylm_imitation.weights.hf_export import OURS, HFNote
+from easylm_imitation.weights.hf_extras import NO_EXTRAS, HFExtras, read_extras
 from easylm_imitation.weights.hf_import import HFModel, fingerprint, identify_hf, open_hf, stored_dtype
 from easylm_imitation.weights.meta_checkpoint import is_meta
-from easylm_imitation.weights.run_dir import RunDir, read_mapping, same_template
+from easylm_imitation.weights.run_dir import RunDir, same_template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +38,17 @@ class LoadedModel:
     lineage: Lineage
     path: str
     stored_dtype: str = "float32"   # what the weights came in; `convert --dtype same` goes back to it
-    dropped: tuple[str, ...] = ()   # tensors of a Hugging Face dir that hold no weights, and were left out
+    dropped: tuple[str, ...] = ()   # tensors of a Hugging Face dir that hold no weights of their own, left out
+    extras: HFExtras = NO_EXTRAS   # what its Hugging Face dir says besides
+
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end generation: the template's, or the tokenizer's and those that its Hugging Face dir names.
+
+        The model must have a tokenizer.
+        """
+        if self.template is not None:
+            return stop_ids(self.template, self.tokenizer)
+        return tuple(dict.fromkeys((self.tokenizer.eos_id, *self.extras.end_ids())))
 
 
 def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh: Mesh | None = None) -> LoadedModel:
@@ -55,15 +74,6 @@ def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
     check_template(template, loaded.tokenizer)
     lineage = dataclasses.replace(loaded.lineage, template=template.id)
     return dataclasses.replace(loaded, template=template, lineage=lineage)
-
-
-def brings_chat_template(folder: str | os.PathLike) -> bool:
-    """Whether a Hugging Face dir has a chat template, which nothing here renders. Raises UserError."""
-    folder = pathlib.Path(folder)
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    file = folder / "tokenizer_config.json"
-    return file.is_file() and bool(read_mapping(file).get("chat_template"))
 
 
 def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:
@@ -96,7 +106,8 @@ def _open_run(run: RunDir, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
     abstract = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=where),
                             model.abstract(dtype), _placement(model, mesh))
     params = run.load_params(abstract, step)
-    return LoadedModel(config, params, tokenizer, run.read_template(), run.read_lineage(step), str(run.path), stored)
+    return LoadedModel(config, params, tokenizer, run.read_template(), run.read_lineage(step), str(run.path), stored,
+                       extras=run.read_extras())
 
 
 def _open_hf(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
@@ -104,11 +115,14 @@ def _open_hf(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None) -> Loade
     tokenizer = _hf_tokenizer(folder)
     _check_vocabulary(model.config, tokenizer, folder)
     lineage, template = _hf_identity(model)
+    extras = read_extras(folder)
+    if template is not None:        # its Jinja form is our own
+        extras = dataclasses.replace(extras, chat_template=None)
     if tokenizer is not None and not (folder / OURS).is_file():
         lineage = dataclasses.replace(lineage, tokenizer=tokenizer.id)
     params = model.read(dtype, _placement(create(model.config), mesh))
     return LoadedModel(model.config, params, tokenizer, template, lineage, str(folder), stored_dtype(model.files),
-                       model.dropped)
+                       model.dropped, extras)
 
 
 def _placement(model: Model, mesh: Mesh | None) -> Params:

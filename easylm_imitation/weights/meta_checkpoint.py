@@ -77,6 +77,8 @@ def _read_params(path: pathlib.Path) -> dict[str, Any]:
     for key in _NUMBERS:
         if key in params and (isinstance(params[key], bool) or not isinstance(params[key], int | float)):
             raise UserError(f"{path}: {key}={params[key]!r} is not a number")
+    if params.get("max_seq_len", 1) < 1:
+        raise UserError(f"{path}: max_seq_len={params['max_seq_len']} must be a number of tokens")
     return params
 
 
@@ -136,7 +138,7 @@ def _config(folder: pathlib.Path, params: Mapping[str, Any], files: TensorFiles)
     scaling = _scaling(params)
     context = params.get("max_seq_len")
     if context is None:
-        context = _context(params, vocabulary, theta)
+        context = published_context(params, vocabulary, theta)
         say(f"{folder}: {PARAMS} does not say the context; {context} tokens are taken, as published")
     return {
         "model_type": "llama", "vocab_size": vocabulary, "max_position_embeddings": context,
@@ -156,7 +158,7 @@ def _scaling(params: Mapping[str, Any]) -> dict[str, Any] | None:
             "original_max_position_embeddings": 8192}
 
 
-def _context(params: Mapping[str, Any], vocabulary: int, theta: float) -> int:
+def published_context(params: Mapping[str, Any], vocabulary: int, theta: float) -> int:
     """The context of the published models: 3.1 and later scale, 3 has the large vocabulary, Code Llama a larger
     theta; LLaMA 2 differs from 1 in its epsilon, and in the grouped queries of 70B from 65B."""
     if params.get("use_scaled_rope"):

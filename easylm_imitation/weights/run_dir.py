@@ -1,7 +1,7 @@
 """The layout of a run dir: what `train` writes, and what everything that takes a model reads.
 
     config.json     the verb's resolved config          model.json    the model's config, and the dtype it came in
-    data.json       what of its data a run takes
+    data.json       what of its data a run takes        source.json   words of the Hugging Face dir it began with
     lineage.json    where the run starts from           tokenizer/    template.json {"name", "id"}
     metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress, lineage}
 
@@ -10,7 +10,6 @@ that holds a model and no training has `params` alone there, and lineage.json sp
 """
 import dataclasses
 import gc
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -21,11 +20,12 @@ from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from easylm_imitation.models import ModelConfig, Params, config_mapping, create, model_config
-from easylm_imitation.records import Lineage, read_json, write_json
+from easylm_imitation.records import Lineage, read_json, read_object, write_json
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.weights.files import finished_folder
+from easylm_imitation.weights.hf_extras import NO_EXTRAS, HFExtras, load_extras, save_extras
 from easylm_imitation.weights.reading import reading
 
 # names of a checkpoint's parts, each restored by itself
@@ -50,6 +50,7 @@ class RunDir:
         self.lineage = self.path / "lineage.json"
         self.tokenizer = self.path / "tokenizer"
         self.template = self.path / "template.json"
+        self.source = self.path / "source.json"
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
@@ -74,7 +75,7 @@ class RunDir:
 
     def read_model(self) -> tuple[ModelConfig, str]:
         """(the model's config, name of the dtype that its weights first came in). Raises UserError."""
-        mapping = read_mapping(self.model)
+        mapping = read_object(self.model)
         stored_dtype = mapping.pop("stored_dtype", "float32")
         return model_config(mapping, str(self.model)), stored_dtype
 
@@ -93,7 +94,7 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any] | None:
         """The resolved config of the training that made this run; None when none did. Raises UserError."""
-        return read_mapping(self.config) if self.holds_model() and self.config.is_file() else None
+        return read_object(self.config) if self.holds_model() and self.config.is_file() else None
 
     def read_tokenizer(self) -> Tokenizer | None:
         """The run's tokenizer; None for one that was converted from weights without. Raises UserError."""
@@ -106,14 +107,19 @@ class RunDir:
         stored = read_json(_TemplateFile, self.template)
         return same_template(stored.name, stored.id, str(self.template))
 
+    def read_extras(self) -> HFExtras:
+        """What the Hugging Face dir that the run began with says besides its weights. Raises UserError."""
+        return load_extras(self.source)
+
     def write_identity(self, config: ModelConfig, tokenizer: Tokenizer | None, template: Template | None,
-                       lineage: Lineage, stored_dtype: str = "float32") -> None:
-        """Writes model.json, tokenizer/, template.json and lineage.json: all but config, metrics and checkpoints."""
+                       lineage: Lineage, stored_dtype: str = "float32", extras: HFExtras = NO_EXTRAS) -> None:
+        """Writes model.json, tokenizer/, template.json, source.json and lineage.json: what identifies the model."""
         write_json(self.model, {**config_mapping(config), "stored_dtype": stored_dtype})
         if tokenizer is not None:
             tokenizer.save(self.tokenizer)
         if template is not None:
             write_json(self.template, _TemplateFile(template.name, template.id))
+        save_extras(self.source, extras)
         write_json(self.lineage, lineage)
 
     def load_params(self, abstract: Params, step: int | None = None) -> Params:
@@ -129,7 +135,8 @@ class RunDir:
 
 
 def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
-                   template: Template | None, lineage: Lineage, step: int = 0, stored_dtype: str = "float32") -> RunDir:
+                   template: Template | None, lineage: Lineage, step: int = 0, stored_dtype: str = "float32",
+                   extras: HFExtras = NO_EXTRAS) -> RunDir:
     """Writes a run dir that holds a model and no training: it can be served, evaluated, exported and trained from.
 
     All or nothing appears at `path`, which must be absent or empty (UserError).
@@ -137,7 +144,7 @@ def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params,
     create(config)  # a config that makes no model fails before anything is written
     with finished_folder(path) as building:
         run = RunDir(building)
-        run.write_identity(config, tokenizer, template, lineage, stored_dtype)
+        run.write_identity(config, tokenizer, template, lineage, stored_dtype, extras)
         context = ocp.Context()
         context.memory.deepcopy_host_arrays = False     # nothing changes them while this waits
         # the largest parameter must fit, with what Orbax adds to it; more at a time would only take more memory
@@ -192,14 +199,3 @@ def same_template(name: str, identity: str, where: str) -> Template:
         raise UserError(f"{where}: the model was made with template {identity}, but '{name}' is now {template.id}; "
                         "use the version of easylm_imitation that made it")
     return template
-
-
-def read_mapping(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError for anything else."""
-    try:
-        mapping = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error})") from None
-    if not isinstance(mapping, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return mapping

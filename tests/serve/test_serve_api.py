@@ -1,6 +1,7 @@
 """What a stranger may send: every refusal has its status, names its reason, and leaves the server well."""
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import json
 import threading
@@ -25,6 +26,7 @@ from easylm_imitation.serve.scoring import Segment
 from easylm_imitation.serve.server import RunningServer
 from easylm_imitation.serve.service import Service
 from easylm_imitation.text import Tokenizer
+from easylm_imitation.weights import HFExtras
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 HELLO = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
@@ -387,3 +389,14 @@ def random_request(http, seed):
         return http.post(COMPLETE, json=body).status_code
     messages = [{"role": "system", "content": "b"}, {"role": "user", "content": "a" * int(rng.integers(1, 9))}]
     return http.post(CHAT, json={"messages": messages, **common, "max_tokens": 5}).status_code
+
+
+def test_generation_ends_where_the_source_of_the_weights_says(served_model, reference):
+    ids = served_model.tokenizer.encode("a b")
+    first = int(reference(ids)[-1].argmax())
+    second = int(reference([*ids, first])[-1].argmax())
+    assert first != second
+    ends = dataclasses.replace(served_model, template=None, extras=HFExtras(generation={"eos_token_id": [second]}))
+    with another_server(ends) as (_, client):
+        choice = client.post(COMPLETE, json={"prompt": ids, "max_tokens": 3, "temperature": 0}).json()["choices"][0]
+    assert (choice["finish_reason"], choice["text"]) == ("stop", served_model.tokenizer.decode([first]))

@@ -102,6 +102,7 @@ def test_finetuning_starts_from_the_given_weights_and_knows_its_base(data, base,
     train(again, data_dir=base.parent / "data", workdir=tmp_path / "again", init=str(tmp_path / "run"), stop_after=1)
     grandchild = RunDir(tmp_path / "again").read_lineage()
     assert (grandchild.base, grandchild.init, grandchild.teachers) == (parent.id, child.id, ("teacher",))
+    assert not RunDir(tmp_path / "again").source.exists()       # weights of our own say nothing more
     assert RunDir(tmp_path / "again").read_model()[0].vocab_size == 264     # 259 ids, rounded up to split in 8
 
 
@@ -134,7 +135,10 @@ def test_initial_weights_without_a_tokenizer_are_refused(data, base, tmp_path):
              init=str(tmp_path / "hf"))
     assert not (tmp_path / "run").exists()
     loaded.tokenizer.save(tmp_path / "hf")
+    (tmp_path / "hf" / "chat_template.jinja").write_text("theirs")
     train(config, data_dir=data, workdir=tmp_path / "run", init=str(tmp_path / "hf"))
+    assert open_model(tmp_path / "run").extras == open_model(tmp_path / "hf").extras
+    assert open_model(tmp_path / "run").extras.chat_template == "theirs"
 
 
 def test_an_init_that_is_no_model_names_both_kinds(data, tmp_path):

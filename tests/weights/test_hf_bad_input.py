@@ -74,7 +74,13 @@ def untied_copy(tensors):
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * 2
 
 
+def renamed(tensors):
+    tensors["model.norm.scale"] = tensors.pop("model.norm.weight")
+
+
 DAMAGES = [
+    ("llama", weights(renamed), "the tensor 'model.norm.weight' is missing, and the tensor 'model.norm.scale' has no "
+     "place in the model of config.json; these are not config.json's weights"),
     ("llama", weights(lambda t: t.pop("model.layers.1.mlp.up_proj.weight")),
      "the tensor 'model.layers.1.mlp.up_proj.weight' is missing"),
     ("llama", weights(lambda t: t.pop("lm_head.weight")), "the tensor 'lm_head.weight' is missing"),

@@ -1,7 +1,6 @@
 """What stands beside exported weights, and exports that would lose something."""
 import dataclasses
 import json
-import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,8 @@ import pytest
 from weights.conftest import LINEAGE
 
 from easylm_imitation.models import family_of
-from easylm_imitation.schema import UserError
+from easylm_imitation.records import EXAMPLES, DataCard
+from easylm_imitation.schema import UserError, build
 from easylm_imitation.text import get_template
 from easylm_imitation.train import TrainConfig
 from easylm_imitation.train.start import lineage_of
@@ -80,7 +80,7 @@ def test_the_card_of_weights_that_were_only_converted_claims_no_training(wide, t
     (TRAINED, (), "trained from `org/base-1b` on outputs of gpt-4. What")])
 def test_the_card_says_what_the_weights_started_from(wide, tmp_path, parent, teachers, said):
     parent = parent and (parent if parent is TRAINED else dataclasses.replace(parent, teachers=()))
-    data = types.SimpleNamespace(teachers=teachers, hash="c", template="chatml", tokenizer="t")
+    data = dataclasses.replace(build(DataCard, EXAMPLES[DataCard], "card"), teachers=teachers)
     lineage = lineage_of(TrainConfig(steps=1), wide["llama"][0], data, parent)
     text = card(tmp_path / "a", wide, lineage)
     assert said in text

@@ -11,7 +11,7 @@ from easylm_imitation.models import create
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.weights import open_model
-from easylm_imitation.weights.meta_checkpoint import _context
+from easylm_imitation.weights.meta_checkpoint import published_context
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -113,6 +113,13 @@ def test_the_context_is_that_of_the_published_models(tmp_path, changes, context,
     assert f"does not say the context; {context} tokens are taken" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_context_that_is_said_is_taken(tmp_path, capsys):
+    assert open_model(write(tmp_path / "meta", params={**PARAMS, "max_seq_len": 77})).config.context == 77
+    assert "does not say the context" not in capsys.readouterr().err
+    with pytest.raises(UserError, match="params.json: max_seq_len=-1 must be a number of tokens"):
+        open_model(write(tmp_path / "bad", params={**PARAMS, "max_seq_len": -1}))
+
+
 def test_equal_head_and_embedding_are_tied(tmp_path):
     assert open_model(write(tmp_path / "tied", tied=True)).config.tie_embeddings
     assert not open_model(write(tmp_path / "own")).config.tie_embeddings
@@ -153,5 +160,5 @@ def test_damage_is_one_clear_line(tmp_path):
 
 
 def test_65b_and_2_70b_share_an_epsilon_and_are_told_apart():
-    assert _context({"dim": 8192, "norm_eps": 1e-5}, 32000, 1e4) == 2048
-    assert _context({"dim": 8192, "norm_eps": 1e-5, "n_kv_heads": 8}, 32000, 1e4) == 4096
+    assert published_context({"dim": 8192, "norm_eps": 1e-5}, 32000, 1e4) == 2048
+    assert published_context({"dim": 8192, "norm_eps": 1e-5, "n_kv_heads": 8}, 32000, 1e4) == 4096

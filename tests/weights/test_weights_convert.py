@@ -98,9 +98,9 @@ def test_weights_without_a_tokenizer_come_with_a_note(own_copy, tmp_path, capsys
     jax.tree.map(np.testing.assert_array_equal, loaded.params, open_model(folder).params)
 
 
-def test_a_chat_template_that_is_not_taken_over_is_said(own_copy, tmp_path, capsys):
+def test_a_chat_template_is_spoken_of_where_there_is_a_foreign_one(own_copy, tmp_path, capsys):
     folder = own_copy("llama")
-    note = "its own chat template is not taken over; name one of ours with --template"
+    note = "its own chat template is kept for an export"
     assert note not in convert("--from", folder, "--to", tmp_path / "known", capsys=capsys)[2]
     (folder / "easylm_imitation.json").unlink()
     assert note in " ".join(convert("--from", folder, "--to", tmp_path / "run", capsys=capsys)[2].split())
@@ -116,4 +116,12 @@ def test_buffers_that_are_left_out_are_listed(own_copy, tmp_path, capsys):
     safetensors.numpy.save_file(old, path)
     code, result, err = convert("--from", path.parent, "--to", tmp_path / "run", capsys=capsys)
     assert (code, sorted(result["dropped"])) == (0, ["transformer.h.0.attn.bias", "transformer.h.1.attn.masked_bias"])
-    assert "left out 2 tensors that hold no weights" in err
+    assert "left out 2 tensors that hold no weights of their own" in err
+
+
+def test_a_tied_copy_that_is_left_out_is_listed(own_copy, tmp_path, capsys):
+    path = own_copy("qwen2") / "model.safetensors"
+    tied = safetensors.numpy.load_file(path)
+    safetensors.numpy.save_file({**tied, "lm_head.weight": tied["model.embed_tokens.weight"]}, path)
+    code, result, err = convert("--from", path.parent, "--to", tmp_path / "run", capsys=capsys)
+    assert (code, result["dropped"]) == (0, ["lm_head.weight"]), err
