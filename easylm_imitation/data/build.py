@@ -5,6 +5,7 @@ whole.
     DATA/build.json      the resolved config, and the identity by which a second build finds its work done
     DATA/dropped.jsonl   file, line, reason and detail of every record left out
     DATA/lengths.npy     int32 [conversations]: tokens of each, in the shards' order
+    DATA/datasets.npz    `names` [datasets], and `number` int32 [conversations]: which of them each belongs to
     DATA/shards/         a TFDS dataset in ArrayRecord
     DATA/tokenizer/      the tokenizer, with the template as its chat template
 """
@@ -40,8 +41,10 @@ from easylm_imitation.records import (
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, get_template, load_tokenizer
 
+Sourced = tuple[Example, str]   # with the dataset that it belongs to
+
 _STEP = 256     # records between two steps of the progress bar
-_FORMAT = 1     # raised when the same sources and config come to give other records or other files
+_FORMAT = 2     # raised when the same sources and config come to give other records or other files
 
 
 def build_dataset(config: BuildConfig, out: str | os.PathLike) -> DataCard:
@@ -120,12 +123,15 @@ def _write(config: BuildConfig, files: list[pathlib.Path], hashes: list[str], fo
     with processes(count, tokenizer, folder / "tokenizer", template) as outcomes, \
             console.progress("tokenizing", None) as advance:
         examples = _examples(config, zip(files, hashes, strict=True), outcomes, tally, advance)
-        lengths, contents = _write_shards(folder / "shards", config.name, _shuffled(examples, config.seed), tally)
+        lengths, origins, contents = _write_shards(folder / "shards", config.name, _shuffled(examples, config.seed),
+                                                   tally)
     write_jsonl(folder / "dropped.jsonl", tally.dropped)
     if not lengths:
         reasons = ", ".join(f"{n} {reason}" for reason, n in tally.reasons().items()) or "no records"
         raise UserError(f"dataset '{config.name}' is empty ({reasons}); nothing was written")
     np.save(folder / "lengths.npy", np.asarray(lengths, np.int32))
+    names, number = np.unique(origins, return_inverse=True)
+    np.savez(folder / "datasets.npz", names=names, number=number.astype(np.int32))
     card = DataCard(
         name=config.name, hash="", sources=tuple(tally.sources), conversations=len(lengths), tokens=sum(lengths),
         loss_tokens=tally.loss_tokens, longest=max(lengths), tokenizer=tokenizer.id, template=template.id,
@@ -143,15 +149,18 @@ def _card_hash(card: DataCard, contents: str) -> str:
     return digest([content, contents])
 
 
-def _write_shards(folder: pathlib.Path, name: str, examples: Iterable[Example], tally: Tally) -> tuple[list[int], str]:
-    """Writes all examples; returns their lengths in tokens, and a hash of the records.
+def _write_shards(folder: pathlib.Path, name: str, examples: Iterable[Sourced],
+                  tally: Tally) -> tuple[list[int], list[str], str]:
+    """Writes all examples; returns their lengths in tokens, their datasets, and a hash of the records.
 
     Not of the files: a record's fields stand in an order that differs from process to process.
     """
-    writer, lengths, contents = ShardWriter(folder, description=name), [], hashlib.sha256()
-    for chunk in chunks(examples, 1000):
+    writer, lengths, origins, contents = ShardWriter(folder, description=name), [], [], hashlib.sha256()
+    for sourced in chunks(examples, 1000):
+        chunk = [example for example, _ in sourced]
         writer.write(chunk)
         lengths += [len(example.tokens) for example in chunk]
+        origins += [dataset for _, dataset in sourced]
         for example in chunk:
             name_bytes = example.id.encode("utf-8", "surrogatepass")
             contents.update(np.asarray([len(name_bytes), len(example.tokens)], "<i8").tobytes() + name_bytes)
@@ -159,10 +168,10 @@ def _write_shards(folder: pathlib.Path, name: str, examples: Iterable[Example], 
             contents.update(np.asarray(example.loss_weights, "<f4").tobytes())
         tally.loss_tokens += sum(int(np.count_nonzero(example.loss_weights)) for example in chunk)
     writer.close()
-    return lengths, contents.hexdigest()
+    return lengths, origins, contents.hexdigest()
 
 
-def _shuffled(examples: Iterator[Example], seed: int | None) -> Iterable[Example]:
+def _shuffled(examples: Iterator[Sourced], seed: int | None) -> Iterable[Sourced]:
     """In an order that `seed` decides (which needs all of them in memory, 8 bytes a token), or as they come."""
     if seed is None:
         return examples
@@ -171,8 +180,8 @@ def _shuffled(examples: Iterator[Example], seed: int | None) -> Iterable[Example
 
 
 def _examples(config: BuildConfig, files: Iterable[tuple[pathlib.Path, str]], outcomes: Outcomes, tally: Tally,
-              advance: Callable[..., None]) -> Iterator[Example]:
-    """The examples of all sources, in order; the tally fills as they pass."""
+              advance: Callable[..., None]) -> Iterator[Sourced]:
+    """The examples of all sources with their datasets, in order; the tally fills as they pass."""
     numbers = collections.Counter()     # records read of each dataset: files of one dataset go on counting
     for source, (file, sha256) in zip(config.sources, files, strict=True):
         dataset = source.dataset or file.name.partition(".")[0]
@@ -186,7 +195,7 @@ def _examples(config: BuildConfig, files: Iterable[tuple[pathlib.Path, str]], ou
             else:
                 kept += 1
                 tally.teachers |= {outcome.teacher} - {""}
-                yield outcome.example
+                yield outcome.example, outcome.dataset
             if read % _STEP == 0:
                 advance(_STEP, note=dataset)
             if kept == source.limit:

@@ -46,8 +46,11 @@ class LoaderConfig:
     shuffle: bool = True            # anew each epoch
     too_long: Literal["error", "drop", "truncate"] = "error"    # conversations of more than `context` tokens
     packing_bins: int = 32          # rows open at once; more of them waste less on padding
+    holdout: float = 0.0            # share of each dataset's conversations that is validated on and never trained on
 
     def __post_init__(self) -> None:
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout {self.holdout}: a share of at least 0 and below 1")
         for name, least in (("context", 2), ("batch", 1), ("packing_bins", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} {getattr(self, name)}: at least {least}")

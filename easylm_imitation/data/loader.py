@@ -46,6 +46,7 @@ class DataUse:
     too_long: Literal["error", "drop", "truncate"]
     long_conversations: int         # of more tokens than the context: dropped or truncated
     lost_tokens: int                # theirs, as far as no row holds them
+    held_out: int = 0               # conversations that are validated on instead
 
 
 class Loader:
@@ -77,29 +78,41 @@ class Loader:
 
 
 def open_loader(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, epochs: int | None,
-                rows: slice | None = None) -> Loader:
+                rows: slice | None = None, held_out: str | None = None) -> Loader:
     """Batches of the dataset in `folder`, for `epochs` passes over it (None: without end).
 
-    `rows`: this process's part of the `config.batch` global rows (None: all). The last batch of a finite run is filled
-    up with empty rows (all segment ids 0). Raises UserError, before any work, for conversations longer than the context
-    where `too_long` is "error", and for a dataset that "drop" would leave empty.
+    `rows`: this process's part of the `config.batch` global rows (None: all). `held_out`: the conversations of this
+    dataset that `config.holdout` keeps out of training, and not those to train on. The last batch of a finite run is
+    filled up with empty rows (all segment ids 0). Raises UserError, before any work, for conversations longer than the
+    context where `too_long` is "error", and for a dataset that "drop" would leave empty.
     """
     import grain
 
     folder = pathlib.Path(folder)
     card = read_card(folder)
-    plan = _Plan(_lengths(folder, card, config), config, seed)
-    _say_what_is_cut(folder, data_use(folder, config))
+    plan = _Plan(_taken(folder, card, config, held_out), config, seed)
+    if held_out is None:
+        _say_what_is_cut(folder, data_use(folder, config))
     batches = _Batches(open_shards(folder / "shards"), plan, config, epochs, rows or slice(None))
     # One thread reads ahead of the training step; more of them would only contend for the interpreter's lock.
     dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     return Loader(iter(dataset), digest([card.hash, config, seed, epochs]))
 
 
+def held_out_datasets(folder: str | os.PathLike, config: LoaderConfig) -> list[str]:
+    """Names of the datasets of `folder` of which `config.holdout` holds conversations out, in order."""
+    if not config.holdout:
+        return []
+    folder = pathlib.Path(folder)
+    names, number = _datasets(folder)
+    counts = np.bincount(number[_held_out(folder, config)], minlength=len(names))
+    return [str(name) for name, count in zip(names, counts, strict=True) if count]
+
+
 def count_batches(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, epochs: int) -> int:
     """How many batches `open_loader` gives with the same arguments."""
     folder = pathlib.Path(folder)
-    plan = _Plan(_lengths(folder, read_card(folder), config), config, seed)
+    plan = _Plan(_taken(folder, read_card(folder), config), config, seed)
     return -(-plan.rows_before(epochs) // config.batch)
 
 
@@ -109,7 +122,8 @@ def data_use(folder: str | os.PathLike, config: LoaderConfig) -> DataUse:
     card = read_card(folder)
     brought, lengths = _lengths(folder, card, config), np.load(folder / "lengths.npy")
     return DataUse(card.name, card.hash, card.conversations, card.tokens, config.context, config.too_long,
-                   int(np.count_nonzero(brought != lengths)), int((lengths - brought).sum(dtype=np.int64)))
+                   int(np.count_nonzero(brought != lengths)), int((lengths - brought).sum(dtype=np.int64)),
+                   int(_held_out(folder, config).sum()) if config.holdout else 0)
 
 
 def _say_what_is_cut(folder: pathlib.Path, use: DataUse) -> None:
@@ -135,6 +149,39 @@ def _lengths(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> np.n
     if config.too_long == "drop" and long.all():
         raise UserError(f"{folder}: every conversation is longer than the context {config.context}; raise data.context")
     return np.where(long, config.context if config.too_long == "truncate" else 0, lengths)
+
+
+def _taken(folder: pathlib.Path, card: DataCard, config: LoaderConfig, held_out: str | None = None) -> np.ndarray:
+    """Tokens that each conversation brings to training, or to the validation of one dataset; 0 for all others."""
+    lengths = _lengths(folder, card, config)
+    if not config.holdout:
+        return lengths
+    out = _held_out(folder, config)
+    if held_out is None:
+        return np.where(out, 0, lengths)
+    names, number = _datasets(folder)
+    return np.where(out & (names[number] == held_out), lengths, 0)
+
+
+def _held_out(folder: pathlib.Path, config: LoaderConfig) -> np.ndarray:
+    """Which conversations are held out, bool [conversations]: of each dataset the same ones whatever the run's seed, at
+    least one where it has two."""
+    names, number = _datasets(folder)
+    out = np.zeros(len(number), bool)
+    for dataset in range(len(names)):
+        members = np.flatnonzero(number == dataset)
+        count = min(max(1, round(config.holdout * len(members))), len(members) - 1)
+        out[np.random.default_rng(dataset).permutation(members)[:count]] = True
+    return out
+
+
+def _datasets(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """(names [datasets], which of them each conversation belongs to [conversations]). Raises UserError."""
+    if not (folder / "datasets.npz").is_file():
+        raise UserError(f"{folder}: does not say which dataset each conversation is of, so data.holdout has nothing to "
+                        "go by; an older version built it, build it again")
+    with np.load(folder / "datasets.npz") as stored:
+        return stored["names"], stored["number"]
 
 
 class _Plan:
