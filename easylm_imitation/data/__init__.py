@@ -8,9 +8,10 @@ from easylm_imitation.data.loader import (
     count_batches,
     data_use,
     held_out_datasets,
+    held_out_examples,
     open_loader,
 )
 from easylm_imitation.data.sources import MALFORMED
 
 __all__ = ["MALFORMED", "Batch", "BuildConfig", "DataUse", "Loader", "LoaderConfig", "SourceConfig", "build_dataset",
-           "count_batches", "data_use", "held_out_datasets", "open_loader", "read_card"]
+           "count_batches", "data_use", "held_out_datasets", "held_out_examples", "open_loader", "read_card"]

@@ -17,6 +17,7 @@ import dataclasses
 import os
 import pathlib
 import threading
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from easylm_imitation import console
 from easylm_imitation.data.build import read_card
 from easylm_imitation.data.config import LoaderConfig
 from easylm_imitation.data.packing import Rows, first_fit, one_a_row
-from easylm_imitation.data.shards import open_shards
+from easylm_imitation.data.shards import Example, open_shards
 from easylm_imitation.records import DataCard, digest
 from easylm_imitation.schema import UserError
 
@@ -107,6 +108,16 @@ def held_out_datasets(folder: str | os.PathLike, config: LoaderConfig) -> list[s
     names, number = _datasets(folder)
     counts = np.bincount(number[_held_out(folder, config)], minlength=len(names))
     return [str(name) for name, count in zip(names, counts, strict=True) if count]
+
+
+def held_out_examples(folder: str | os.PathLike, config: LoaderConfig, dataset: str) -> Iterator[Example]:
+    """The held-out conversations of one dataset, whole, in the shards' order."""
+    folder = pathlib.Path(folder)
+    names, number = _datasets(folder)
+    shards = open_shards(folder / "shards")
+    for member in np.flatnonzero(_held_out(folder, config) & (names[number] == dataset)).tolist():
+        record = shards[member]
+        yield Example(record["id"].decode("utf-8", "surrogatepass"), record["tokens"], record["loss_weights"])
 
 
 def count_batches(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, epochs: int) -> int:

@@ -201,5 +201,5 @@ def _extend_scan(layer: Callable[..., tuple], x: jax.Array, layers: Params,
         return layer(carry[0], weights, carry[1], carry[2], index), None
 
     indices = jnp.arange(cache["k"].shape[0])
-    (x, keys, values), _ = jax.lax.scan(step, (x, cache["k"], cache["v"]), (layers, indices))
+    (x, keys, values), _ = scan(step, (x, cache["k"], cache["v"]), (layers, indices))
     return x, {"k": keys, "v": values}

@@ -10,7 +10,23 @@ from easylm_imitation.data import LoaderConfig
 from easylm_imitation.train.optimizer import OptimizerConfig
 
 # Keys that a continued run may change: the mathematics stays, at most the rounding moves.
-_FREE = ("mesh", "accumulate", "remat", "attention", "loss_chunk", "log_every", "checkpoint_every", "keep")
+_FREE = ("mesh", "accumulate", "remat", "attention", "loss_chunk", "validation", "log_every", "checkpoint_every",
+         "keep")
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """What a run says of itself on the way, about the conversations of `data.holdout`. It changes no number of the run.
+    """
+    every: int | None = None        # updates between validations, beside those at checkpoints; None: only there
+    batches: int | None = 8         # of each dataset, at most; None: all
+    samples: int = 4                # held-out questions that are answered, greedily
+    sample_tokens: int = 64         # of an answer, at most
+
+    def __post_init__(self) -> None:
+        for key, least in (("every", 1), ("batches", 1), ("samples", 0), ("sample_tokens", 1)):
+            if getattr(self, key) is not None and getattr(self, key) < least:
+                raise ValueError(f"{key} is {getattr(self, key)}; it must be at least {least}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +53,7 @@ class TrainConfig:
     attention: Literal["auto", "reference", "chunked", "splash", "cudnn"] = "auto"      # auto: by device and request
     checkpoint_every: int = 500             # updates between checkpoints; the last update always has one
     keep: int = 2                           # newest checkpoints kept
+    validation: ValidationConfig = ValidationConfig()   # where data.holdout is above 0
     log_every: int = 10                     # updates between lines of metrics.jsonl; the first and last always have one
 
     def __post_init__(self) -> None:
@@ -48,6 +65,12 @@ class TrainConfig:
                 raise ValueError(f"{key} is {value}; it must be above 0")
         if self.data.batch % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} does not divide data.batch={self.data.batch} rows")
+        if self.validation.every and not self.data.holdout:
+            raise ValueError(f"validation.every is {self.validation.every}, but data.holdout is 0, so there is nothing "
+                             "to validate on; set data.holdout=0.02, say")
+        if self.data.holdout and self.validation.samples and self.validation.sample_tokens >= self.data.context:
+            raise ValueError(f"validation.sample_tokens={self.validation.sample_tokens} leaves no room for questions "
+                             f"in data.context={self.data.context}")
         if self.z_loss < 0:
             raise ValueError(f"z_loss is {self.z_loss}; it must not be negative")
 

@@ -23,7 +23,7 @@ def check_same_run(run: RunDir, config: TrainConfig, model: ModelConfig, lineage
     new = {**plain(config), "model.json": config_mapping(model),
            "the data's hash": lineage.data_card, "the initial weights' id": lineage.init}
     for key, before, now in changes(old, new):
-        if key not in free:
+        if key.partition(".")[0] not in free:
             raise UserError(f"--workdir {run.path}: {key} is {now!r} here, but {before!r} in the run that the folder "
                             "holds; continue it as it was, or choose a new workdir")
 
