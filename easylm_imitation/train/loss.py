@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from easylm_imitation.models import Model
 from easylm_imitation.sharding import scan
 
-_NEVER = -1e30                          # the logit of an entry that pads the vocabulary
+NEVER = -1e30                          # the logit of an entry that pads the vocabulary
 Batch = dict[str, jax.Array]            # tokens, segment_ids, positions int32[B, T]; loss_weights float32[B, T]
 
 
@@ -73,19 +73,19 @@ def chunked_cross_entropy(hidden: jax.Array, kernel: jax.Array, targets: jax.Arr
         logits = jnp.einsum("btd,dc->btc", hidden.astype(dtype), kernel.astype(dtype),
                             preferred_element_type=jnp.float32)
         entries = number + count * jnp.arange(kernel.shape[1], dtype=jnp.int32)
-        logits = jnp.where(entries < vocab, logits, _NEVER)
+        logits = jnp.where(entries < vocab, logits, NEVER)
         # a masked sum and not a gather, which a vocabulary sharded over `tensor` would have to be collected for
         picked = jnp.sum(jnp.where(entries == targets[..., None], logits, 0.0), axis=-1)
         return jax.nn.logsumexp(logits, axis=-1), picked
 
     with jax.named_scope("cross_entropy"):
-        parts = jnp.arange(count, dtype=jnp.int32), _strided_parts(kernel, count)
+        parts = jnp.arange(count, dtype=jnp.int32), strided_parts(kernel, count)
         log_parts, picked = scan(lambda _, this: (None, part(*this)), None, parts)[1]       # each [count, B, T]
         log_z = jax.nn.logsumexp(log_parts, axis=0)
         return jnp.sum(weights * (log_z - picked.sum(axis=0))), jnp.sum(weights * log_z**2)
 
 
-def _strided_parts(kernel: jax.Array, count: int) -> jax.Array:
+def strided_parts(kernel: jax.Array, count: int) -> jax.Array:
     """[D, V] to [count, D, V / count]; V is padded with zeros to a multiple of `count`."""
     d_model, vocab = kernel.shape
     kernel = jnp.pad(kernel, ((0, 0), (0, -vocab % count)))
