@@ -10,8 +10,11 @@ from easylm_imitation.data.loader import (
     held_out_datasets,
     held_out_examples,
     open_loader,
+    planned_batches,
 )
 from easylm_imitation.data.sources import MALFORMED
+from easylm_imitation.data.teacher_cache import IDS, LOGPROBS, CacheCard, CacheWriter, TeacherCache, starts_of
 
-__all__ = ["MALFORMED", "Batch", "BuildConfig", "DataUse", "Loader", "LoaderConfig", "SourceConfig", "build_dataset",
-           "count_batches", "data_use", "held_out_datasets", "held_out_examples", "open_loader", "read_card"]
+__all__ = ["IDS", "LOGPROBS", "MALFORMED", "Batch", "BuildConfig", "CacheCard", "CacheWriter", "DataUse", "Loader",
+           "LoaderConfig", "SourceConfig", "TeacherCache", "build_dataset", "count_batches", "data_use",
+           "held_out_datasets", "held_out_examples", "open_loader", "planned_batches", "read_card", "starts_of"]

@@ -27,6 +27,7 @@ from easylm_imitation.data.build import read_card
 from easylm_imitation.data.config import LoaderConfig
 from easylm_imitation.data.packing import Rows, first_fit, one_a_row
 from easylm_imitation.data.shards import Example, open_shards
+from easylm_imitation.data.teacher_cache import TeacherCache
 from easylm_imitation.records import DataCard, digest
 from easylm_imitation.schema import UserError
 
@@ -79,13 +80,15 @@ class Loader:
 
 
 def open_loader(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, epochs: int | None,
-                rows: slice | None = None, held_out: str | None = None) -> Loader:
+                rows: slice | None = None, held_out: str | None = None,
+                teacher: TeacherCache | None = None) -> Loader:
     """Batches of the dataset in `folder`, for `epochs` passes over it (None: without end).
 
     `rows`: this process's part of the `config.batch` global rows (None: all). `held_out`: the conversations of this
-    dataset that `config.holdout` keeps out of training, and not those to train on. The last batch of a finite run is
-    filled up with empty rows (all segment ids 0). Raises UserError, before any work, for conversations longer than the
-    context where `too_long` is "error", and for a dataset that "drop" would leave empty.
+    dataset that `config.holdout` keeps out of training, and not those to train on. `teacher`: its best tokens are part
+    of the batches. The last batch of a finite run is filled up with empty rows (all segment ids 0). Raises UserError,
+    before any work, for conversations longer than the context where `too_long` is "error", and for a dataset that
+    "drop" would leave empty.
     """
     import grain
 
@@ -94,10 +97,17 @@ def open_loader(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, e
     plan = _Plan(_taken(folder, card, config, held_out), config, seed)
     if held_out is None:
         _say_what_is_cut(folder, data_use(folder, config))
-    batches = _Batches(open_shards(folder / "shards"), plan, config, epochs, rows or slice(None))
+    batches = _Batches(open_shards(folder / "shards"), plan, config, epochs, rows or slice(None), teacher)
     # One thread reads ahead of the training step; more of them would only contend for the interpreter's lock.
     dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     return Loader(iter(dataset), digest([card.hash, config, seed, epochs]))
+
+
+def planned_batches(folder: str | os.PathLike, config: LoaderConfig) -> "PlannedBatches":
+    """Each conversation once, with the numbers of the conversations in each row."""
+    folder = pathlib.Path(folder)
+    plan = _Plan(_lengths(folder, read_card(folder), config), config, seed=0)
+    return PlannedBatches(_Batches(open_shards(folder / "shards"), plan, config, 1, slice(None)))
 
 
 def held_out_datasets(folder: str | os.PathLike, config: LoaderConfig) -> list[str]:
@@ -238,8 +248,9 @@ class _Plan:
 class _Batches:
     """Random access to batches, of this process's rows alone; what Grain asks of a source."""
 
-    def __init__(self, shards: Any, plan: _Plan, config: LoaderConfig, epochs: int | None, own: slice):
-        self._shards, self._plan, self._config = shards, plan, config
+    def __init__(self, shards: Any, plan: _Plan, config: LoaderConfig, epochs: int | None, own: slice,
+                 teacher: TeacherCache | None = None):
+        self._shards, self._plan, self._config, self._teacher = shards, plan, config, teacher
         self._own = range(config.batch)[own]
         self._rows = None if epochs is None else plan.rows_before(epochs)
 
@@ -247,17 +258,44 @@ class _Batches:
         return _ENDLESS if self._rows is None else -(-self._rows // self._config.batch)
 
     def __getitem__(self, number: int) -> Batch:
-        rows = [self._members(number * self._config.batch + row) for row in self._own]
+        rows = self.members(number)
         records = iter(self._shards.__getitems__([member for row in rows for member in row]))
         shape = (len(rows), self._config.context)
         batch = {name: np.zeros(shape, dtype) for name, dtype in _DTYPES.items()}
         for i, row in enumerate(rows):
             _fill({name: array[i] for name, array in batch.items()}, [next(records) for _ in row])
-        return batch
+        return batch | self._said(rows, batch["segment_ids"]) if self._teacher else batch
+
+    def members(self, number: int) -> list[list[int]]:
+        """Numbers of the conversations in each row of a batch."""
+        return [self._members(number * self._config.batch + row) for row in self._own]
+
+    def _said(self, rows: list[list[int]], segments: np.ndarray) -> Batch:
+        """What the teacher said at each place of a batch."""
+        arrays = self._teacher.empty(segments.shape)
+        for i, row in enumerate(rows):
+            for segment, conversation in enumerate(row, 1):
+                places = np.flatnonzero(segments[i] == segment)
+                for name, said in self._teacher.read(conversation, len(places)).items():
+                    arrays[name][i, places] = said
+        return arrays
 
     def _members(self, row: int) -> list[int]:
         """The conversations of a row; none beyond the last row."""
         return self._plan.row(row).tolist() if self._rows is None or row < self._rows else []
+
+
+class PlannedBatches:
+    """Batches by number: `batches[i]` is (numbers of the conversations in each row, batch)."""
+
+    def __init__(self, batches: _Batches):
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> tuple[list[list[int]], Batch]:
+        return self._batches.members(number), self._batches[number]
 
 
 def _fill(row: Batch, records: list[dict[str, np.ndarray]]) -> None:

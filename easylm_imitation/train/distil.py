@@ -12,13 +12,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from easylm_imitation.data import IDS, LOGPROBS
 from easylm_imitation.models import Model
 from easylm_imitation.sharding import scan
 from easylm_imitation.train.loss import NEVER, Batch, strided_parts
 
 Divergence = Literal["forward", "reverse"]
-# what a cached teacher adds to a batch: its best tokens at each place and their log-probabilities, [B, T, K]
-IDS, LOGPROBS = "teacher_ids", "teacher_logprobs"
 
 
 @dataclasses.dataclass(frozen=True)

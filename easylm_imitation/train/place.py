@@ -20,11 +20,11 @@ class BatchPlace:
         self.own_rows = slice(min(start for start, _, _ in parts), max(stop for _, stop, _ in parts))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Arrays of `own_rows` to global arrays of all rows."""
+        """Arrays [rows, T, ...] of `own_rows` to global arrays of all rows."""
         return {name: self._place(array) for name, array in batch.items()}
 
     def _place(self, array: np.ndarray) -> jax.Array:
         def part(index: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = index[0].indices(self._shape[0])
             return array[start - self.own_rows.start:stop - self.own_rows.start, index[1]]
-        return jax.make_array_from_callback(self._shape, self._sharding, part)
+        return jax.make_array_from_callback((*self._shape, *array.shape[2:]), self._sharding, part)

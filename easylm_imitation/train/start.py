@@ -135,11 +135,12 @@ def _check_sizes(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, 
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(f"the data's tokenizer has {tokenizer.vocab_size} ids, the model a vocabulary of only "
                         f"{model.vocab_size}; leave vocab_size out of config.model, or build with another tokenizer")
-    _check_split("data.batch / accumulate", config.data.batch // config.accumulate, BATCH[0], mesh)
-    _check_split("data.context", config.data.context, (BATCH[1],), mesh)
+    check_split("data.batch / accumulate", config.data.batch // config.accumulate, BATCH[0], mesh)
+    check_split("data.context", config.data.context, (BATCH[1],), mesh)
 
 
-def _check_split(name: str, size: int, axes: tuple[str, ...], mesh: Mesh) -> None:
+def check_split(name: str, size: int, axes: tuple[str, ...], mesh: Mesh) -> None:
+    """Raises UserError unless the devices along these mesh axes can share `size` evenly."""
     ways = math.prod(mesh.shape[axis] for axis in axes)
     if size % ways:
         raise UserError(f"{name} is {size}, which does not split over the {ways} devices of the mesh axes "
