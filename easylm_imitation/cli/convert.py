@@ -1,5 +1,6 @@
 """`convert`: Hugging Face dir (or Meta's checkpoint) to run dir, and any of these to Hugging Face dir."""
 import argparse
+import os
 from typing import Any
 
 from easylm_imitation import console
@@ -34,7 +35,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from easylm_imitation.weights.files import demand_absent
     from easylm_imitation.weights.hf_export import check_dtype
 
-    demand_absent(args.to)
+    target = demand_absent(args.to)
+    if target.is_relative_to(os.path.realpath(args.source)):
+        raise UserError(f"--to {args.to}: lies in {args.source}, which it is made of; choose another place")
     check_dtype(args.dtype)
     largest_file = _bytes(args.largest_file or "5GB")
     if args.format == "run" and (args.lossy or args.largest_file):
@@ -47,8 +50,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     parts = (loaded.config, loaded.params, loaded.tokenizer, loaded.template, loaded.lineage)
     if args.format == "hf":
         dtype = loaded.stored_dtype if args.dtype == "same" else args.dtype
-        export_hf(args.to, *parts, dtype, largest_file, lossy=args.lossy,
-                  training=RunDir(args.source).read_config(), extras=loaded.extras)
+        source = RunDir(args.source)
+        export_hf(args.to, *parts, dtype, largest_file, lossy=args.lossy, training=source.read_config(),
+                  trained_on=source.read_card(), extras=loaded.extras)
     else:
         dtype = "float32"
         save_run_model(args.to, *parts, stored_dtype=loaded.stored_dtype, extras=loaded.extras)

@@ -196,7 +196,9 @@ def config_from_hf(mapping: Mapping[str, Any]) -> LlamaConfig:
         raise UserError(f"config.json: partial_rotary_factor={part} is not supported for model_type '{kind}'")
     biased = bool(mapping.get("attention_bias", False))
     config = build(LlamaConfig, dict(
-        vocab_size=read(mapping, "vocab_size"), context=read(mapping, "max_position_embeddings"),
+        vocab_size=read(mapping, "vocab_size"),
+        # LLaMA 1's first dirs call it so
+        context=mapping.get("max_sequence_length") or read(mapping, "max_position_embeddings"),
         layers=read(mapping, "num_hidden_layers"), d_model=read(mapping, "hidden_size"),
         heads=read(mapping, "num_attention_heads"), d_ff=read(mapping, "intermediate_size"),
         # transformers fills in what is missing by the class; only LLaMA's filling depends on nothing else
@@ -243,6 +245,7 @@ def _window(mapping: Mapping[str, Any], layers: int) -> int:
     kind = mapping["model_type"]
     if kind == "llama":
         demand(mapping, "sliding_window", (None,), None)
+    demand(mapping, "use_sliding_window", (True, False, None), False)
     in_use = mapping.get("use_sliding_window", False) if kind.startswith("qwen") else kind == "mistral"
     window = mapping.get("sliding_window", 4096) if in_use else None
     if window is not None and (type(window) is not int or window < 1):

@@ -19,6 +19,9 @@ def model_config(mapping: Mapping[str, Any], where: str = "model") -> ModelConfi
     UserError for an unknown preset, family or key, a wrong type, and sizes that do not go together.
     """
     mapping = dict(mapping)
+    for key in ("preset", "family"):
+        if not isinstance(mapping.get(key, ""), str):
+            raise UserError(f"{where}.{key}: expected a name, got {mapping[key]!r}")
     if "preset" in mapping:
         name = mapping.pop("preset")
         if name not in PRESETS:

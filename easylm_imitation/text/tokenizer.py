@@ -9,7 +9,9 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tokenizers
 
@@ -98,16 +100,17 @@ class Tokenizer:
         """Decodes one id at a time, for streaming."""
         return Stream(self)
 
-    def save(self, folder: str | os.PathLike, chat_template: str | list[dict[str, str]] | None = None) -> None:
+    def save(self, folder: str | os.PathLike, chat_template: str | list[dict[str, str]] | None = None,
+             said: Mapping[str, Any] = types.MappingProxyType({})) -> None:
         """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json into `folder` (made if absent),
-        which `load_tokenizer` and `transformers.AutoTokenizer` read."""
+        which `load_tokenizer` and `transformers.AutoTokenizer` read. `said`: keys of the config that decide no ids."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         names = {"bos_token": self._name(self.bos_id), "eos_token": self._name(self.eos_id),
                  "pad_token": self._name(self.pad_id) if self.has_pad else None}
         # A class of no particular model: readers then take tokenizer.json as it is, instead of rebuilding it their way.
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
-                  "model_max_length": 10**9, **names}
+                  "model_max_length": 10**9, **said, **names}
         if chat_template is not None:
             config["chat_template"] = chat_template
         (folder / "tokenizer.json").write_text(self.definition, encoding="utf-8")

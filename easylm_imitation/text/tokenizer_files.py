@@ -59,7 +59,7 @@ def _read_backend(path: pathlib.Path) -> tokenizers.Tokenizer:
             return tokenizers.Tokenizer.from_file(str(file))
         for vocab, merges in _VOCAB_FILES:
             if (path / vocab).is_file() and (path / merges).is_file():
-                return _with_added(_byte_level(str(path / vocab), str(path / merges)), path)
+                return _with_bos(_with_added(_byte_level(str(path / vocab), str(path / merges)), path), path)
     except UserError:
         raise
     except Exception as error:  # the library raises plain Exception for anything it cannot read
@@ -79,10 +79,15 @@ def _read_model(file: pathlib.Path) -> tokenizers.Tokenizer:
     else:
         backend = sentencepiece_backend(file, every_stretch=config.get("legacy") is not False)
     bos = next((name for name in ("<s>", "<|begin_of_text|>") if backend.token_to_id(name) is not None), None)
-    if bos is not None and config.get("add_bos_token", True):   # for others who load an export; templates add our own
-        backend.post_processor = processors.TemplateProcessing(
-            single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, backend.token_to_id(bos))])
+    if bos is not None and config.get("add_bos_token", True):
+        _begin_with(backend, bos)
     return backend
+
+
+def _begin_with(backend: tokenizers.Tokenizer, bos: str) -> None:
+    """Texts begin with `bos` for others who load an export; our templates add their own."""
+    backend.post_processor = processors.TemplateProcessing(
+        single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, backend.token_to_id(bos))])
 
 
 def _with_added(backend: tokenizers.Tokenizer, folder: pathlib.Path) -> tokenizers.Tokenizer:
@@ -108,12 +113,24 @@ def _byte_level(vocab: str, merges: str) -> tokenizers.Tokenizer:
     return backend
 
 
+def _with_bos(backend: tokenizers.Tokenizer, folder: pathlib.Path) -> tokenizers.Tokenizer:
+    """OPT has GPT-2's kind of files, and begins each text where its config says so."""
+    config = _read_json(folder / "tokenizer_config.json")
+    bos = _token_names(config).get("bos")
+    if config.get("add_bos_token") and bos is not None and backend.token_to_id(bos) is not None:
+        _begin_with(backend, bos)
+    return backend
+
+
 def _special_names(folder: pathlib.Path | None, backend: tokenizers.Tokenizer) -> tuple[str | None, ...]:
     """(eos, bos, pad) by name; the first file that knows about a token decides."""
     names: dict[str, str | None] = {}
     if folder is not None:
         for file in ("tokenizer_config.json", "special_tokens_map.json"):
-            names = {**_token_names(_read_json(folder / file)), **names}
+            try:
+                names = {**_token_names(_read_json(folder / file)), **names}
+            except UserError as error:
+                raise UserError(f"{folder / file}: {error}") from None
         for file in ("generation_config.json", "config.json"):
             names = {**_token_names_of_ids(_read_json(folder / file), backend), **names}
     if names.get("eos") is None:
@@ -125,12 +142,16 @@ def _special_names(folder: pathlib.Path | None, backend: tokenizers.Tokenizer) -
 
 
 def _token_names(config: dict[str, Any]) -> dict[str, str | None]:
-    """{"eos": name, ...} of the keys that are there; `null` counts: it says that there is no such token."""
+    """{"eos": name, ...} of the keys that are there; `null` counts: it says that there is no such token. Early LLaMA
+    dirs say "" where they leave it to the file. Raises UserError for a name that is no text."""
     names = {}
     for key in ("eos", "bos", "pad"):
-        if f"{key}_token" in config:
-            value = config[f"{key}_token"]
-            names[key] = value["content"] if isinstance(value, dict) else value
+        value = config.get(f"{key}_token", "")
+        value = value.get("content") if isinstance(value, dict) else value
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"{key}_token is {value!r}, which is no token's name")
+        if value != "":
+            names[key] = value
     return names
 
 
@@ -139,7 +160,7 @@ def _token_names_of_ids(config: dict[str, Any], backend: tokenizers.Tokenizer) -
     for key in ("eos", "bos", "pad"):
         value = config.get(f"{key}_token_id")
         value = value[0] if isinstance(value, list) and value else value
-        if isinstance(value, int) and backend.id_to_token(value) is not None:
+        if type(value) is int and 0 <= value < 2**31 and backend.id_to_token(value) is not None:   # -1 says "none"
             names[key] = backend.id_to_token(value)
     return names
 

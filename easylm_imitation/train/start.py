@@ -87,6 +87,7 @@ def open_run(start: Start, workdir: pathlib.Path, loaded: LoadedModel | None) ->
                 origin = (loaded.stored_dtype, loaded.extras) if loaded else ()
                 run.write_identity(start.model, start.tokenizer, start.template, start.lineage, *origin)
                 write_json(run.config, start.config)
+                write_json(run.card, start.card)
                 write_json(run.data, start.use)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("easylm_imitation: run dir")

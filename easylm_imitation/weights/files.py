@@ -2,28 +2,72 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 
 from easylm_imitation.schema import UserError
 
+_TRIES = 50
+_LONGEST_NAME = 200     # bytes; the temporary name beside it is a little longer, and file systems take 255
+
 
 def demand_absent(path: str | os.PathLike) -> pathlib.Path:
-    """The path, when nothing is there but perhaps an empty folder. Raises UserError otherwise."""
-    path = pathlib.Path(path)
+    """The path, without links, when a folder can be made there: nothing is there but perhaps an empty one.
+
+    Raises UserError otherwise.
+    """
+    given, path = path, pathlib.Path(os.path.realpath(path))
+    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+        raise UserError(f"{given}: the name is longer than {_LONGEST_NAME} bytes; choose a shorter one")
+    above = next(parent for parent in path.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{given}: {above} is no folder that can be written to; choose another place")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} already exists and is not an empty folder; remove it or choose another place")
+        raise UserError(f"{given} already exists and is not an empty folder; remove it or choose another place")
     return path
+
+
+@contextlib.contextmanager
+def refusing_disk(path: str | os.PathLike) -> Iterator[None]:
+    """Turns what a disk refuses inside the block, to Python or to tensorstore, into a UserError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        cause = os_cause(error)
+        if cause is None:
+            raise
+        raise UserError(f"{path}: cannot be written ({cause}); nothing is left there. Make room, or choose another "
+                        "place") from None
+
+
+def os_cause(error: Exception) -> str | None:
+    """What the operating system said, in its words; None for an error that is not its."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    found = re.search(r"os_error_code='(\d+)'", str(error))      # tensorstore's, which come as a ValueError
+    return found and os.strerror(int(found[1]))
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes a folder into which threads that cannot be stopped may still be writing."""
+    for _ in range(_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager
 def finished_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary folder beside `path`, which becomes `path` when the block ends well and is removed when not.
 
-    Raises UserError when something is at `path` already.
+    Raises UserError when something is at `path` already, and when the disk refuses.
     """
     path = demand_absent(path)
+    made = [parent for parent in path.parents if not parent.exists()]       # the innermost first
     path.parent.mkdir(parents=True, exist_ok=True)
     building = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -33,5 +77,8 @@ def finished_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             path.rmdir()
         building.rename(path)
     except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
+        _remove(building)
+        with contextlib.suppress(OSError):      # another may have found use for them
+            for parent in made:
+                parent.rmdir()
         raise

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from easylm_imitation.models import ModelConfig, Params, difference, family_of, stack
-from easylm_imitation.records import Lineage, write_json, write_text
+from easylm_imitation.records import DataCard, Lineage, write_json, write_text
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, stop_ids
-from easylm_imitation.weights.files import finished_folder
+from easylm_imitation.weights.files import finished_folder, refusing_disk
 from easylm_imitation.weights.hf_extras import GENERATION, NO_EXTRAS, HFExtras
 from easylm_imitation.weights.hf_import import fingerprint, layer_name
 from easylm_imitation.weights.model_card import model_card
@@ -55,29 +55,29 @@ class _Out:
 def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
               template: Template | None, lineage: Lineage, dtype: str = "float32", largest_file: int = LARGEST_FILE, *,
               lossy: Collection[str] = (), training: Mapping[str, Any] | None = None,
-              extras: HFExtras = NO_EXTRAS) -> int:
+              trained_on: DataCard | None = None, extras: HFExtras = NO_EXTRAS) -> int:
     """Writes a Hugging Face dir with weights in `dtype`; returns how many tensors it holds.
 
     The exported chat template renders what the server builds from the same messages. `lossy` may hold "dtype": numbers
-    may be rounded to it, which else raises UserError. `training`: the run's resolved config, for the model card.
-    `extras`: what the dir that the weights came from says besides; said again, where `template` does not replace it.
-    All or nothing appears at `path`, which must be absent or empty (UserError).
+    may be rounded to it, which else raises UserError. `training`, `trained_on`: the run's resolved config and the card
+    of its data, for the model card. `extras`: what the dir that the weights came from says besides; said again, where
+    `template` does not replace it. All or nothing appears at `path`, which must be absent or empty (UserError).
     """
     mapping = {**_config(config, dtype), **(extras.ids or _token_ids(tokenizer)), **extras.dropout}
     ours = chat_jinja(template, tokenizer) if tokenizer is not None and template is not None else None
     chat = ours or extras.chat_template
-    with finished_folder(path) as folder:
+    with refusing_disk(path), finished_folder(path) as folder:
         outs = list(_outs(config, stack(params)))
         tensors = (_tensor(out, dtype, "dtype" in lossy) for out in outs)
         write_safetensors(folder, [(out.name, out.shape, _CODES[dtype]) for out in outs], tensors, largest_file)
         write_json(folder / "config.json", mapping)
         write_json(folder / GENERATION, _generation(extras, tokenizer, template))
         if tokenizer is not None:
-            tokenizer.save(folder, chat)
+            tokenizer.save(folder, chat, extras.tokenizer)
         elif chat is not None:
             write_json(folder / "tokenizer_config.json", {"chat_template": chat})
         chats = None if tokenizer is None else chat is not None
-        write_text(folder / "README.md", model_card(config, lineage, dtype, chats, training))
+        write_text(folder / "README.md", model_card(config, lineage, dtype, chats, training, trained_on))
         identity = fingerprint(config, open_tensors(folder))
         write_json(folder / OURS, HFNote(lineage, identity, template and template.name, template and template.id))
     return len(outs)
@@ -110,11 +110,15 @@ def _outs(config: ModelConfig, params: Params) -> Iterator[_Out]:
 
 
 def _tensor(out: _Out, dtype: str, may_round: bool) -> np.ndarray:
-    """A tensor as the file has it. Raises UserError where `dtype` would change a number."""
+    """A tensor as the file has it. Raises UserError where `dtype` would change a number, or make it infinite."""
     key = out.transposed, out.shape, out.layer is not None
     as_file = _turn(*key, dtype)(out.leaf, out.layer)
-    if not may_round and as_file.dtype != out.leaf.dtype:
-        if _changes(*key)(out.leaf, out.layer, as_file):
+    if as_file.dtype != out.leaf.dtype:
+        changed, infinite = map(bool, _changes(*key)(out.leaf, out.layer, as_file))
+        if infinite:
+            raise UserError(f"'{out.name}' has numbers that {dtype} has no room for: they would be infinite; export in "
+                            "bfloat16 or float32")
+        if changed and not may_round:
             raise UserError(f"{dtype} would change numbers of '{out.name}'; export in {out.leaf.dtype}, or say "
                             "--lossy dtype to round them")
     return np.asarray(jax.device_get(as_file))
@@ -128,12 +132,13 @@ def _turn(transposed: bool, shape: tuple[int, ...], layered: bool, dtype: str) -
 
 @functools.lru_cache
 def _changes(transposed: bool, shape: tuple[int, ...], layered: bool) -> Callable[..., jax.Array]:
-    """The program (parameter, layer, tensor) -> whether any bit differs. A program of its own: within one, the compiler
-    may take a cast there and back for nothing. (A count would need an integer for each number, all at once.)"""
-    def differ(leaf: jax.Array, layer: jax.Array | None, as_file: jax.Array) -> jax.Array:
+    """The program (parameter, layer, tensor) -> (whether any number differs, whether one became infinite). A program of
+    its own: within one, the compiler may take a cast there and back for nothing. (A count would need an integer for
+    each number, all at once.)"""
+    def differ(leaf: jax.Array, layer: jax.Array | None, as_file: jax.Array) -> tuple[jax.Array, jax.Array]:
         value, back = _formed(leaf, layer, transposed, shape, layered), as_file.astype(leaf.dtype)
-        bits = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")      # NaN equals itself
-        return jnp.any(jax.lax.bitcast_convert_type(value, bits) != jax.lax.bitcast_convert_type(back, bits))
+        same = (value == back) | (jnp.isnan(value) & jnp.isnan(back))       # a NaN stays one, its payload may not
+        return ~jnp.all(same), jnp.any(jnp.isinf(back) & ~jnp.isinf(value))
     return jax.jit(differ)
 
 

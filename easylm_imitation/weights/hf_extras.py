@@ -11,6 +11,8 @@ from easylm_imitation.schema import UserError, build, plain
 
 GENERATION = "generation_config.json"
 _IDS, _DROPOUT = r".*_token_id", r".*dropout|.*_pdrop|layerdrop"    # keys of config.json
+# keys of tokenizer_config.json; its tokens and ids are the tokenizer's own affair
+_TOKENIZER = r"model_max_length|(padding|truncation)_side|unk_token|clean_up_tokenization_spaces|model_input_names"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +21,7 @@ class HFExtras:
     ids: dict[str, Any] = dataclasses.field(default_factory=dict)       # config.json's bos_token_id, eos_token_id, ...
     dropout: dict[str, Any] = dataclasses.field(default_factory=dict)   # config.json's; training here goes without
     generation: dict[str, Any] = dataclasses.field(default_factory=dict)        # generation_config.json
+    tokenizer: dict[str, Any] = dataclasses.field(default_factory=dict)         # of tokenizer_config.json
     chat_template: str | list[dict[str, str]] | None = None     # Jinja; a list of {"name", "template"} where several
 
     def end_ids(self) -> tuple[int, ...]:
@@ -37,11 +40,12 @@ def read_extras(folder: str | os.PathLike) -> HFExtras:
     """What a Hugging Face dir says besides. Raises UserError for a file that is no JSON object, or says nonsense."""
     folder = pathlib.Path(folder)
     config = _mapping(folder / "config.json")
+    tokenizer = _mapping(folder / "tokenizer_config.json")
     extras = HFExtras(_matching(config, _IDS), _matching(config, _DROPOUT), _mapping(folder / GENERATION),
-                      _chat_template(folder))
+                      _matching(tokenizer, _TOKENIZER), _chat_template(folder, tokenizer))
     try:
         extras.end_ids()
-        return build(HFExtras, plain(extras), "chat_template")
+        return build(HFExtras, plain(extras), "what it says besides")
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
 
@@ -65,14 +69,14 @@ def _matching(config: Mapping[str, Any], keys: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if re.fullmatch(keys, key)}
 
 
-def _chat_template(folder: pathlib.Path) -> Any:
+def _chat_template(folder: pathlib.Path, tokenizer: Mapping[str, Any]) -> Any:
     """The dir's chat template: in files of its own since transformers 4.51, in tokenizer_config.json before."""
     own = folder / "chat_template.jinja"
     others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
     named = [{"name": file.stem, "template": _text(file)} for file in others]
     if own.is_file():
         return [{"name": "default", "template": _text(own)}, *named] if named else _text(own)
-    return named or _mapping(folder / "tokenizer_config.json").get("chat_template")
+    return named or tokenizer.get("chat_template")
 
 
 def _text(path: pathlib.Path) -> str:

@@ -5,21 +5,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from easylm_imitation.models import ModelConfig
-from easylm_imitation.records import Lineage
+from easylm_imitation.records import DataCard, Lineage
 
 # of a run's config: what decides the numbers, and no path
 _RECIPE = ("steps", "epochs", "data", "optimizer", "loss", "z_loss", "compute_dtype", "seed")
 
 
 def model_card(config: ModelConfig, lineage: Lineage, dtype: str, chats: bool | None,
-               training: Mapping[str, Any] | None = None) -> str:
+               training: Mapping[str, Any] | None = None, trained_on: DataCard | None = None) -> str:
     """Markdown with the header that the hub reads.
 
-    `chats`: a chat template is exported too; None: not even a tokenizer. `training`: the resolved config of the run
-    that made the weights; None when there was no run.
+    `chats`: a chat template is exported too; None: not even a tokenizer. `training`, `trained_on`: the resolved config
+    of the run that made the weights, and the card of its data; None when there was no run.
     """
     return "\n".join([*_header(lineage), "", f"# {lineage.name}", "", _summary(config, lineage, dtype), "",
-                      *_origin(lineage), *_recipe(training), *_use(chats)]) + "\n"
+                      *_origin(lineage), *_data(trained_on), *_recipe(training), *_use(chats)]) + "\n"
 
 
 def _header(lineage: Lineage) -> list[str]:
@@ -54,6 +54,15 @@ def _origin(lineage: Lineage) -> list[str]:
             "easylm_imitation": lineage.code}
     filled = [f"| {name} | {value} |" for name, value in rows.items() if value]
     return ["## Where it comes from", "", "| | |", "|---|---|", *filled, ""]
+
+
+def _data(card: DataCard | None) -> list[str]:
+    if card is None:
+        return []
+    lines = [f"| {source.dataset} | {source.kept:,} | `{source.sha256[:16]}` |" for source in card.sources]
+    return ["## What it was trained on", "", f"The dataset `{card.name}`: {card.conversations:,} conversations of "
+            f"{card.tokens:,} tokens, {card.loss_tokens:,} of them with loss.", "",
+            "| source | conversations | SHA-256 of its file |", "|---|---|---|", *lines, ""]
 
 
 def _recipe(training: Mapping[str, Any] | None) -> list[str]:

@@ -3,6 +3,7 @@
     config.json     the verb's resolved config          model.json    the model's config, and the dtype it came in
     data.json       what of its data a run takes        source.json   words of the Hugging Face dir it began with
     lineage.json    where the run starts from           tokenizer/    template.json {"name", "id"}
+    data_card.json  the card of the data it trains on
     metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress, lineage}
 
 Each step of training is another model, so its lineage is part of its checkpoint, committed with the weights. A run dir
@@ -20,11 +21,11 @@ from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from easylm_imitation.models import ModelConfig, Params, config_mapping, create, model_config
-from easylm_imitation.records import Lineage, read_json, read_object, write_json
+from easylm_imitation.records import DataCard, Lineage, read_json, read_object, write_json
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
-from easylm_imitation.weights.files import finished_folder
+from easylm_imitation.weights.files import finished_folder, refusing_disk
 from easylm_imitation.weights.hf_extras import NO_EXTRAS, HFExtras, load_extras, save_extras
 from easylm_imitation.weights.reading import reading
 
@@ -47,6 +48,7 @@ class RunDir:
         self.config = self.path / "config.json"
         self.model = self.path / "model.json"
         self.data = self.path / "data.json"
+        self.card = self.path / "data_card.json"
         self.lineage = self.path / "lineage.json"
         self.tokenizer = self.path / "tokenizer"
         self.template = self.path / "template.json"
@@ -107,6 +109,10 @@ class RunDir:
         stored = read_json(_TemplateFile, self.template)
         return same_template(stored.name, stored.id, str(self.template))
 
+    def read_card(self) -> DataCard | None:
+        """The card of the data that this run trains on; None where nothing was trained. Raises UserError."""
+        return read_json(DataCard, self.card) if self.holds_model() and self.card.is_file() else None
+
     def read_extras(self) -> HFExtras:
         """What the Hugging Face dir that the run began with says besides its weights. Raises UserError."""
         return load_extras(self.source)
@@ -151,11 +157,12 @@ def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params,
         context.memory.write_concurrent_bytes = max(leaf.nbytes for leaf in jax.tree.leaves(params)) + 64 * 10**6
         with context:
             writing = ocp.save_checkpointables_async(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
-        try:
-            writing.result()
-        except KeyboardInterrupt:
-            writing.result()    # its threads cannot be stopped, and would write into the folder while it is removed
-            raise
+        with refusing_disk(path):
+            try:
+                writing.result()
+            except KeyboardInterrupt:
+                writing.result()    # its threads cannot be stopped, and would write into the folder while it is removed
+                raise
     return RunDir(path)
 
 

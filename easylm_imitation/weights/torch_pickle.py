@@ -16,6 +16,7 @@ STORAGES = {"FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF1
             "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
             "ByteStorage": "U8", "BoolStorage": "BOOL"}
 _MARK = object()
+_DEEPEST = 100      # lists, tuples and dicts within each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class _Refused(Exception):
 _CONSTANTS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING",
               "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _MAKE: dict[str, Callable[[], Any]] = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
-                                       "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple,
+                                       "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": lambda: _Tuple(()),
                                        "MARK": lambda: _MARK}
 
 
@@ -92,6 +93,9 @@ def _step(name: str, value: Any, stack: list[Any], memo: dict[int, Any]) -> None
 
 def _named(text: str) -> Name:
     module, _, name = text.partition(" ")
+    if text == "torch._utils _rebuild_tensor_v3":
+        raise ValueError("numbers of a kind that is not read, such as float8; take the checkpoint that was not "
+                         "quantised")
     if text not in _CALLS and not (module == "torch" and name in STORAGES):
         raise _Refused(f"'{module}.{name}'")
     return Name(text)
@@ -110,8 +114,20 @@ def _since_mark(stack: list[Any]) -> list[Any]:
     return taken
 
 
+class _Tuple(tuple):
+    """A tuple that knows how deep tuples lie in it: hashing or showing deep ones takes the process down."""
+    depth: int
+
+    def __new__(cls, items: Any) -> "_Tuple":
+        made = super().__new__(cls, items)
+        made.depth = 1 + max((item.depth for item in made if isinstance(item, _Tuple)), default=0)
+        if made.depth > _DEEPEST:
+            raise _Refused(f"tuples more than {_DEEPEST} deep")
+        return made
+
+
 def _tuple(stack: list[Any], size: int) -> None:
-    items = tuple(stack[-size:])
+    items = _Tuple(stack[-size:])
     del stack[-size:]
     stack.append(items)
 
@@ -119,6 +135,8 @@ def _tuple(stack: list[Any], size: int) -> None:
 def _set(stack: list[Any], items: list[Any]) -> None:
     if not isinstance(stack[-1], dict):
         raise TypeError("items set on what is no dict")
+    if not all(isinstance(key, str | int) for key in items[::2]):
+        raise _Refused("a dict of other keys than names and numbers")
     stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
 
@@ -138,8 +156,11 @@ def _build(stack: list[Any]) -> None:
 def _persistent(stack: list[Any]) -> None:
     """("storage", type, key, device, count, ...): numbers that lie elsewhere in the file."""
     kind, type_name, key, _, count, *view = stack.pop()
-    if kind != "storage" or not isinstance(type_name, Name) or type_name.text.split()[0] != "torch":
-        raise _Refused(f"the stored object {kind!r}")
+    if not isinstance(kind, str) or kind != "storage" or not isinstance(type_name, Name) \
+            or type_name.text.split()[0] != "torch":
+        raise _Refused("a stored object that is no storage of numbers")
+    if not isinstance(key, str | int) or not isinstance(count, int):
+        raise ValueError("a storage without a key or a size")
     if any(part is not None for part in view):
         raise _Refused("a view of a storage, which torch has not written since 2017")
     stack.append(Storage(str(key), STORAGES[type_name.text.split()[1]], int(count)))
@@ -148,7 +169,7 @@ def _persistent(stack: list[Any]) -> None:
 def _reduce(stack: list[Any]) -> None:
     args, name = stack.pop(), stack.pop()
     if not isinstance(name, Name) or name.text not in _CALLS:
-        raise _Refused(f"a call of {name!r}")
+        raise _Refused(f"a call of {name.text}" if isinstance(name, Name) else "a call of what is no name")
     stack.append(_CALLS[name.text](*args))
 
 
@@ -157,7 +178,8 @@ def _tensor(storage: Storage, start: int, shape: tuple[int, ...], strides: tuple
     if not isinstance(storage, Storage):
         raise ValueError("a tensor without numbers")
     if any(rest[2:]):
-        raise ValueError(f"a tensor whose numbers stand for others, {rest[2]}; save it after .resolve_neg()")
+        raise ValueError("a tensor whose numbers stand for others (negated or conjugated); save it after "
+                         ".resolve_neg().resolve_conj()")
     view = View(storage, int(start), tuple(map(int, shape)), tuple(map(int, strides)))
     if len(view.shape) != len(view.strides) or min((0, view.start, *view.shape, *view.strides)) < 0:
         raise ValueError(f"a tensor of shape {view.shape} with strides {view.strides} from {view.start}")
@@ -174,7 +196,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils _rebuild_parameter": lambda data, *rest: data,
 }
 _GATHER: dict[str, Callable[[list[Any]], None]] = {
-    "TUPLE": lambda stack: stack.append(tuple(_since_mark(stack))),
+    "TUPLE": lambda stack: stack.append(_Tuple(_since_mark(stack))),
     "TUPLE1": lambda stack: _tuple(stack, 1), "TUPLE2": lambda stack: _tuple(stack, 2),
     "TUPLE3": lambda stack: _tuple(stack, 3),
     "SETITEM": lambda stack: _set(stack, [stack.pop(), stack.pop()][::-1]),

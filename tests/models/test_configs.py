@@ -135,6 +135,8 @@ def test_a_preset_takes_overrides():
 
 
 @pytest.mark.parametrize(("mapping", "message"), [
+    ({"preset": ["a"]}, "preset: expected a name, got ['a']"),
+    ({"family": 3}, "family: expected a name, got 3"),
     ({"preset": "lama-debug"}, "unknown preset 'lama-debug'; did you mean 'llama-debug'?"),
     ({"preset": "llama-debug", "layer": 3}, "unknown key 'layer'; did you mean 'layers'?"),
     ({"preset": "llama-debug", "layers": "3"}, "model.layers: expected int, got '3'"),

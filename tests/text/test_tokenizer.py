@@ -6,6 +6,7 @@ import random
 import shutil
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizers import KINDS, TEXTS, byte_tokenizer, trained
@@ -149,3 +150,17 @@ def test_gpt2_from_either_form_gives_its_published_ids(shared_data):
         ids = [tokenizer.token(token) for token in tokenizer.encode("The capital of France is")]
         assert ids == ["The", "Ġcapital", "Ġof", "ĠFrance", "Ġis"]
     assert load_tokenizer(shared_data / "tokenizers" / "gpt2_hf_json").encode("Hello world") == [15496, 995]
+
+
+@pytest.mark.parametrize("begins", [True, False, None])
+def test_texts_begin_as_the_config_of_opt_says(tmp_path, begins):
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "a": 3, "b": 4, "ab": 5}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    names = {"bos_token": {"content": "</s>"}, "eos_token": "</s>", "pad_token": "<pad>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**names, "add_bos_token": begins}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("ab") == [5]        # our templates add what begins a row themselves
+    tokenizer.save(tmp_path / "out")
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).encode("ab").ids == (
+        [2, 5] if begins else [5])

@@ -2,6 +2,7 @@ import dataclasses
 import shutil
 
 import pytest
+from parity_table import pytest_runtest_logreport, pytest_sessionfinish  # noqa: F401
 from tiny_models import made
 from tiny_tokenizers import byte_tokenizer
 

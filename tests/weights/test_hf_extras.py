@@ -14,6 +14,7 @@ from easylm_imitation.weights import RunDir, export_hf, open_model
 IDS = {"bos_token_id": 7, "eos_token_id": [8, 9, 257]}
 GENERATION = {"_from_model_config": True, **IDS, "do_sample": True, "temperature": 0.6, "top_p": 0.9,
               "transformers_version": "4.43.0.dev0"}
+TOKENIZER = {"model_max_length": 131072, "padding_side": "left", "unk_token": "a"}
 CHAT = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}\n"
 
 
@@ -33,7 +34,7 @@ def foreign(own_copy):
     config = {key: value for key, value in written(folder, "config.json").items() if not key.endswith("_token_id")}
     write(folder, "config.json", {**config, **IDS, "attention_dropout": 0.1})
     write(folder, "generation_config.json", GENERATION)
-    tokenizer = written(folder, "tokenizer_config.json")
+    tokenizer = {**written(folder, "tokenizer_config.json"), **TOKENIZER}
     del tokenizer["chat_template"]
     write(folder, "tokenizer_config.json", tokenizer)
     write(folder, "chat_template.jinja", CHAT)
@@ -60,7 +61,10 @@ def test_ids_generation_config_and_chat_template_come_back(foreign, tmp_path, ca
     assert ids_in(written(out, "config.json")) == IDS
     assert written(out, "config.json")["attention_dropout"] == 0.1
     assert written(out, "generation_config.json") == GENERATION
-    assert written(out, "tokenizer_config.json")["chat_template"] == CHAT
+    tokenizer = written(out, "tokenizer_config.json")
+    assert tokenizer["chat_template"] == CHAT
+    if with_tokenizer:
+        assert {key: tokenizer[key] for key in TOKENIZER} == TOKENIZER
     said = " ".join(capsys.readouterr().err.split())
     assert "its own chat template is kept for an export, but not rendered here" in said
     main(["convert", "--from", str(foreign), "--to", str(tmp_path / "at-once"), "--format", "hf"])
@@ -89,7 +93,6 @@ def test_a_source_that_says_nothing_gets_the_tokenizers_ids(foreign, tokenizer, 
     assert ids_in(written(out, "config.json")) == written(out, "generation_config.json") == ids
     assert written(out, "config.json")["attention_dropout"] == 0.0
     assert "chat_template" not in written(out, "tokenizer_config.json")
-    assert not (tmp_path / "run" / "source.json").exists()
 
 
 def test_chat_templates_of_several_names_come_back(foreign, tmp_path):
@@ -112,12 +115,26 @@ def test_generation_ends_where_the_source_says(foreign, tokenizer):
     assert open_model(foreign).end_ids() == (tokenizer.eos_id, 9)
 
 
+@pytest.mark.parametrize("nothing", [-1, 2**40, 2**70, "", None])
+def test_an_id_or_a_name_that_says_nothing_is_passed_over(foreign, tokenizer, nothing):
+    names = {"bos_token": "", "eos_token": "", "unk_token": ""} if nothing == "" else {"eos_token": "<eos>"}
+    write(foreign, "tokenizer_config.json", names)
+    if nothing != "":
+        write(foreign, "config.json", {**written(foreign, "config.json"), "pad_token_id": nothing, "eos_token_id": 256})
+        write(foreign, "generation_config.json", {"bos_token_id": nothing, "pad_token_id": nothing})
+    loaded = open_model(foreign)
+    assert loaded.tokenizer.eos_id == tokenizer.eos_id if nothing != "" else 8
+    assert not loaded.tokenizer.has_pad
+
+
 @pytest.mark.parametrize(("name", "content", "message"), [
+    ("tokenizer_config.json", {"eos_token": ["a"]}, "eos_token is ['a'], which is no token's name"),
+    ("config.json", {"use_sliding_window": "yes", "model_type": "qwen2"}, "use_sliding_window='yes' is not supported"),
     ("generation_config.json", "[]", "generation_config.json: expected a JSON object, got list"),
     ("generation_config.json", "{", "generation_config.json: not a readable JSON file"),
     ("generation_config.json", {"eos_token_id": "</s>"}, "eos_token_id='</s>' is neither an id nor a list of ids"),
     ("generation_config.json", {"eos_token_id": [2, None]}, "eos_token_id=[2, None] is neither an id nor a list"),
-    ("tokenizer_config.json", {"eos_token": "<eos>", "chat_template": 5}, "chat_template.chat_template: expected"),
+    ("tokenizer_config.json", {"eos_token": "<eos>", "chat_template": 5}, "besides.chat_template: expected"),
     ("chat_template.jinja", b"\xff", "chat_template.jinja: not a readable text file"),
     ("config.json", {"attention_dropout": "much"}, "attention_dropout='much' is no share of at least 0 and below 1"),
     ("config.json", {"attention_dropout": 1.5}, "attention_dropout=1.5 is no share of at least 0 and below 1")])

@@ -3,17 +3,17 @@
 transformers makes each model from the config.json that we write, and saves it with its own: both are read and compared.
 """
 import dataclasses
-import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import parity_table
 import pytest
 import safetensors.numpy
 from jax.sharding import NamedSharding
-from tiny_models import CONFIGS, KINDS, logits, packed
+from parity_table import check
+from tiny_models import CONFIGS, logits, packed
 from tiny_tokenizers import trained
 
 from easylm_imitation.cli.main import main
@@ -30,17 +30,8 @@ from easylm_imitation.weights import export_hf, open_model
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs" / "models.md"
 VOCABULARY, ROWS, LENGTH = 328, 32, 32      # 1,024 positions; the vocabulary holds the tokenizer's ids
-COLUMNS: dict[str, dict[str, str]] = {}     # of the table: {check: {kind: what the cell says}}
 HALVES = {"qwen2_bfloat16": ("qwen2", torch.bfloat16), "gpt2_float16": ("gpt2", torch.float16)}
-
-
-def check(column, slow=()):
-    """Parametrizes a test over all kinds, the slow ones marked, and enters it as a column of the table."""
-    COLUMNS[column] = {name: "✓ slow" if name in slow else "✓" for name in KINDS}
-    return pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in slow else [])
-                                            for n in KINDS])
 
 
 def config_of(name):
@@ -150,7 +141,7 @@ def _save_their_gradient(folder, tokens, path):
     model.save_pretrained(path)
 
 
-@check("20 updates of AdamW", slow=set(KINDS) - {"llama3", "opt_350m"})
+@check("20 updates of AdamW")
 def test_the_loss_curve_of_adamw_follows_torch(written, name):
     folder, _, loaded = written(name)
     batches = [plain_rows()[0][:8]] * 20
@@ -304,18 +295,5 @@ def test_every_parameter_matters_to_the_logits(written):
         assert np.abs(logits(model, moved, *plain_rows()) - base).max() > 1e-3
 
 
-def table():
-    """The table of what is checked, as the tests of this file are parametrized."""
-    lines = ["| kind | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| `{name}`: {what} | " + " | ".join(cells[name] for cells in COLUMNS.values()) + " |"
-              for name, what in KINDS.items()]
-    return "\n".join(lines) + "\n"
-
-
-def test_the_table_in_the_docs_is_what_these_tests_check():
-    text = DOCS.read_text()
-    head, found, tail = text.partition("| kind | ")
-    rest = tail[tail.index("\n\n") + 1:] if found else ""
-    if os.environ.get("WRITE_DOCS"):
-        DOCS.write_text(head + table() + rest)
-    assert DOCS.read_text() == head + table() + rest, f"renew it: WRITE_DOCS=1 pytest {__file__} -k table"
+def test_the_table_in_the_docs_is_whole_and_green():
+    assert parity_table.is_green(parity_table.DOCS.read_text()), f"renew it: WRITE_DOCS=1 pytest {__file__}"

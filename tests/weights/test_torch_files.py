@@ -148,7 +148,8 @@ def refill(path, change):
     (lambda path: save({"a": torch.ones(3), "step": 7}, path), "'step' is a int, not a tensor"),
     (lambda path: save([torch.ones(3)], path), "holds a list instead of named tensors"),
     (lambda path: save({"a": torch.ones(3).to_sparse()}, path), "asks for 'torch._utils._rebuild_sparse_tensor'"),
-    (lambda path: save({"a": torch._neg_view(torch.ones(3))}, path), "stand for others, {'neg': True}"),
+    (lambda path: save({"a": torch._neg_view(torch.ones(3))}, path), "stand for others (negated or conjugated)"),
+    (lambda path: save({"a": torch.ones(3).to(torch.float8_e4m3fn)}, path), "float8; take the checkpoint that was not"),
 ])
 def test_a_damaged_file_is_one_clear_line(tmp_path, damage, message):
     path = tmp_path / "a.pth"
@@ -181,3 +182,21 @@ def test_a_tensor_outside_its_numbers_is_refused(tmp_path, monkeypatch, start, s
     monkeypatch.undo()
     with pytest.raises(UserError, match="not a whole torch file"):
         open_torch(tmp_path / "a.pth")
+
+
+DEEP = b"\x80\x02}K\x00" + b"\x85" * 300_000 + b"K\x01s."                          # {((((...0...)))): 1}
+DOUBLED = b"\x80\x02K\x00" + b"q\x00h\x00\x86" * 28 + b")R."                        # a tuple of 2**28 zeros, called
+STORED = b"\x80\x02(K\x00" + b"q\x00h\x00\x86" * 28 + b"NK\x01NK\x02tQ."                # likewise, as a storage
+OTHER_KEYS = b"\x80\x02}K\x00K\x00\x86K\x01s."                                     # {(0, 0): 1}
+
+
+@pytest.mark.parametrize(("program", "message"), [
+    (DEEP, "asks for tuples more than 100 deep"), (DOUBLED, "asks for a call of what is no name"),
+    (STORED, "asks for a stored object that is no storage"), (OTHER_KEYS, "asks for a dict of other keys than names")])
+def test_a_pickle_that_would_take_the_process_down_is_one_clear_line(tmp_path, program, message):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("a/data.pkl", program)
+    with pytest.raises(UserError) as error:
+        open_torch(tmp_path / "a.pth")
+    assert message in str(error.value)
+    assert len(str(error.value)) < 500

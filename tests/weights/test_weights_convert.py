@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import jax
 import numpy as np
@@ -66,6 +67,47 @@ def test_a_wrong_wish_is_one_clear_line_and_nothing_is_written(exported, tmp_pat
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("to", "message"), [
+    ("{source}/inside", "lies in"), ("x" * 201, "the name is longer than 200 bytes"),
+    ("{source}/config.json/x", "config.json is no folder that can be written to")])
+def test_a_target_that_cannot_be_is_one_clear_line(exported, tmp_path, capsys, monkeypatch, to, message):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in exported["llama"].iterdir())
+    code, _, err = convert("--from", exported["llama"], "--to", to.format(source=exported["llama"]), capsys=capsys)
+    assert (code, len(err.strip().splitlines())) == (2, 1), err
+    assert message in err
+    assert sorted(path.name for path in exported["llama"].iterdir()) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_current_folder_and_a_link_to_an_empty_one_are_targets(exported, tmp_path, capsys, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "here")
+    assert convert("--from", exported["llama"], "--to", ".", "--format", "hf", capsys=capsys)[0] == 0
+    assert convert("--from", exported["llama"], "--to", tmp_path / "link", "--format", "hf", capsys=capsys)[0] == 0
+    for name in ("here", "there"):
+        assert (tmp_path / name / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("form", ["run", "hf"])
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(exported, tmp_path, capsys, form):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    try:
+        target = small / "a" / "out"
+        code, _, err = convert("--from", exported["llama"], "--to", target, "--format", form, capsys=capsys)
+        assert (code, len(err.strip().splitlines())) == (2, 1), err
+        assert "No space left on device" in err
+        assert f"{target}: cannot be written" in err
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 def test_a_run_is_not_converted_to_a_run(exported, tmp_path, capsys):
