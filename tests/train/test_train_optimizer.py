@@ -19,7 +19,7 @@ def test_warm_up_then_linear_decay_never_wastes_an_update():
 
 
 def test_warm_up_below_one_is_a_share_of_the_run_and_constant_stays():
-    assert _rates(8, warmup=0.5, schedule="constant", final=0.1) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert _rates(8, warmup=0.5, schedule="constant") == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_cosine_falls_towards_its_final_share():
