@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from easylm_imitation.sharding import cond
+
 REASONS = ("", "not finite", "spike")   # by the number in `SkipState.reason`
 NOT_FINITE, SPIKE = 1, 2
 # The usual norm is an exponential mean, with the constant of ZClip (Kumar et al. 2025, arXiv 2504.02507).
@@ -37,21 +39,23 @@ def skipping(inner: optax.GradientTransformation,
     def init(params: Any) -> SkipState:
         return SkipState(inner.init(params), jnp.float32(0), *(jnp.int32(0) for _ in range(4)))
 
-    def update(grads: Any, state: SkipState, params: Any = None, *, loss: jax.Array, **extra: Any) -> tuple:
+    def update(grads: Any, state: SkipState, params: Any, *, loss: jax.Array, **extra: Any) -> tuple:
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         reason = jnp.where(finite, jnp.where(_spike(state, norm), SPIKE, 0), NOT_FINITE)
         applied = reason == 0
 
-        # A selection of each number joins the arithmetic that makes it; a branch (lax.cond) would hold both outcomes.
-        def choose(new: jax.Array, old: jax.Array | float) -> jax.Array:
-            return jnp.where(applied, new, old)
+        def apply() -> tuple:
+            return inner.update(grads, state.inner, params, **extra)
 
-        updates, after = inner.update(grads, state.inner, params, **extra)
-        updates = jax.tree.map(lambda u: choose(u, -0.0), updates)      # x + -0.0 is x, whatever x; -0.0 + 0.0 is 0.0
-        return updates, SkipState(
-            jax.tree.map(choose, after, state.inner), choose(_DECAY * state.norms + (1 - _DECAY) * norm, state.norms),
-            state.applied + applied, state.skipped + ~applied, choose(0, state.in_a_row + 1), reason.astype(jnp.int32))
+        def skip() -> tuple:    # x + -0.0 is x, whatever x is; -0.0 + 0.0 would be 0.0
+            return jax.tree.map(lambda p: jnp.full_like(p, -0.0), params), state.inner
+
+        # A branch, and no selection of each number: that takes the compiler a third of the weights in temporary memory
+        updates, after = cond(applied, apply, skip)
+        norms = jnp.where(applied, _DECAY * state.norms + (1 - _DECAY) * norm, state.norms)
+        return updates, SkipState(after, norms, state.applied + applied, state.skipped + ~applied,
+                                  jnp.where(applied, 0, state.in_a_row + 1), reason.astype(jnp.int32))
 
     def _spike(state: SkipState, norm: jax.Array) -> jax.Array | bool:
         if spike_factor is None:
