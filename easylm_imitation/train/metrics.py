@@ -128,8 +128,8 @@ class Recorder:
         if in_a_row > self._max_skips or (step == self._total and not self.sound):
             cure = ("Raise optimizer.spike_factor, or lower optimizer.learning_rate" if self.sound else
                     "Lower optimizer.learning_rate, lengthen optimizer.warmup or set optimizer.clip")
-            raise UserError(f"{what}training has diverged and stops here (updates in a row skipped: {in_a_row}, {reason}"
-                            f"). {cure}, in a new workdir; the newest checkpoint is from before")
+            raise UserError(f"{what}training has diverged and stops here (updates in a row skipped: {in_a_row}, "
+                            f"{reason}). {cure}, in a new workdir; the newest checkpoint is of before")
         if number <= _SAID or number % 100 == 0:
             rest = "; from now on only each hundredth is shown, metrics.jsonl has all" if number == _SAID else ""
             console.say(f"{what}skipped ({reason}), {number} so far{rest}")

@@ -1,7 +1,10 @@
 """Schedules against numbers worked out by hand; each optimizer against its published update in float64, on one device
 and on eight, with layers stacked and one by one; AdamW against torch's."""
+import functools
+
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import optax
 import optimizer_references
@@ -179,11 +182,13 @@ def test_many_updates_equal_the_published_ones_in_float64(name):
     _assert_moved_alike(ours, _expected(config, start, gradients), start, 3e-3 if name == "lion" else 1e-4)
 
 
-def test_the_papers_optimizer_as_it_was_keeps_its_momentum_in_bfloat16():
+def test_the_papers_optimizer_as_it_was_keeps_its_momentum_in_bfloat16(monkeypatch):
     start, gradients = _some(0), [_some(seed, 0.01) for seed in range(1, 31)]
     config = _config("scaled_adamw", weight_decay=None)
     ours, state = _updated(config, start, gradients)
-    _assert_moved_alike(ours, _expected(config, start, gradients), start, 0.01)
+    monkeypatch.setattr(optimizer_references, "scaled_adamw", functools.partial(
+        optimizer_references.scaled_adamw, kept=ml_dtypes.bfloat16))
+    _assert_moved_alike(ours, _expected(config, start, gradients), start, 2e-3)
     assert {x.dtype for x in jax.tree.leaves(state.inner) if x.dtype == jnp.bfloat16 and x.size > 3}
     held = sum(x.nbytes for x in jax.tree.leaves(state)) / sum(x.size for x in jax.tree.leaves(start))
     assert held == pytest.approx(6, abs=0.01)       # bytes a parameter: a second moment, and a momentum of two bytes
@@ -209,24 +214,25 @@ def test_the_learning_rate_is_that_of_the_step_and_scales_the_whole_update(name,
     params, gradient = (jax.tree.map(lambda x: jnp.asarray(x[:1, :3]), _some(seed)["layers"]["up"]) for seed in (0, 1))
     params, gradient = {"embed": params}, {"embed": gradient}
     state = optimizer.init(params)
+    update = jax.jit(lambda i: optimizer.update(gradient, state, params, step=i, loss=jnp.float32(1))[0])
+    again = update(jnp.int32(4))
     for i in (0, 2, 5, 9):
-        updates, _ = optimizer.update(gradient, state, params, step=jnp.int32(i), loss=jnp.float32(1))
-        again, _ = optimizer.update(gradient, state, params, step=jnp.int32(4), loss=jnp.float32(1))
+        updates = update(jnp.int32(i))
         for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(again), strict=True):
-            np.testing.assert_allclose(a * float(rate(4)), b * float(rate(i)), rtol=1e-5)
+            np.testing.assert_allclose(a * float(rate(4)), b * float(rate(i)), rtol=1e-5, atol=1e-9)
             assert np.all(np.asarray(b) != 0)
 
 
 # ---- On meshes
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", _NAMES[1:])        # adamw: test_train_step.py
 def test_eight_devices_update_as_one_and_hold_their_share(name):
     model = create(model_config({"preset": "gpt2-debug", "vocab_size": 256, "d_model": 128, "d_ff": 256}))
     start = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
-    gradients = [jax.tree.map(lambda x, i=i: x[::-1] * (i + 1) + 1e-3, start) for i in range(3)]
+    gradients = [jax.tree.map(lambda x, i=i: x[::-1] * (i + 1) + 1e-3, start) for i in range(2)]
     config = _config(name)
     one, _ = _updated(config, start, gradients)
-    mesh, (optimizer, _) = make_mesh("fsdp:2,tensor:2,data:2"), make_optimizer(config, 3)
+    mesh, (optimizer, _) = make_mesh("fsdp:2,tensor:2,data:2"), make_optimizer(config, 2)
     abstract = abstract_state(model, optimizer, mesh)
     step = jax.jit(lambda p, s, g, i: optimizer.update(g, s, p, step=i, loss=jnp.float32(1)),
                    out_shardings=jax.tree.map(lambda x: x.sharding, (abstract.params, abstract.optimizer)))
@@ -238,7 +244,7 @@ def test_eight_devices_update_as_one_and_hold_their_share(name):
             updates, opt_state = step(params, opt_state, place(gradient), jnp.int32(i))
             params = optax.apply_updates(params, updates)
     _assert_moved_alike(jax.device_get(params), jax.device_get(one), start, 1e-3)
-    large = [x for x in jax.tree.leaves(opt_state) if x.size >= 128 * 128]
+    large = [x for x in jax.tree.leaves(opt_state) if x.size > 128 * 128]
     assert all(x.addressable_shards[0].data.size <= x.size / 4 for x in large)
     assert len(large) >= {"adafactor": 0, "lion": 5}.get(name, 6)
 
