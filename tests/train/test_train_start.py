@@ -197,7 +197,7 @@ def get_config():
     ("--config.epochs=1", "give steps, epochs or tokens, one of the three"),
     ("--config.keep=0", "keep is 0; it must be above 0"),
     ("--config.max_skips=-1", "max_skips is -1; it must not be negative"),
-    ("--config.optimizer.momentum=0.9", "config.optimizer: momentum is 0.9, which adamw has no use for"),
+    ("--config.optimizer.momentum=0.9", "optimizer: momentum is 0.9, which adamw has no use for"),
 ])
 def test_the_verb_says_what_is_wrong_in_one_line(data, tmp_path, capsys, flag, line):
     (tmp_path / "config.py").write_text(_CONFIG)
