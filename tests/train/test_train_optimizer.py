@@ -225,7 +225,8 @@ def test_the_learning_rate_is_that_of_the_step_and_scales_the_whole_update(name,
 
 # ---- On meshes
 
-@pytest.mark.parametrize("name", _NAMES[1:])        # adamw: test_train_step.py
+@pytest.mark.parametrize("name", [      # adamw: test_train_step.py
+    "muon", *(pytest.param(name, marks=pytest.mark.slow) for name in ("scaled_adamw", "adafactor", "lion"))])
 def test_eight_devices_update_as_one_and_hold_their_share(name):
     model = create(model_config({"preset": "gpt2-debug", "vocab_size": 256, "d_model": 128, "d_ff": 256}))
     start = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
