@@ -51,7 +51,7 @@ def skipping(inner: optax.GradientTransformation,
         def skip() -> tuple:    # x + -0.0 is x, whatever x is; -0.0 + 0.0 would be 0.0
             return jax.tree.map(lambda p: jnp.full_like(p, -0.0), params), state.inner
 
-        # A branch, and no selection of each number: that takes the compiler a third of the weights in temporary memory
+        # A branch, not a selection of each number: that took as much memory more as the weights (measured, 4 devices)
         updates, after = cond(applied, apply, skip)
         norms = jnp.where(applied, _DECAY * state.norms + (1 - _DECAY) * norm, state.norms)
         return updates, SkipState(after, norms, state.applied + applied, state.skipped + ~applied,
