@@ -5,6 +5,7 @@ from easylm_imitation.data.loader import (
     Batch,
     DataUse,
     Loader,
+    batches_of_tokens,
     count_batches,
     data_use,
     held_out_datasets,
@@ -16,5 +17,6 @@ from easylm_imitation.data.sources import MALFORMED
 from easylm_imitation.data.teacher_cache import IDS, LOGPROBS, CacheCard, CacheWriter, TeacherCache, starts_of
 
 __all__ = ["IDS", "LOGPROBS", "MALFORMED", "Batch", "BuildConfig", "CacheCard", "CacheWriter", "DataUse", "Loader",
-           "LoaderConfig", "SourceConfig", "TeacherCache", "build_dataset", "count_batches", "data_use",
-           "held_out_datasets", "held_out_examples", "open_loader", "planned_batches", "read_card", "starts_of"]
+           "LoaderConfig", "SourceConfig", "TeacherCache", "batches_of_tokens", "build_dataset", "count_batches",
+           "data_use", "held_out_datasets", "held_out_examples", "open_loader", "planned_batches", "read_card",
+           "starts_of"]

@@ -137,6 +137,13 @@ def count_batches(folder: str | os.PathLike, config: LoaderConfig, *, seed: int,
     return -(-plan.rows_before(epochs) // config.batch)
 
 
+def batches_of_tokens(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, tokens: int) -> int:
+    """How many batches `open_loader` has to give, without end, until they hold `tokens` tokens that are no padding."""
+    folder = pathlib.Path(folder)
+    plan = _Plan(_taken(folder, read_card(folder), config), config, seed)
+    return -(-plan.rows_of_tokens(tokens) // config.batch)
+
+
 def data_use(folder: str | os.PathLike, config: LoaderConfig) -> DataUse:
     """What `open_loader` takes of the dataset in `folder` and what it leaves out. Raises UserError as it does."""
     folder = pathlib.Path(folder)
@@ -230,6 +237,18 @@ class _Plan:
             while len(self._ends) < epoch:
                 self._plan(len(self._ends))
             return self._ends[epoch - 1] if epoch else 0
+
+    def rows_of_tokens(self, tokens: int) -> int:
+        """The first rows that hold `tokens` tokens together."""
+        epochs, rest = divmod(tokens, int(self._lengths.sum(dtype=np.int64)))
+        first = self.rows_before(epochs)
+        if not rest:
+            return first
+        self.rows_before(epochs + 1)
+        with self._lock:
+            rows = self._recent.get(epochs) or self._plan(epochs)
+        held = np.cumsum(np.add.reduceat(self._lengths[rows.members], rows.starts[:-1]), dtype=np.int64)
+        return first + int(np.searchsorted(held, rest)) + 1
 
     def _plan(self, epoch: int) -> Rows:
         order = self._kept

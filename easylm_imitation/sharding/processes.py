@@ -35,6 +35,13 @@ def scan(body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
     return jax.lax.scan(body, carry, xs, unroll=jax.process_count() > 1 and jax.default_backend() == "cpu")
 
 
+def cond(condition: jax.Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    """`jax.lax.cond`; where CPUs of several processes run it, both are computed and one is chosen (see `scan`)."""
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        return jax.tree.map(lambda a, b: jax.numpy.where(condition, a, b), yes(), no())
+    return jax.lax.cond(condition, yes, no)
+
+
 def _start_explicitly(given: dict[str, str]) -> None:
     missing = [name for name in _NAMES if name not in given]
     if missing:

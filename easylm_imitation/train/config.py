@@ -7,11 +7,11 @@ import dataclasses
 from typing import Any, Literal
 
 from easylm_imitation.data import LoaderConfig
-from easylm_imitation.train.optimizer import OptimizerConfig
+from easylm_imitation.train.optimizer_config import OptimizerConfig
 
 # Keys that a continued run may change: the mathematics stays, at most the rounding moves.
 _FREE = ("mesh", "accumulate", "remat", "attention", "loss_chunk", "validation", "log_every", "checkpoint_every",
-         "keep")
+         "keep", "max_skips")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,8 @@ class ValidationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """One training run. Give `steps` or `epochs`, not both; `data.batch` rows make one update, whatever `accumulate`.
+    """One training run. Give one of `steps`, `epochs` and `tokens`; `data.batch` rows make one update, whatever
+    `accumulate`.
 
     `model` is `{"preset": ...}` or `{"family": ...}` with overrides; a missing vocab_size is the tokenizer's. With
     initial weights it stays empty.
@@ -44,6 +45,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     steps: int | None = None                # updates
     epochs: float | None = None             # passes over the data; the updates are counted from the packed rows
+    tokens: int | None = None               # without padding, with loss or not; the last update reaches them
     accumulate: int = 1                     # micro-batches an update is summed over; saves memory, changes no number
     loss: Literal["token_mean", "row_mean"] = "token_mean"  # row_mean: mean over rows of each row's own mean (EasyLM's)
     z_loss: float = 0.0                     # weight of the squared log-partition; 1e-4 is usual
@@ -53,13 +55,15 @@ class TrainConfig:
     attention: Literal["auto", "reference", "chunked", "splash", "cudnn"] = "auto"      # auto: by device and request
     checkpoint_every: int = 500             # updates between checkpoints; the last update always has one
     keep: int = 2                           # newest checkpoints kept
+    max_skips: int = 10                     # updates in a row that may be skipped; one more ends the run
     validation: ValidationConfig = ValidationConfig()   # where data.holdout is above 0
     log_every: int = 10                     # updates between lines of metrics.jsonl; the first and last always have one
 
     def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"give steps or epochs, one of the two (steps={self.steps}, epochs={self.epochs})")
-        for key in ("steps", "epochs", "accumulate", "loss_chunk", "checkpoint_every", "keep", "log_every"):
+        if [self.steps, self.epochs, self.tokens].count(None) != 2:
+            raise ValueError(f"give steps, epochs or tokens, one of the three (steps={self.steps}, "
+                             f"epochs={self.epochs}, tokens={self.tokens})")
+        for key in ("steps", "epochs", "tokens", "accumulate", "loss_chunk", "checkpoint_every", "keep", "log_every"):
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise ValueError(f"{key} is {value}; it must be above 0")
@@ -71,12 +75,15 @@ class TrainConfig:
         if self.data.holdout and self.validation.samples and self.validation.sample_tokens >= self.data.context:
             raise ValueError(f"validation.sample_tokens={self.validation.sample_tokens} leaves no room for questions "
                              f"in data.context={self.data.context}")
-        if self.z_loss < 0:
-            raise ValueError(f"z_loss is {self.z_loss}; it must not be negative")
+        for key in ("z_loss", "max_skips"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} is {getattr(self, key)}; it must not be negative")
 
 
 def free_keys(config: TrainConfig) -> tuple[str, ...]:
-    """Keys that a continued run may change. `steps` is one where no learning rate depends on the length of the run."""
+    """Keys that a continued run may change. `steps` and `tokens` are, where no learning rate depends on the length
+    of the run; `epochs` is none, because the data ends with them.
+    """
     whole_warmup = config.optimizer.warmup == 0 or config.optimizer.warmup >= 1
-    may_extend = config.steps is not None and config.optimizer.schedule == "constant" and whole_warmup
-    return (*_FREE, "steps") if may_extend else _FREE
+    may_extend = config.epochs is None and config.optimizer.schedule == "constant" and whole_warmup
+    return (*_FREE, "steps", "tokens") if may_extend else _FREE

@@ -18,8 +18,9 @@ from easylm_imitation.train.checkpoint import Checkpoints, Progress
 from easylm_imitation.train.config import TrainConfig
 from easylm_imitation.train.interruption import Interruption
 from easylm_imitation.train.metrics import MetricsLog, Recorder, read_metrics
-from easylm_imitation.train.optimizer import make_optimizer, warmup_updates
+from easylm_imitation.train.optimizer import make_optimizer
 from easylm_imitation.train.place import BatchPlace
+from easylm_imitation.train.schedule import warmup_updates
 from easylm_imitation.train.start import Start, check_origin, lineage_at, open_run, prepare, workdir_of
 from easylm_imitation.train.state import TrainState, abstract_state, bytes_per_device, init_state, state_from
 from easylm_imitation.train.step import make_step
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """Where a run stands when `train` returns; loss and speed are those of the last line of metrics.jsonl."""
+    """Where a run stands when `train` returns; loss and speed are those of metrics.jsonl's last line with a loss."""
     workdir: str
     step: int
     total_steps: int
@@ -49,7 +50,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
 
     `init`: a run dir or Hugging Face dir to start from (None: fresh weights). `stop_after`: return after so many
     updates, with a checkpoint. SIGTERM does so at the next update. Raises UserError for whatever cannot be trained,
-    before anything is written, and for a loss that is not finite.
+    before anything is written, and for updates that are skipped too often (config.max_skips).
     """
     # ---- What shall run: checked whole, before the first file is written
     workdir = workdir_of(workdir)
@@ -85,7 +86,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
             loss_chunk=config.loss_chunk, normalise=config.loss, dtype=jnp.dtype(config.compute_dtype),
             remat=config.remat, attention=config.attention)
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, progress.step))
-        recorder = Recorder(log, progress, start.total_steps, config.log_every)
+        recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips)
         last = min(start.total_steps, progress.step + (stop_after or start.total_steps))
         _announce(start, abstract, mesh, progress)
 
@@ -101,8 +102,9 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
             recorder.push(step, scalars)
             stopping = step == last or interruption.requested(step)
             if stopping or step % config.checkpoint_every == 0:
-                recorder.flush()        # brings the totals up to this step, and lets no diverged weights be saved
-                checkpoints.save(state, loader.get_state(), recorder.progress, lineage_at(start, recorder.progress))
+                recorder.flush()        # brings the totals up to this step, and says whether the weights can be trusted
+                if recorder.sound:
+                    checkpoints.save(state, loader.get_state(), recorder.progress, lineage_at(start, recorder.progress))
             advance(note=recorder.note())
             if stopping:
                 break
@@ -137,7 +139,7 @@ def _announce(start: Start, abstract: TrainState, mesh: Mesh, progress: Progress
 
 def _result(run: RunDir, recorder: Recorder, start: Start, interruption: Interruption) -> TrainResult:
     progress = recorder.progress
-    lines = [recorder.last] if recorder.last else read_metrics(run.metrics)
+    lines = [recorder.last] if recorder.last else [x for x in read_metrics(run.metrics) if x["loss"] is not None]
     last = lines[-1] if lines else {"loss": float("nan"), "tokens_per_second": 0.0}
     return TrainResult(
         str(run.path), progress.step, start.total_steps, last["loss"], progress.tokens, progress.loss_tokens,

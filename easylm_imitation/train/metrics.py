@@ -14,9 +14,13 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
+from easylm_imitation import console
 from easylm_imitation.records import iter_jsonl
 from easylm_imitation.schema import UserError
 from easylm_imitation.train.checkpoint import Progress
+from easylm_imitation.train.skip import NOT_FINITE, REASONS
+
+_SAID = 20      # skipped updates, each of which is shown to people
 
 
 class MetricsLog:
@@ -31,13 +35,15 @@ class MetricsLog:
             self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, values: dict[str, Any]) -> None:
-        """Appends one line; `values["step"]` is the x axis of the scalars. The line is on its way to disk at return."""
+        """Appends one line, on its way to disk at return; `values["step"]` is the x axis of TensorBoard's scalars."""
         if self._file is None:
             return
-        self._file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in values.items()}) + "\n")
+        words = {name for name, value in values.items() if isinstance(value, str)}
+        line = {k: v if k in words or math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in values.items():
-            if name != "step":
+            if name != "step" and name not in words:
                 self._board.add_scalar(f"train/{name}", value, values["step"])
 
     def close(self) -> None:
@@ -75,9 +81,10 @@ class Recorder:
     >>> recorder.flush()                # waits for step 2, so that `progress` stands there
     """
 
-    def __init__(self, log: MetricsLog, progress: Progress, total_steps: int, every: int) -> None:
-        self.progress, self.last = progress, {}     # totals up to the step last read; the line last written
-        self._log, self._total, self._every = log, total_steps, every
+    def __init__(self, log: MetricsLog, progress: Progress, total_steps: int, every: int, max_skips: int = 10) -> None:
+        self.progress, self.last = progress, {}     # totals up to the step last read; the last line with a finite loss
+        self.sound = True       # False after an update that was skipped as not finite: are the weights to blame?
+        self._log, self._total, self._every, self._max_skips = log, total_steps, every, max_skips
         self._held: tuple[int, dict[str, jax.Array]] | None = None
         self._loss: float | None = None
         self._time = time.monotonic()
@@ -89,7 +96,9 @@ class Recorder:
         self._read(held)
 
     def flush(self) -> None:
-        """Reads what is held. Raises UserError when a loss or gradient is not finite."""
+        """Reads what is held. Raises UserError when too many updates in a row were skipped, or the run's last ones
+        because they were not finite.
+        """
         held, self._held = self._held, None
         self._read(held)
 
@@ -106,21 +115,35 @@ class Recorder:
         self.progress = Progress(step, before.tokens + metrics["tokens"], before.loss_tokens + metrics["loss_tokens"],
                                  before.seconds + now - self._time)
         self._time, self._loss = now, metrics["loss"]
-        finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
-        if step % self._every == 0 or step in (1, self._total) or not finite:
+        self.sound = metrics["skip_reason"] != NOT_FINITE
+        if step % self._every == 0 or step in (1, self._total) or metrics["skip_reason"]:
             self._write(metrics, now)
-        if not finite:
-            raise UserError(
-                f"step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}, learning rate "
-                f"{metrics['learning_rate']:.3g}: training has diverged and stops here. Lower optimizer.learning_rate, "
-                "lengthen optimizer.warmup or set optimizer.clip, in a new workdir")
+        if metrics["skip_reason"]:
+            self._report_skip(step, metrics)
+
+    def _report_skip(self, step: int, metrics: dict[str, float]) -> None:
+        reason, number, in_a_row = REASONS[metrics["skip_reason"]], metrics["skipped"], metrics["skipped_in_a_row"]
+        what = (f"step {step}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}, learning rate "
+                f"{metrics['learning_rate']:.3g}: ")
+        if in_a_row > self._max_skips or (step == self._total and not self.sound):
+            cure = ("Raise optimizer.spike_factor, or lower optimizer.learning_rate" if self.sound else
+                    "Lower optimizer.learning_rate, lengthen optimizer.warmup or set optimizer.clip")
+            raise UserError(f"{what}training has diverged and stops here (updates in a row skipped: {in_a_row}, "
+                            f"{reason}). {cure}, in a new workdir; the newest checkpoint is of before")
+        if number <= _SAID or number % 100 == 0:
+            rest = "; from now on only each hundredth is shown, metrics.jsonl has all" if number == _SAID else ""
+            console.say(f"{what}skipped ({reason}), {number} so far{rest}")
 
     def _write(self, metrics: dict[str, float], now: float) -> None:
         progress, (since, tokens) = self.progress, self._window
         self._window = (now, progress.tokens)
-        self.last = {
+        line = {
             "step": progress.step, "loss": metrics["loss"], "z_loss": metrics["z_loss"],
             "learning_rate": metrics["learning_rate"], "grad_norm": metrics["grad_norm"], "tokens": progress.tokens,
             "loss_tokens": progress.loss_tokens, "seconds": progress.seconds,
-            "tokens_per_second": (progress.tokens - tokens) / max(now - since, 1e-9)}
-        self._log.write(self.last)
+            "tokens_per_second": (progress.tokens - tokens) / max(now - since, 1e-9),
+            "skipped": metrics["skipped"]}
+        if math.isfinite(metrics["loss"]):
+            self.last = line
+        reason = REASONS[metrics["skip_reason"]]
+        self._log.write(line | {"skip_reason": reason} if reason else line)

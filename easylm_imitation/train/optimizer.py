@@ -1,77 +1,148 @@
-"""AdamW with warm-up and decay, through optax; norms and biases are not decayed.
+"""Optimizers through optax: AdamW, the paper's scaled AdamW, Adafactor, Lion, Muon; all with the same frame.
 
-    warm-up:  update i (from 0) of w runs at peak · (i+1) / w, so that no update has learning rate 0
-    decay:    update i of n runs at peak · shape((i - w) / (n - w)): from 1 to `final`, reached just after the last
+    gradient ─ clip by its global norm ─► optimizer · learning rate ─► + learning rate · weight decay · weights ─► ·(-1)
+
+Where an optimizer looks at a tensor as a whole (its RMS, its rows and columns, its singular values) a tensor is one
+layer's: layers are stacked along a leading dim, and each is treated by itself.
 """
-import dataclasses
-import math
-from typing import Any, Literal
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
+
+from easylm_imitation.train.optimizer_config import OptimizerConfig
+from easylm_imitation.train.schedule import make_schedule
+from easylm_imitation.train.skip import skipping
+
+Transforms = tuple[optax.GradientTransformation, ...]
 
 _DECAYED = ("kernel", "embedding")              # leaf names of matrices and tables
 _NOT_DECAYED = ("bias", "scale")                # leaf names of biases and norms
+_MUON_RMS = 0.2     # of an orthogonal update's entries: like AdamW's, so both parts share a learning rate (see _muon)
 
 
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101): the decay is multiplied by the learning rate, as torch does."""
-    learning_rate: float = 3e-4         # the peak
-    warmup: float = 0.03                # below 1: share of all updates; from 1: updates
-    schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    final: float = 0.0                  # share of the peak that the decay ends at; constant never decays
-    weight_decay: float = 0.0
-    decay_norms_and_biases: bool = False
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip: float | None = 1.0            # largest global norm of the gradient; None does not clip
+def make_optimizer(config: OptimizerConfig, steps: int) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
+    """The optimizer of a run of `steps` updates, and the learning rate that it applies at update i (from 0).
 
-    def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip is {self.clip}; it must be above 0, or None to switch it off")
-        if self.warmup < 0 or self.weight_decay < 0 or self.eps <= 0:
-            raise ValueError(f"warmup={self.warmup} and weight_decay={self.weight_decay} must not be negative, "
-                             f"eps={self.eps} must be above 0")
-        for key in ("beta1", "beta2"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be at least 0 and below 1")
-        if not 0 <= self.final <= 1:
-            raise ValueError(f"final is {self.final}; it must lie between 0 and 1")
-
-
-def make_optimizer(config: OptimizerConfig, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer of a run of `steps` updates, and the learning rate that it applies at update i (from 0)."""
+    `update(gradients, state, params, step=i, loss=loss)`: i is the step of the run and no count of the optimizer's own,
+    so that the rate applied is the rate logged even after an update that was skipped (skip.py).
+    """
     learning_rate = make_schedule(config, steps)
-    clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
-    return optax.chain(
-        *clip,
-        optax.scale_by_adam(config.beta1, config.beta2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, None if config.decay_norms_and_biases else decay_mask),
-        optax.scale_by_learning_rate(learning_rate),
-    ), learning_rate
+    clip = () if config.clip is None else (optax.clip_by_global_norm(config.clip),)
+    core = {"adamw": _adamw, "scaled_adamw": _scaled_adamw, "adafactor": _adafactor, "lion": _lion,
+            "muon": _muon}[config.name](config, _times_rate(learning_rate))
+    decay = _plus_decay(learning_rate, config.weight_decay, None if config.decay_norms_and_biases else decay_mask)
+    return skipping(optax.chain(*clip, *core, decay, optax.scale(-1.0)), config.spike_factor), learning_rate
 
 
-def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate of update i (int32, from 0) as float32. A warm-up longer than the run is obeyed."""
-    warmup = warmup_updates(config, steps)
-
-    def learning_rate(i: jax.Array) -> jax.Array:
-        done = jnp.clip((i - warmup) / max(steps - warmup, 1), 0.0, 1.0)
-        shape = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 + 0.5 * jnp.cos(jnp.pi * done)}[config.schedule]
-        decayed = shape if config.schedule == "constant" else config.final + (1.0 - config.final) * shape
-        rising = (i + 1) / max(warmup, 1)
-        return jnp.float32(config.learning_rate) * jnp.where(i < warmup, rising, decayed)
-    return learning_rate
+def _adamw(config: OptimizerConfig, times_rate: optax.GradientTransformation) -> Transforms:
+    """Loshchilov and Hutter 2019 (arXiv 1711.05101)."""
+    return optax.scale_by_adam(config.beta1, config.beta2, config.eps, mu_dtype=config.moment_dtype), times_rate
 
 
-def warmup_updates(config: OptimizerConfig, steps: int) -> int:
-    """Updates of the warm-up in a run of `steps` updates."""
-    return int(config.warmup) if config.warmup >= 1 else math.ceil(config.warmup * steps)
+def _scaled_adamw(config: OptimizerConfig, times_rate: optax.GradientTransformation) -> Transforms:
+    """The paper's "AdamW with gradients re-scaled by the magnitude of each weight", as EasyLM had it in April 2023.
+
+    v ← β v + (1 - β) (g² + 1e-30), β = 1 - t^-beta2_exponent;   u = rate · g/√v · max(rms(weights), 1e-3)
+    m ← beta1 m + (1 - beta1) u, from 0 and not debiased;        weights ← weights - m - rate · decay · weights
+    Source: EasyLM at efcea8a, optimizers.py, AdamWOptimizerFactory: an Adafactor without factors, and no AdamW.
+    """
+    scaled = optax.chain(
+        optax.scale_by_factored_rms(factored=False, decay_rate=config.beta2_exponent), optax.scale_by_param_block_rms())
+    return per_layer(scaled), times_rate, optax.ema(config.beta1, debias=False, accumulator_dtype=config.moment_dtype)
+
+
+def _adafactor(config: OptimizerConfig, times_rate: optax.GradientTransformation) -> Transforms:
+    """Shazeer and Stern 2018 (arXiv 1804.04235), Algorithms 4 and 5: an RMS of at most 1, times the weights' RMS.
+
+    Second moments of tensors with two dims of at least 128 are kept as the means of their rows and columns.
+    """
+    scaled = optax.chain(optax.scale_by_factored_rms(decay_rate=config.beta2_exponent), optax.clip_by_block_rms(1.0),
+                         optax.scale_by_param_block_rms())
+    return per_layer(scaled), times_rate
+
+
+def _lion(config: OptimizerConfig, times_rate: optax.GradientTransformation) -> Transforms:
+    """Chen et al. 2023 (arXiv 2302.06675)."""
+    return optax.scale_by_lion(config.beta1, config.beta2, mu_dtype=config.moment_dtype), times_rate
+
+
+def _muon(config: OptimizerConfig, times_rate: optax.GradientTransformation) -> Transforms:
+    """Jordan 2024 for the layers' matrices, AdamW for embeddings, head, norms and biases.
+
+    Updates are scaled by 0.2 √max(rows, columns) as in Liu et al. 2025 (arXiv 2502.16982, section 2.2), so that AdamW's
+    learning rate and weight decay serve both parts. q, k and v of a fused kernel [D, 3, D] are three matrices.
+    """
+    dims = functools.partial(jax.tree_util.tree_map_with_path, _matrix_dims)
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(beta=config.momentum, mu_dtype=config.moment_dtype, weight_dimension_numbers=dims),
+        optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(_scaled_by_size, updates)))
+    adamw = optax.scale_by_adam(config.beta1, config.beta2, config.eps, mu_dtype=config.moment_dtype)
+    labels = functools.partial(jax.tree_util.tree_map_with_path,
+                               lambda path, _: "muon" if _is_hidden_matrix(path) else "adamw")
+    return optax.partition({"muon": muon, "adamw": adamw}, labels), times_rate
+
+
+def _is_hidden_matrix(path: tuple) -> bool:
+    return path[0].key == "layers" and path[-1].key == "kernel"
+
+
+def _matrix_dims(path: tuple, kernel: jax.Array) -> optax.contrib.MuonDimensionNumbers:
+    """[L, d_in, ..., d_out], or without L where layers are not stacked: a matrix d_in × d_out for each other index."""
+    stacked = not isinstance(path[1], jax.tree_util.SequenceKey)
+    return optax.contrib.MuonDimensionNumbers(int(stacked), kernel.ndim - 1)
+
+
+def _scaled_by_size(path: tuple, update: jax.Array) -> jax.Array:
+    dims = _matrix_dims(path, update)
+    return update * (_MUON_RMS * max(update.shape[dims.reduction_axis], update.shape[dims.output_axis]) ** 0.5)
+
+
+def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, which treats each leaf as one tensor, for parameters whose "layers" are stacked along a leading dim.
+
+    Its state keeps the parameters' paths, by which `sharding.like_params` finds their shardings.
+    """
+    def of(part: str, function: Callable) -> Callable:
+        return jax.vmap(function) if part == "stacked" else function
+
+    def init(params: Any) -> dict[str, Any]:
+        return {name: of(name, inner.init)(part) for name, part in _parts(params).items()}
+
+    def update(updates: Any, state: dict[str, Any], params: Any) -> tuple[Any, dict[str, Any]]:
+        params = _parts(params)
+        made = {name: of(name, inner.update)(part, state[name], params[name])
+                for name, part in _parts(updates).items()}
+        joined = {key: value for part, _ in made.values() for key, value in part.items()}
+        return joined, {name: after for name, (_, after) in made.items()}
+
+    return optax.GradientTransformation(init, update)
+
+
+def _parts(tree: dict[str, Any]) -> dict[str, Any]:
+    """What is stacked and what is not, each under its old keys. Layers in a list are not stacked."""
+    if not isinstance(tree.get("layers"), Mapping):
+        return {"single": tree}
+    single = {key: value for key, value in tree.items() if key != "layers"}
+    return {"single": single, "stacked": {"layers": tree["layers"]}}
+
+
+def _times_rate(learning_rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    def update(updates: Any, state: optax.EmptyState, params: Any = None, *, step: jax.Array, **_: Any) -> tuple:
+        return jax.tree.map(lambda u: learning_rate(step) * u, updates), state
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _plus_decay(learning_rate: optax.Schedule, weight_decay: float,
+                mask: Callable | None) -> optax.GradientTransformation:
+    def update(updates: Any, state: optax.EmptyState, params: Any, *, step: jax.Array, **_: Any) -> tuple:
+        return jax.tree.map(lambda u, p: u + learning_rate(step) * weight_decay * p, updates, params), state
+    if not weight_decay:
+        return optax.identity()
+    transform = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    return transform if mask is None else optax.masked(transform, mask)
 
 
 def decay_mask(params: Any) -> Any:

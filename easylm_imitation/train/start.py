@@ -8,7 +8,7 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from easylm_imitation.data import DataUse, count_batches, data_use, read_card
+from easylm_imitation.data import DataUse, batches_of_tokens, count_batches, data_use, read_card
 from easylm_imitation.models import ModelConfig, config_mapping, difference, model_config
 from easylm_imitation.records import DataCard, Lineage, code_version, digest, write_json
 from easylm_imitation.schema import UserError, plain
@@ -33,7 +33,7 @@ class Start:
     template: Template
     lineage: Lineage            # of step 0
     total_steps: int
-    epochs: int | None          # passes that the loader gives; None for a run of `steps`
+    epochs: int | None          # passes that the loader gives; None for a run of `steps` or `tokens`, without end
     use: DataUse                # what a pass takes of the data, and what the context cuts off
 
 
@@ -48,13 +48,10 @@ def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init
     origin, ancestry = describe(init) if init else (None, None)
     model = _model(config, tokenizer, origin, init)
     _check_sizes(config, model, tokenizer, mesh)
-    passes = math.ceil(config.epochs or 1)
-    batches = count_batches(data, config.data, seed=config.seed, epochs=passes)     # checks the lengths, too
-    steps = config.steps or math.ceil(batches * config.epochs / passes)
+    steps, passes = _length(config, data)
     lineage = lineage_of(config, model, card, ancestry)
     check_same_run(RunDir(workdir), config, model, lineage)
-    return Start(config, model, card, tokenizer, template, lineage, steps, None if config.steps else passes,
-                 data_use(data, config.data))
+    return Start(config, model, card, tokenizer, template, lineage, steps, passes, data_use(data, config.data))
 
 
 def check_origin(card: DataCard, loaded: LoadedModel) -> None:
@@ -129,6 +126,18 @@ def _model(config: TrainConfig, tokenizer: Tokenizer, origin: ModelConfig | None
             raise UserError(f"config.model differs from the model of --init {init}: {difference(asked, origin)}; "
                             "leave config.model out when there are initial weights")
     return origin
+
+
+def _length(config: TrainConfig, data: pathlib.Path) -> tuple[int, int | None]:
+    """Updates of the run, known before the first, and passes over the data that the loader gives (None: no end)."""
+    if config.steps is not None:
+        count_batches(data, config.data, seed=config.seed, epochs=1)    # checks the lengths
+        return config.steps, None
+    if config.tokens is not None:
+        return batches_of_tokens(data, config.data, seed=config.seed, tokens=config.tokens), None
+    passes = math.ceil(config.epochs)
+    batches = count_batches(data, config.data, seed=config.seed, epochs=passes)
+    return math.ceil(batches * config.epochs / passes), passes
 
 
 def _check_sizes(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:

@@ -1,9 +1,10 @@
 """One update, from a global batch to new weights: the page to read when you want to know what training does.
 
-    batch [B, T] ─ split ─► k micro-batches ─ scan: Σ gradients, Σ weights ─► divide once ─► clip, AdamW ─► state
+    batch [B, T] ─ split ─► k micro-batches ─ scan: Σ gradients, Σ weights ─► divide once ─► optimizer ─► state
 
 The gradient is that of the *summed* loss; dividing by the summed weight of the whole global batch at the very end makes
-k micro-batches equal to one batch and 8 devices equal to one, however unevenly the masks fall.
+k micro-batches equal to one batch and 8 devices equal to one, however unevenly the masks fall. An update that would do
+harm is skipped by the optimizer (skip.py); the step is counted all the same.
 """
 from collections.abc import Callable
 from typing import Literal
@@ -16,20 +17,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from easylm_imitation.models import Model
 from easylm_imitation.sharding import BATCH, scan
 from easylm_imitation.train.loss import Batch, Sums, loss_sums
+from easylm_imitation.train.skip import skip_metrics
 from easylm_imitation.train.state import TrainState, shardings_of
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def make_step(model: Model, optimizer: optax.GradientTransformation, learning_rate: optax.Schedule, mesh: Mesh,
+def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, learning_rate: optax.Schedule, mesh: Mesh,
               abstract: TrainState, *, accumulate: int = 1, z_loss: float = 0.0, loss_chunk: int = 4096,
               normalise: Literal["token_mean", "row_mean"] = "token_mean", dtype: jnp.dtype = jnp.bfloat16,
               remat: str = "full", attention: str = "auto") -> Step:
     """Compiles `(state, batch) -> (state, metrics)` for one mesh; the old state's memory is given to the new one.
 
     The batch is sharded as `sharding.BATCH`; metrics are replicated scalars: loss, z_loss, grad_norm (before clipping),
-    learning_rate (of this very update), weight, tokens, loss_tokens.
+    learning_rate (of this very update), weight, tokens, loss_tokens, and those of `skip_metrics`. `optimizer` is one of
+    `make_optimizer`, or another in `skipping`.
     """
     def objective(params: dict, rows: Batch) -> tuple[jax.Array, Sums]:
         sums = loss_sums(model, params, rows, normalise=normalise, chunk=loss_chunk, dtype=dtype, remat=remat,
@@ -53,12 +56,13 @@ def make_step(model: Model, optimizer: optax.GradientTransformation, learning_ra
         grads, sums = gradient(state.params, batch)
         weight = jnp.maximum(sums.weight, jnp.finfo(jnp.float32).tiny)      # a batch without loss is a zero gradient
         grads = jax.tree.map(lambda g: g / weight, grads)
-        updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
+        loss = sums.nll / weight
+        updates, opt_state = optimizer.update(grads, state.optimizer, state.params, step=state.step, loss=loss)
         params = optax.apply_updates(state.params, updates)
         metrics = {
-            "loss": sums.nll / weight, "z_loss": z_loss * sums.z / weight, "grad_norm": optax.tree.norm(grads),
+            "loss": loss, "z_loss": z_loss * sums.z / weight, "grad_norm": optax.tree.norm(grads),
             "learning_rate": learning_rate(state.step), "weight": sums.weight, "tokens": sums.tokens,
-            "loss_tokens": sums.loss_tokens}
+            "loss_tokens": sums.loss_tokens, **skip_metrics(opt_state)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     placed = shardings_of(abstract)

@@ -8,7 +8,7 @@ from easylm_imitation.models import ModelConfig
 from easylm_imitation.records import DataCard, Lineage
 
 # of a run's config: what decides the numbers, and no path
-_RECIPE = ("steps", "epochs", "data", "optimizer", "loss", "z_loss", "compute_dtype", "seed")
+_RECIPE = ("steps", "epochs", "tokens", "data", "optimizer", "loss", "z_loss", "compute_dtype", "seed")
 
 
 def model_card(config: ModelConfig, lineage: Lineage, dtype: str, chats: bool | None,

@@ -7,11 +7,13 @@ import pytest
 from easylm_imitation.schema import UserError
 from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.metrics import MetricsLog, Recorder, cut_back, read_metrics
+from easylm_imitation.train.skip import NOT_FINITE, REASONS, SPIKE
 
 
-def _scalars(loss: float, grad_norm: float = 1.0) -> dict:
+def _scalars(loss: float, grad_norm: float = 1.0, reason: int = 0, in_a_row: int = 0) -> dict:
     floats = {"loss": loss, "z_loss": 0.0, "grad_norm": grad_norm, "learning_rate": 0.5, "weight": 4.0}
-    return {k: jnp.float32(v) for k, v in floats.items()} | {"tokens": jnp.int32(7), "loss_tokens": jnp.int32(4)}
+    return {k: jnp.float32(v) for k, v in floats.items()} | {"tokens": jnp.int32(7), "loss_tokens": jnp.int32(4)} | {
+        "skip_reason": jnp.int32(reason), "skipped": jnp.int32(in_a_row), "skipped_in_a_row": jnp.int32(in_a_row)}
 
 
 @pytest.fixture
@@ -55,11 +57,35 @@ def test_a_step_is_read_only_when_the_next_is_queued(tmp_path, log):
     assert recorder.last["loss"] == pytest.approx(2.5)
 
 
-@pytest.mark.parametrize("scalars", [_scalars(float("nan")), _scalars(2.0, grad_norm=float("inf"))])
-def test_divergence_stops_with_the_step_and_the_cure(tmp_path, log, scalars):
-    recorder = Recorder(log, Progress(step=6), total_steps=20, every=100)
+@pytest.mark.parametrize(("loss", "grad_norm", "reason", "cure"), [
+    (float("nan"), 1.0, NOT_FINITE, "Lower optimizer.learning_rate"),
+    (2.0, float("inf"), NOT_FINITE, "Lower optimizer.learning_rate"),
+    (2.0, 50.0, SPIKE, "Raise optimizer.spike_factor"),
+])
+def test_one_skip_too_many_stops_with_the_step_and_the_cure(tmp_path, log, loss, grad_norm, reason, cure):
+    recorder = Recorder(log, Progress(step=6), total_steps=20, every=100, max_skips=1)
     recorder.push(7, _scalars(3.0))
-    recorder.push(8, scalars)
-    with pytest.raises(UserError, match="step 8: .*Lower optimizer.learning_rate"):
+    recorder.push(8, _scalars(loss, grad_norm, reason, 1))
+    recorder.push(9, _scalars(loss, grad_norm, reason, 2))
+    assert recorder.sound == (reason == SPIKE)
+    with pytest.raises(UserError, match=f"step 9: .*diverged.*updates in a row skipped: 2.*{cure}"):
         recorder.flush()
-    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 8
+    assert [(line["step"], line["skip_reason"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [
+        (8, REASONS[reason]), (9, REASONS[reason])]
+
+
+def test_a_run_that_ends_on_an_update_that_was_not_finite_is_not_finished(log):
+    recorder = Recorder(log, Progress(step=6), total_steps=8, every=100)
+    recorder.push(7, _scalars(3.0, 9.0, SPIKE, 1))
+    recorder.flush()
+    recorder.push(8, _scalars(float("nan"), 1.0, NOT_FINITE, 2))
+    with pytest.raises(UserError, match="step 8: "):
+        recorder.flush()
+
+
+def test_people_see_the_first_skips_and_each_hundredth(log, capsys):
+    recorder = Recorder(log, Progress(), total_steps=500, every=1000, max_skips=1000)
+    for step in range(1, 202):
+        recorder.push(step, _scalars(2.0, 9.0, SPIKE, step))
+    recorder.flush()
+    assert capsys.readouterr().err.count("skipped (spike)") == 22

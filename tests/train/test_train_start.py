@@ -3,6 +3,7 @@ import dataclasses
 import math
 import typing
 
+import jax
 import numpy as np
 import pytest
 from tiny_tokenizers import byte_tokenizer, trained
@@ -15,6 +16,7 @@ from easylm_imitation.records import read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.train import OptimizerConfig, TrainConfig, read_metrics, train
+from easylm_imitation.train.config import free_keys
 from easylm_imitation.train.same_run import changes
 from easylm_imitation.train.start import prepare
 from easylm_imitation.weights import RunDir, export_hf, open_model
@@ -114,6 +116,32 @@ def test_epochs_become_updates_by_counting_packed_rows(data, tmp_path, epochs, b
     assert start.total_steps == steps == math.ceil(len(list(loader)) * epochs / start.epochs)
 
 
+@pytest.mark.parametrize(("tokens", "batch"), [(1, 8), (600, 8), (2000, 8), (5000, 4), (20_000, 16)])
+def test_tokens_become_updates_by_counting_packed_rows(data, tmp_path, tokens, batch):
+    config = tiny_config(tokens=tokens, steps=None, data=LoaderConfig(context=64, batch=batch))
+    start = prepare(config, data, tmp_path / "run", None, make_mesh("fsdp:4", jax.devices()[:4]))
+    loader, seen = open_loader(data, config.data, seed=0, epochs=start.epochs), [0]
+    while seen[-1] < tokens:
+        seen.append(seen[-1] + int((next(loader)["segment_ids"] > 0).sum()))
+    assert start.total_steps == len(seen) - 1
+
+
+def test_a_whole_number_of_passes_in_tokens_is_as_many_updates_as_in_epochs(data, tmp_path):
+    whole = int(np.load(data / "lengths.npy").sum())
+    for passes in (1, 3):
+        starts = [prepare(tiny_config(steps=None, **keys), data, tmp_path / "run", None, make_mesh("fsdp:8"))
+                  for keys in ({"tokens": passes * whole}, {"epochs": passes})]
+        assert starts[0].total_steps == starts[1].total_steps
+
+
+def test_tokens_may_be_extended_under_a_constant_schedule_alone(data, tmp_path):
+    steady = OptimizerConfig(learning_rate=0.01, schedule="constant", warmup=0)
+    assert {"steps", "tokens"} <= set(free_keys(tiny_config(optimizer=steady, steps=None, tokens=600)))
+    for other in ({"optimizer": OptimizerConfig(schedule="wsd", warmup=0)}, {"epochs": 1, "tokens": None},
+                  {"optimizer": OptimizerConfig(schedule="constant", warmup=0.1)}):
+        assert "tokens" not in free_keys(tiny_config(**{"optimizer": steady, "steps": None, "tokens": 600} | other))
+
+
 def test_initial_weights_of_another_kind_are_refused(data, base, tmp_path):
     _refused("config.model differs .* d_ff: 96 here, 64 there", tmp_path / "run", data,
              tiny_config(model={"preset": "llama-debug", "d_ff": 96}), init=str(base))
@@ -170,8 +198,10 @@ def get_config():
 @pytest.mark.parametrize(("flag", "line"), [
     ("--config.optimizer.learning_rte=1", "unknown key 'learning_rte'; did you mean 'learning_rate'?"),
     ("--config.steps=2", "conversation 'c44' has 42 tokens"),
-    ("--config.epochs=1", "give steps or epochs, one of the two"),
+    ("--config.epochs=1", "give steps, epochs or tokens, one of the three"),
     ("--config.keep=0", "keep is 0; it must be above 0"),
+    ("--config.max_skips=-1", "max_skips is -1; it must not be negative"),
+    ("--config.optimizer.momentum=0.9", "optimizer: momentum is 0.9, which adamw has no use for"),
 ])
 def test_the_verb_says_what_is_wrong_in_one_line(data, tmp_path, capsys, flag, line):
     (tmp_path / "config.py").write_text(_CONFIG)

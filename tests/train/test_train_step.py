@@ -11,11 +11,12 @@ from train_helpers import make_batch
 
 from easylm_imitation.sharding import BATCH, make_mesh
 from easylm_imitation.train.optimizer import OptimizerConfig, make_optimizer
+from easylm_imitation.train.skip import skipping
 from easylm_imitation.train.state import TrainState, abstract_state, bytes_per_device, init_state
 from easylm_imitation.train.step import make_step
 
 _ADAM = make_optimizer(OptimizerConfig(learning_rate=0.01, warmup=4, schedule="linear"), 10)
-_SGD = (optax.sgd(1.0), optax.constant_schedule(1.0))
+_SGD = (skipping(optax.sgd(1.0)), optax.constant_schedule(1.0))
 
 
 @functools.cache

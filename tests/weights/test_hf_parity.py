@@ -168,7 +168,8 @@ def _our_curve(loaded, batches, settings):
     """The losses that the training step itself reports."""
     beta1, beta2 = settings["betas"]
     optimizer, rate = make_optimizer(OptimizerConfig(
-        settings["lr"], 0.0, "constant", 0.0, settings["weight_decay"], True, beta1, beta2, settings["eps"], None), 20)
+        learning_rate=settings["lr"], warmup=0.0, schedule="constant", weight_decay=settings["weight_decay"],
+        decay_norms_and_biases=True, beta1=beta1, beta2=beta2, eps=settings["eps"], clip=None), 20)
     model, mesh = create(loaded.config), make_mesh("fsdp:1", jax.devices()[:1])
     abstract = abstract_state(model, optimizer, mesh)
     step = make_step(model, optimizer, rate, mesh, abstract, dtype=jnp.float32, remat="none", loss_chunk=VOCABULARY)
