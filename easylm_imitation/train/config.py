@@ -10,7 +10,8 @@ from easylm_imitation.data import LoaderConfig
 from easylm_imitation.train.optimizer import OptimizerConfig
 
 # Keys that a continued run may change: the mathematics stays, at most the rounding moves.
-_FREE = ("mesh", "accumulate", "remat", "attention", "loss_chunk", "log_every", "checkpoint_every", "keep")
+_FREE = ("mesh", "accumulate", "remat", "attention", "loss_chunk", "log_every", "checkpoint_every", "keep",
+         "keep_every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,14 @@ class TrainConfig:
     attention: Literal["auto", "reference", "chunked", "splash", "cudnn"] = "auto"      # auto: by device and request
     checkpoint_every: int = 500             # updates between checkpoints; the last update always has one
     keep: int = 2                           # newest checkpoints kept
+    keep_every: int | None = None           # updates; a checkpoint at a multiple of it stays for good (None: no other)
     log_every: int = 10                     # updates between lines of metrics.jsonl; the first and last always have one
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"give steps or epochs, one of the two (steps={self.steps}, epochs={self.epochs})")
-        for key in ("steps", "epochs", "accumulate", "loss_chunk", "checkpoint_every", "keep", "log_every"):
+        for key in ("steps", "epochs", "accumulate", "loss_chunk", "checkpoint_every", "keep", "keep_every",
+                    "log_every"):
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise ValueError(f"{key} is {value}; it must be above 0")

@@ -3,63 +3,117 @@
 A step's scalars stay on the device until the next step is on its way (`Recorder`), so the host never waits for the step
 that it has just started. A continued run first cuts off what was logged after its checkpoint: the history has no fork.
 """
+import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from easylm_imitation import console
 from easylm_imitation.records import iter_jsonl
 from easylm_imitation.schema import UserError
 from easylm_imitation.train.checkpoint import Progress
 
 
 class MetricsLog:
-    """Writes lines to `path` and scalars to `tensorboard`; on every process but the first, writes nothing."""
+    """Writes lines to `path` and scalars to `tensorboard`; on every process but the first, writes nothing.
+
+    A disk that refuses is a UserError. Nothing is left to a thread or a buffer, which would hide a full disk, or hang.
+    """
 
     def __init__(self, path: pathlib.Path, tensorboard: pathlib.Path, step: int) -> None:
         """Opens the log of a run that stands at `step`; later lines of an earlier attempt are cut off."""
         self._file = self._board = None
+        self._path = path
         if jax.process_index() == 0:
-            cut_back(path, step)
-            self._file = open(path, "a", encoding="utf-8")
-            self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
+            with _writing(path):
+                cut_back(path, step)
+                self._file = open(path, "ab", buffering=0)
+                tensorboard.mkdir(exist_ok=True)
+                self._board = EventsWriter(str(tensorboard / "events"))
+                self._board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+                self._board.flush()
 
     def write(self, values: dict[str, Any]) -> None:
         """Appends one line; `values["step"]` is the x axis of the scalars. The line is on its way to disk at return."""
         if self._file is None:
             return
-        self._file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in values.items()}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if name != "step":
-                self._board.add_scalar(f"train/{name}", value, values["step"])
+        line = json.dumps({k: v if math.isfinite(v) else None for k, v in values.items()}) + "\n"
+        with _writing(self._path):
+            if self._file.write(line.encode()) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            for name, value in values.items():
+                if name != "step":
+                    self._board.write_event(Event(wall_time=time.time(), step=values["step"],
+                                                  summary=summary.scalar(f"train/{name}", value)))
+            self._board.flush()
 
     def close(self) -> None:
         """Ends both files."""
         if self._file is not None:
             self._file.close()
-            self._board.close()
+        if self._board is not None:
+            with contextlib.suppress(OSError):      # what it holds, it could not write before
+                self._board.close()
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    """Turns what a disk refuses inside the block into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: the run's metrics cannot be written ({error.strerror}); its "
+                        "checkpoints are whole. Once this is mended, the same command continues") from None
 
 
 def cut_back(path: pathlib.Path, step: int) -> None:
-    """Drops the lines of `path` after `step`, and a last line that a kill left unfinished. Atomic; no file is fine."""
+    """Drops the lines of `path` after `step`, and what a kill or a full disk left unfinished. Atomic; no file is fine.
+
+    A line that cannot be read, and what comes after it, is dropped too, and said.
+    """
     if not path.exists():
         return
     kept = []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    for line in lines:
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        at = _step_of(line)
+        if at is None and line.endswith(b"\n"):
+            console.say(f"{path}:{number}: not a line of metrics; it and the {len(lines) - number} lines after it are "
+                        "cut off")
+        if at is None:
+            break
+        if at <= step:
             kept.append(line)
     if kept != lines:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.writelines(kept)
-        os.replace(file.name, path)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                file.writelines(kept)
+                file.flush()
+                os.chmod(file.name, path.stat().st_mode)
+                os.replace(file.name, path)
+            except OSError:
+                os.unlink(file.name)
+                raise
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a whole line of metrics; None for anything else."""
+    try:
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

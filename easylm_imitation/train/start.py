@@ -78,12 +78,14 @@ def open_run(start: Start, workdir: pathlib.Path, stored_dtype: str) -> RunDir:
         if RunDir(workdir).config.exists():
             write_json(RunDir(workdir).config, start.config)
             write_json(RunDir(workdir).data, start.use)
+            write_json(RunDir(workdir).length, {"total_steps": start.total_steps})
         else:
             with finished_folder(workdir) as folder:
                 run = RunDir(folder)
                 run.write_identity(start.model, start.tokenizer, start.template, start.lineage, stored_dtype)
                 write_json(run.config, start.config)
                 write_json(run.data, start.use)
+                write_json(run.length, {"total_steps": start.total_steps})
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("easylm_imitation: run dir")
     return RunDir(workdir)
