@@ -30,6 +30,13 @@ class Restored:
     progress: Progress
 
 
+@dataclasses.dataclass(frozen=True)
+class _Position:
+    """What a position of the loader has to look like."""
+    fingerprint: str
+    grain: dict[str, Any]
+
+
 def restore_newest(run: RunDir, abstract: TrainState) -> Restored:
     """What the newest readable checkpoint holds; all processes take the same one, and all have to call this.
 
@@ -55,41 +62,44 @@ def restore_newest(run: RunDir, abstract: TrainState) -> Restored:
 
 def _restore(folder: pathlib.Path, abstract: TrainState) -> Restored:
     """One checkpoint. Raises Unreadable, or UserError when it is one of other arrays."""
-    step = int(folder.name)
-    wanted = {PARAMS: abstract.params, OPTIMIZER: abstract.optimizer, DATA: None, PROGRESS: None, LINEAGE: None}
+    loaded = _load(folder, {PARAMS: abstract.params, OPTIMIZER: abstract.optimizer, DATA: None, PROGRESS: None,
+                            LINEAGE: None})
+    try:
+        build(_Position, loaded[DATA], DATA)
+        progress, lineage = build(Progress, loaded[PROGRESS], PROGRESS), build(Lineage, loaded[LINEAGE], LINEAGE)
+        if not progress.step == lineage.step == int(folder.name):
+            raise UserError(f"it says that it is of update {progress.step}")
+    except UserError as error:
+        raise Unreadable(f"{folder}: {error}; {_CURE}", str(error)) from None
+    step = jax.device_put(np.int32(progress.step), abstract.step.sharding)
+    return Restored(TrainState(step, loaded[PARAMS], loaded[OPTIMIZER]), loaded[DATA], progress)
+
+
+def _load(folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
     context = checkpoint_context()
     if jax.process_count() > 1:     # each for itself: where one fails, the others must not wait for it inside Orbax
         own = context.multiprocessing
         own.primary_host, own.active_processes = jax.process_index(), {jax.process_index()}
     with context:
-        with reading(f"{folder}: the checkpoint cannot be read", _CURE):
-            stored = ocp.checkpointables_metadata(str(folder.absolute())).metadata
-        _check_same_arrays(folder, stored, {name: wanted[name] for name in (PARAMS, OPTIMIZER)})
-        with reading(f"{folder}: the checkpoint cannot be read", _CURE):
-            loaded = ocp.load_checkpointables(str(folder.absolute()), wanted)
-            jax.block_until_ready([loaded[PARAMS], loaded[OPTIMIZER]])
+        try:
+            with reading(f"{folder}: the checkpoint cannot be read", _CURE):
+                loaded = ocp.load_checkpointables(str(folder.absolute()), wanted)
+                return jax.block_until_ready(loaded)
+        except Unreadable:
+            _check_same_arrays(folder, wanted)
+            raise
+
+
+def _check_same_arrays(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
+    """Raises UserError, naming the first difference, when it was for arrays of other names or shapes that a checkpoint
+    could not be read; knows nothing of one whose own description cannot be read either."""
     try:
-        progress = build(Progress, loaded[PROGRESS], PROGRESS)
-        lineage = build(Lineage, loaded[LINEAGE], LINEAGE)
-    except UserError as error:
-        raise Unreadable(f"{folder}: {error}; {_CURE}", str(error)) from None
-    if not progress.step == lineage.step == step:
-        cause = f"it says that it is of update {progress.step}"
-        raise Unreadable(f"{folder}: {cause}; {_CURE}", cause)
-    at = jax.device_put(np.int32(step), abstract.step.sharding)
-    return Restored(TrainState(at, loaded[PARAMS], loaded[OPTIMIZER]), loaded[DATA], progress)
-
-
-def _check_same_arrays(folder: pathlib.Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises UserError, naming the first difference, when a readable checkpoint holds arrays of other names or shapes.
-
-    Raises Unreadable when a whole part is missing.
-    """
-    for part, abstract in wanted.items():
-        if stored.get(part) is None:
-            raise Unreadable(f"{folder}: '{part}' is missing; {_CURE}", f"'{part}' is missing")
-        old, new = _shapes(stored[part]), _shapes(abstract)
-        for path in [*new, *old]:
+        stored = ocp.checkpointables_metadata(str(folder.absolute())).metadata
+    except Exception:       # whatever the garbage in it makes Orbax raise
+        return
+    for part in (PARAMS, OPTIMIZER):
+        old, new = _shapes(stored.get(part)), _shapes(wanted[part])
+        for path in [*new, *old] if old else ():
             if old.get(path) != new.get(path):
                 raise UserError(f"{folder}: {part} '{path}' is {old.get(path, 'not there')} in the checkpoint, but "
                                 f"{new.get(path, 'not there')} in this run's model and optimizer; continue it with the "

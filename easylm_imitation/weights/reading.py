@@ -37,23 +37,26 @@ def reading(where: str, cure: str) -> Iterator[None]:
         if "Event loop is closed" not in str(news.exc_value):
             show(news)
 
-    sys.unraisablehook = show_others    # stays after a failure: the complaints may come late
+    # All of this stays after a failure: the complaints may come late.
+    sys.unraisablehook = show_others
     try:
         yield
+        sys.unraisablehook = show
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:     # what garbage raises
-        first = _first(error)
-        cause = " ".join(f"{type(first).__name__}: {first}".split())[:200]
-        refused = isinstance(first, PermissionError) or any(word in str(error) for word in _NOT_DAMAGE)
+        cause, refused = _first_cause(error)
         message = f"{where} ({cause}); {cure}"
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)     # "exception was never retrieved"
-        with warnings.catch_warnings(action="ignore"):              # "coroutine was never awaited"
-            traceback.clear_frames(error.__traceback__)
-            gc.collect()
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
         raise (UserError(message) if refused else Unreadable(message, cause)) from None
-    sys.unraisablehook = show
 
 
-def _first(error: BaseException) -> BaseException:
+def _first_cause(error: BaseException) -> tuple[str, bool]:
+    """(what began it, in a line; whether the place refused to be read, rather than held something damaged)."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
-    return error
+    refused = isinstance(error, PermissionError) or any(word in str(error) for word in _NOT_DAMAGE)
+    plain = isinstance(error, (KeyError, TypeError, AttributeError))        # their texts say little by themselves
+    text = f"{type(error).__name__} {error}" if plain else str(error)
+    return " ".join(text.split())[:200], refused

@@ -1,26 +1,14 @@
 """A run that is stopped, moved or killed goes on as if nothing had happened."""
 import shutil
 
-import jax
 import numpy as np
 import pytest
-from train_helpers import tiny_config
+from train_helpers import history, tiny_config, weights
 
 from easylm_imitation.records import Lineage, read_json
 from easylm_imitation.schema import UserError
-from easylm_imitation.train import OptimizerConfig, read_metrics, train
+from easylm_imitation.train import OptimizerConfig, train
 from easylm_imitation.weights import RunDir, describe, open_model
-
-_CLOCK = ("seconds", "tokens_per_second")
-
-
-def _history(workdir) -> list[dict]:
-    """metrics.jsonl without what a clock decides."""
-    return [{k: v for k, v in line.items() if k not in _CLOCK} for line in read_metrics(RunDir(workdir).metrics)]
-
-
-def _weights(workdir) -> list[np.ndarray]:
-    return [np.asarray(x) for x in jax.tree.leaves(open_model(workdir).params)]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +17,7 @@ def uninterrupted(data, tmp_path_factory):
     result = train(tiny_config(), data_dir=data, workdir=workdir)
     assert (result.step, result.total_steps, result.interrupted) == (9, 9, False)
     assert RunDir(workdir).steps() == [3, 6, 9]
-    losses = [line["loss"] for line in _history(workdir)]
+    losses = [line["loss"] for line in history(workdir)]
     assert losses[-1] < losses[0] - 1
     return workdir
 
@@ -38,17 +26,17 @@ def test_a_run_killed_between_checkpoints_equals_an_uninterrupted_one_bit_for_bi
     workdir = tmp_path / "run"
     train(tiny_config(), data_dir=data, workdir=workdir, stop_after=5)
     shutil.rmtree(RunDir(workdir).checkpoints / "5")        # a kill at update 5 leaves its metrics, but no checkpoint
-    assert [line["step"] for line in _history(workdir)] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in history(workdir)] == [1, 2, 3, 4, 5]
     result = train(tiny_config(), data_dir=data, workdir=workdir)
     assert result.step == 9
-    assert _history(workdir) == _history(uninterrupted)     # one line a step: no fork; same batches, same losses
-    for ours, theirs in zip(_weights(workdir), _weights(uninterrupted), strict=True):
+    assert history(workdir) == history(uninterrupted)     # one line a step: no fork; same batches, same losses
+    for ours, theirs in zip(weights(workdir), weights(uninterrupted), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert RunDir(workdir).read_lineage() == RunDir(uninterrupted).read_lineage()
 
 
 def test_each_checkpoint_says_itself_which_model_it_is(uninterrupted, tmp_path):
-    tokens = {line["step"]: line["tokens"] for line in _history(uninterrupted)}
+    tokens = {line["step"]: line["tokens"] for line in history(uninterrupted)}
     lineages = [RunDir(uninterrupted).read_lineage(step) for step in (3, 6, 9)]
     assert [(one.step, one.tokens) for one in lineages] == [(step, tokens[step]) for step in (3, 6, 9)]
     assert RunDir(uninterrupted).read_lineage() == lineages[-1]
@@ -63,7 +51,7 @@ def test_each_checkpoint_says_itself_which_model_it_is(uninterrupted, tmp_path):
 def test_a_finished_run_is_left_as_it_is(data, uninterrupted):
     before = RunDir(uninterrupted).metrics.read_text()
     result = train(tiny_config(), data_dir=data, workdir=uninterrupted)
-    assert (result.step, result.loss) == (9, _history(uninterrupted)[-1]["loss"])
+    assert (result.step, result.loss) == (9, history(uninterrupted)[-1]["loss"])
     assert RunDir(uninterrupted).metrics.read_text() == before
 
 
@@ -73,7 +61,7 @@ def test_a_run_goes_on_on_another_mesh_in_more_micro_batches(data, uninterrupted
     moved = tiny_config(mesh="data:2,tensor:2,fsdp:2", accumulate=2, remat="none", attention="chunked",
                         checkpoint_every=100)
     train(moved, data_dir=data, workdir=workdir)
-    ours, theirs = _history(workdir), _history(uninterrupted)
+    ours, theirs = history(workdir), history(uninterrupted)
     assert [line["tokens"] for line in ours] == [line["tokens"] for line in theirs]
     np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=2e-5)
     assert [line["loss"] for line in ours[:4]] == [line["loss"] for line in theirs[:4]]
