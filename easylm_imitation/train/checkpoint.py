@@ -79,11 +79,17 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Waits and ends Orbax's threads, but waits for nothing when the user gives up."""
+        """Waits and ends Orbax's threads. An error on its way is not replaced by one of a write that fails, too; and a
+        user who gives up waits for nothing."""
         try:
-            if kind is None or not issubclass(kind, KeyboardInterrupt):
+            if kind is None:
                 self.wait()
                 self._checkpointer.close()
+            elif not issubclass(kind, KeyboardInterrupt):
+                with contextlib.suppress(UserError, OSError, ValueError):
+                    self.wait()
+                with contextlib.suppress(OSError, ValueError):      # Orbax repeats what it has raised before
+                    self._checkpointer.close()
         finally:
             self._log.setLevel(self._log_level)
 

@@ -102,13 +102,17 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
             recorder.flush()        # brings the totals up to this step, and lets no diverged weights be saved
             checkpoints.save(state, loader.get_state(), recorder.progress, lineage_at(start, recorder.progress))
 
+        def save_at_once() -> None:
+            save()
+            checkpoints.wait()
+
         # ---- Updates. The order matters: a step's scalars are read when the next is queued (the host never waits for
         # ---- the device), and the loader's position is saved before the next batch is drawn
         interruption = stack.enter_context(Interruption())
         advance = stack.enter_context(console.progress("training", start.total_steps))
         advance(progress.step)
         for step in range(progress.step + 1, last + 1):
-            with _data_of(step, data_dir, save):
+            with _data_of(step, data_dir, save_at_once):
                 rows = next(loader)
             batch = place(rows)
             with jax.transfer_guard("disallow"):

@@ -5,10 +5,13 @@ that it has just started. A continued run first cuts off what was logged after i
 """
 import contextlib
 import errno
+import io
 import json
 import math
 import os
 import pathlib
+import socket
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from typing import Any
 
 import jax
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from easylm_imitation import console
@@ -33,38 +36,52 @@ class MetricsLog:
 
     def __init__(self, path: pathlib.Path, tensorboard: pathlib.Path, step: int) -> None:
         """Opens the log of a run that stands at `step`; later lines of an earlier attempt are cut off."""
-        self._file = self._board = None
         self._path = path
+        self._files = contextlib.ExitStack()
+        self._file = self._board = None
         if jax.process_index() == 0:
             with _writing(path):
                 cut_back(path, step)
-                self._file = open(path, "ab", buffering=0)
                 tensorboard.mkdir(exist_ok=True)
-                self._board = EventsWriter(str(tensorboard / "events"))
-                self._board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
-                self._board.flush()
+                name = f"events.out.tfevents.{time.time_ns() // 1000}.{socket.gethostname()}"
+                self._file = self._files.enter_context(open(path, "ab", buffering=0))
+                self._board = self._files.enter_context(open(tensorboard / name, "ab", buffering=0))
+                _append(self._board, _record(Event(wall_time=time.time(), file_version="brain.Event:2")))
+                _append(self._board, _record(Event(wall_time=time.time(), step=step + 1,       # hides later ones
+                                                   session_log=SessionLog(status=SessionLog.START))))
 
     def write(self, values: dict[str, Any]) -> None:
         """Appends one line; `values["step"]` is the x axis of the scalars. The line is on its way to disk at return."""
         if self._file is None:
             return
         line = json.dumps({k: v if math.isfinite(v) else None for k, v in values.items()}) + "\n"
+        now, step = time.time(), values["step"]
+        scalars = [_record(Event(wall_time=now, step=step, summary=summary.scalar(f"train/{name}", value)))
+                   for name, value in values.items() if name != "step"]
         with _writing(self._path):
-            if self._file.write(line.encode()) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            for name, value in values.items():
-                if name != "step":
-                    self._board.write_event(Event(wall_time=time.time(), step=values["step"],
-                                                  summary=summary.scalar(f"train/{name}", value)))
-            self._board.flush()
+            _append(self._file, line.encode())
+            _append(self._board, b"".join(scalars))
 
     def close(self) -> None:
         """Ends both files."""
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            with contextlib.suppress(OSError):      # what it holds, it could not write before
-                self._board.close()
+        self._files.close()
+
+
+def _append(file: io.FileIO, data: bytes) -> None:
+    if file.write(data) < len(data):        # what fitted is on the disk, the rest did not fit
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+
+
+def _record(event: Event) -> bytes:
+    """An event as TensorBoard reads it: its length, its bytes, each with a masked checksum (the TFRecord format)."""
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return length + _masked_checksum(length) + data + _masked_checksum(data)
+
+
+def _masked_checksum(data: bytes) -> bytes:
+    crc = crc32c(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,8 @@ def abstract(whole) -> TrainState:
     """What its state looks like."""
     mesh = make_mesh("fsdp:8")
     with jax.set_mesh(mesh):
-        return abstract_state(create(RunDir(whole).read_model()[0]), make_optimizer(tiny_config().optimizer, 9)[0], mesh)
+        optimizer, _ = make_optimizer(tiny_config().optimizer, 9)
+        return abstract_state(create(RunDir(whole).read_model()[0]), optimizer, mesh)
 
 
 def _file(folder: pathlib.Path, pattern: str) -> pathlib.Path:
@@ -121,7 +122,7 @@ def test_another_models_checkpoint_is_not_damage(whole, abstract, tmp_path):
     with pytest.raises(UserError, match=r"/9: params 'layers/mlp/.* in the checkpoint, but .*48.* in this run's"):
         restore_newest(RunDir(workdir), jax.tree.map(narrower, abstract))
     less = TrainState(abstract.step, abstract.params, abstract.optimizer[1:])
-    with pytest.raises(UserError, match=r"/9: optimizer .* in the checkpoint, but not there in this run's|not there in"):
+    with pytest.raises(UserError, match=r"/9: optimizer .*(not there in the|but not there in this)"):
         restore_newest(RunDir(workdir), less)
     assert _names(workdir) == ["3", "6", "9"]
 
