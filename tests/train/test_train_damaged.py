@@ -19,14 +19,6 @@ from easylm_imitation.weights import RunDir, Unreadable, open_model
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    """A finished run with checkpoints 3, 6 and 9."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    train(tiny_config(), data_dir=data, workdir=workdir)
-    return workdir
-
-
-@pytest.fixture(scope="module")
 def abstract(whole) -> TrainState:
     """What its state looks like."""
     mesh = make_mesh("fsdp:8")

@@ -3,22 +3,23 @@ import json
 import shutil
 
 import pytest
-from train_helpers import tiny_config
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.schema import UserError
-from easylm_imitation.train import train
 from easylm_imitation.train.lock import RunLock
 from easylm_imitation.train.runs import age, find_runs, sparkline, summarize
 from easylm_imitation.weights import RunDir
 
 
 @pytest.fixture(scope="module")
-def folder(data, tmp_path_factory):
-    """A finished run, one that stopped after 4 of 9 updates, and a folder without any."""
+def folder(whole, tmp_path_factory):
+    """A finished run, one that was killed after 4 of 9 updates, and a folder without any."""
     folder = tmp_path_factory.mktemp("runs")
-    train(tiny_config(), data_dir=data, workdir=folder / "a" / "whole")
-    train(tiny_config(), data_dir=data, workdir=folder / "b", stop_after=4)
+    shutil.copytree(whole, folder / "a" / "whole")
+    run = RunDir(shutil.copytree(whole, folder / "b"))
+    run.metrics.write_text("".join(run.metrics.read_text().splitlines(keepends=True)[:4]))
+    for step in (6, 9):
+        shutil.rmtree(run.checkpoints / str(step))
     (folder / "c").mkdir()
     return folder
 
@@ -26,7 +27,8 @@ def folder(data, tmp_path_factory):
 def test_runs_are_found_with_their_states_steps_and_losses(folder):
     whole, stopped = find_runs([folder])
     assert (whole.path, whole.state, whole.step, whole.total_steps) == (str(folder / "a/whole"), "finished", 9, 9)
-    assert (stopped.path, stopped.state, stopped.step, stopped.total_steps) == (str(folder / "b"), "interrupted", 4, 9)
+    assert (stopped.path, stopped.state, stopped.step, stopped.total_steps) == (str(folder / "b"), "interrupted", 3, 9)
+    assert stopped.logged == 4
     assert stopped.losses == whole.losses[:4]
     assert whole.loss == whole.losses[-1] < whole.losses[0]
     assert find_runs([folder / "b", folder]) == [whole, stopped]
@@ -43,7 +45,7 @@ def test_states_follow_what_is_on_disk(folder, tmp_path):
     with open(run.metrics, "a") as file:
         file.write(json.dumps({"step": 5, "loss": None}) + "\n" + '{"step": 6, "lo')      # being written
     found = summarize(run.path)
-    assert (found.state, found.step, found.logged, found.loss) == ("diverged", 4, 5, found.losses[3])
+    assert (found.state, found.step, found.logged, found.loss) == ("diverged", 3, 5, found.losses[3])
     shutil.rmtree(run.checkpoints)
     run.metrics.unlink()
     assert summarize(run.path).state == "not started"
@@ -62,7 +64,7 @@ def test_the_verb_prints_a_table_and_json(folder, capsys):
     out, err = capsys.readouterr()
     runs = json.loads(out.splitlines()[-1])["runs"]
     told = [(run["state"], run["step"], len(run["curve"])) for run in runs]
-    assert told == [("finished", 9, 9), ("interrupted", 4, 4)]
+    assert told == [("finished", 9, 9), ("interrupted", 3, 4)]
     assert "9/9" in err
     assert runs[0]["curve"] in err
     assert main(["runs", str(folder / "c")]) == 0
