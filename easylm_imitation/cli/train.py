@@ -2,6 +2,7 @@
 import argparse
 import contextlib
 import dataclasses
+import os
 from typing import Any
 
 from easylm_imitation.cli import flags
@@ -36,9 +37,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     config = load(TrainConfig, args.config, args.overrides)
     given = {key: getattr(args, key) for key in ("seed", "mesh") if getattr(args, key) is not None}
-    # before the first update SIGTERM unwinds; with several processes it is a notice to jax's runtime from the start
-    with terminable() if jax.process_count() == 1 else contextlib.nullcontext():
-        result = train(dataclasses.replace(config, **given), data_dir=args.data, workdir=args.workdir, init=args.init)
+    try:
+        # before the first update SIGTERM unwinds; with several processes it is a notice to jax's runtime from the start
+        with terminable() if jax.process_count() == 1 else contextlib.nullcontext():
+            result = train(dataclasses.replace(config, **given), data_dir=args.data, workdir=args.workdir,
+                           init=args.init)
+    except KeyboardInterrupt:
+        console.error(f"interrupted; {INTERRUPTED}")
+        os._exit(130)       # Python would wait for the threads that write a checkpoint, which may take minutes
     state = "interrupted, saved; the same command continues" if result.interrupted else "done"
     console.say(f"{result.workdir}: {state} at update {result.step} of {result.total_steps}, loss {result.loss:.4f}, "
                 f"{result.tokens:,} tokens ({result.loss_tokens:,} with loss), {result.seconds:.0f} s")

@@ -5,18 +5,21 @@
 The last three are small JSON trees. Restoring reads each array straight into the sharding asked for, whatever
 mesh it was written from. Writing goes on behind the next updates; a step gets its name only when all of it is on disk.
 """
+import contextlib
 import dataclasses
+import logging
 import os
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from easylm_imitation.records import Lineage
-from easylm_imitation.schema import build, plain
-from easylm_imitation.train.state import TrainState
-from easylm_imitation.weights import DATA, LINEAGE, OPTIMIZER, PARAMS, PROGRESS, reading
+from easylm_imitation.schema import UserError, plain
+from easylm_imitation.train.state import TrainState, shardings_of
+from easylm_imitation.weights import DATA, LINEAGE, OPTIMIZER, PARAMS, PROGRESS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,49 +32,109 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest `keep` of them. All processes call everything, in the same order."""
+    """The checkpoints of one run: the newest `keep`, and those whose step is a multiple of `keep_every`.
 
-    def __init__(self, directory: str | os.PathLike, keep: int) -> None:
-        policy = ocp.training.preservation_policies.LatestN(keep)
-        context = ocp.Context()
-        context.checkpointables.registry = _registry()
+    A context manager. All processes call everything, in the same order. A save that fails is a UserError, which says
+    what is left; it comes from `save`, `check`, `wait` or the end of the context, whichever is first to know.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int, keep_every: int | None = None) -> None:
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])]
+        context = checkpoint_context()
+        # Made behind the loop, a folder that cannot be made would leave threads waiting for it for 20 minutes.
+        context.asynchronous.create_directories_asynchronously = False
         self._checkpointer = ocp.training.Checkpointer(
-            os.path.abspath(directory), context=context, preservation_policy=policy, cleanup_tmp_directories=True)
-        self._pending: ocp.AsyncResponse | None = None
+            os.path.abspath(directory), context=context, cleanup_tmp_directories=True,
+            preservation_policy=policies.AnyPreservationPolicy(kept))
+        self._pending: tuple[int, ocp.AsyncResponse] | None = None
+        self._log = logging.getLogger("absl")
+        self._log_level = self._log.level
+        self._log.setLevel(logging.CRITICAL)    # Orbax prints tracebacks of what it raises, too
 
     def save(self, state: TrainState, data: dict[str, Any], progress: Progress, lineage: Lineage) -> None:
-        """Copies the arrays to the host; the write goes on behind. Waits for the last write, raises its error."""
+        """Copies the arrays; the write goes on behind. Waits for the last write. A step that exists is left alone."""
         self.wait()
-        parts = {PARAMS: state.params, OPTIMIZER: state.optimizer, DATA: data, PROGRESS: plain(progress),
-                 LINEAGE: plain(lineage)}
-        self._pending = self._checkpointer.save_checkpointables_async(progress.step, parts, force=True)
+        if progress.step == self._newest():
+            return
+        parts = {PARAMS: _apart(state.params), OPTIMIZER: _apart(state.optimizer), DATA: data,
+                 PROGRESS: plain(progress), LINEAGE: plain(lineage)}
+        with self._writing(progress.step):
+            response = self._checkpointer.save_checkpointables_async(progress.step, parts, force=True)
+        self._pending = progress.step, response
 
-    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any], Progress]:
-        """(state in the shardings of `abstract`, data position, progress). Raises UserError when it cannot be read."""
-        wanted = {PARAMS: abstract.params, OPTIMIZER: abstract.optimizer, DATA: None, PROGRESS: None}
-        where = f"{self._checkpointer.directory}/{step}"
-        with reading(f"{where}: the checkpoint cannot be read as this run's",
-                     "move the folder away, and the one before it is taken"):
-            loaded = self._checkpointer.load_checkpointables(step, wanted)
-        progress = build(Progress, loaded[PROGRESS], where)
-        at = jax.device_put(np.int32(step), abstract.step.sharding)
-        return TrainState(at, loaded[PARAMS], loaded[OPTIMIZER]), loaded[DATA], progress
+    def check(self) -> None:
+        """Raises the error of a write that has failed meanwhile; never waits for one that goes on."""
+        if self._pending is not None and not self._checkpointer.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
         """Blocks until the last save is committed."""
         if self._pending is not None:
-            response, self._pending = self._pending, None
-            response.result()
+            (step, response), self._pending = self._pending, None
+            with self._writing(step):
+                response.result()
 
-    def close(self) -> None:
-        """Waits, then ends Orbax's threads."""
-        self.wait()
-        self._checkpointer.close()
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits and ends Orbax's threads. An error on its way is not replaced by one of a write that fails, too; and a
+        user who gives up waits for nothing."""
+        try:
+            if kind is None:
+                self.wait()
+                self._checkpointer.close()
+            elif not issubclass(kind, KeyboardInterrupt):
+                with contextlib.suppress(UserError, OSError, ValueError):
+                    self.wait()
+                with contextlib.suppress(OSError, ValueError):      # Orbax repeats what it has raised before
+                    self._checkpointer.close()
+        finally:
+            self._log.setLevel(self._log_level)
+
+    def _newest(self) -> int | None:
+        latest = self._checkpointer.latest
+        return latest and latest.step
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        """Turns what a disk refuses inside the block into a UserError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            cause = _os_cause(error)
+            if cause is None:
+                raise
+            left = self._newest()
+            kept = "no checkpoint was before it" if left is None else f"that of update {left} is whole"
+            raise UserError(f"{self._checkpointer.directory}: the checkpoint of update {step} cannot be written "
+                            f"({cause}); {kept}. Once this is mended, the same command continues") from None
 
 
-def _registry() -> Any:
-    """Says which parts are JSON; Orbax would otherwise guess that a dict is a tree of arrays."""
-    registry = ocp.handlers.local_registry()
+def checkpoint_context() -> ocp.Context:
+    """Options for reading and writing checkpoints; Orbax would guess that a dict of JSON is a tree of arrays."""
+    context = ocp.Context()
+    context.checkpointables.registry = ocp.handlers.local_registry()
     for name in (DATA, PROGRESS, LINEAGE):
-        registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
-    return registry
+        context.checkpointables.registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
+    return context
+
+
+def _apart(tree: Any) -> Any:
+    """The arrays as Orbax may hold them while the next updates run.
+
+    From an accelerator it copies them itself. On CPU it would hold the very memory that the next update wants to
+    overwrite, which then has to copy everything while the writer compresses it: several times as slow as copying now.
+    """
+    if jax.default_backend() != "cpu":
+        return tree
+    return jax.block_until_ready(jax.device_put(tree, shardings_of(tree), may_alias=False))
+
+
+def _os_cause(error: Exception) -> str | None:
+    """What the operating system said, in its words; None for an error that is not its."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    found = re.search(r"([^:]*) \[os_error_code=", str(error))      # tensorstore's, which come as a ValueError
+    return found and found[1].strip()

@@ -11,7 +11,7 @@ from easylm_imitation.train.optimizer_config import OptimizerConfig
 
 # Keys that a continued run may change: the mathematics stays, at most the rounding moves.
 _FREE = ("mesh", "accumulate", "remat", "attention", "loss_chunk", "validation", "log_every", "checkpoint_every",
-         "keep", "max_skips")
+         "keep", "keep_every", "max_skips")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,7 @@ class TrainConfig:
     attention: Literal["auto", "reference", "chunked", "splash", "cudnn"] = "auto"      # auto: by device and request
     checkpoint_every: int = 500             # updates between checkpoints; the last update always has one
     keep: int = 2                           # newest checkpoints kept
+    keep_every: int | None = None           # updates; a checkpoint at a multiple of it stays for good (None: no other)
     max_skips: int = 10                     # updates in a row that may be skipped; one more ends the run
     validation: ValidationConfig = ValidationConfig()   # where data.holdout is above 0
     log_every: int = 10                     # updates between lines of metrics.jsonl; the first and last always have one
@@ -63,7 +64,8 @@ class TrainConfig:
         if [self.steps, self.epochs, self.tokens].count(None) != 2:
             raise ValueError(f"give steps, epochs or tokens, one of the three (steps={self.steps}, "
                              f"epochs={self.epochs}, tokens={self.tokens})")
-        for key in ("steps", "epochs", "tokens", "accumulate", "loss_chunk", "checkpoint_every", "keep", "log_every"):
+        for key in ("steps", "epochs", "tokens", "accumulate", "loss_chunk", "checkpoint_every", "keep",
+                    "keep_every", "log_every"):
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise ValueError(f"{key} is {value}; it must be above 0")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
@@ -13,13 +14,16 @@ from jax.sharding import Mesh
 from easylm_imitation import console
 from easylm_imitation.data import DataUse, open_loader
 from easylm_imitation.models import Model, create
+from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.train.checkpoint import Checkpoints, Progress
 from easylm_imitation.train.config import TrainConfig
 from easylm_imitation.train.interruption import Interruption
+from easylm_imitation.train.lock import RunLock
 from easylm_imitation.train.metrics import MetricsLog, Recorder, read_metrics
 from easylm_imitation.train.optimizer import make_optimizer
 from easylm_imitation.train.place import BatchPlace
+from easylm_imitation.train.restore import restore_newest
 from easylm_imitation.train.schedule import warmup_updates
 from easylm_imitation.train.start import Start, check_origin, lineage_at, open_run, prepare, workdir_of
 from easylm_imitation.train.state import TrainState, abstract_state, bytes_per_device, init_state, state_from
@@ -40,7 +44,7 @@ class TrainResult:
     loss_tokens: int
     tokens_per_second: float
     seconds: float                  # of training so far, over all restarts
-    interrupted: bool               # by SIGTERM; the same command continues
+    interrupted: bool               # by SIGTERM or Ctrl-C; the same command continues
     data: DataUse                   # what a pass takes of the data, and what the context cuts off
 
 
@@ -49,8 +53,9 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
     """Trains until the config's last step, from the newest checkpoint of `workdir` if there is one.
 
     `init`: a run dir or Hugging Face dir to start from (None: fresh weights). `stop_after`: return after so many
-    updates, with a checkpoint. SIGTERM does so at the next update. Raises UserError for whatever cannot be trained,
-    before anything is written, and for updates that are skipped too often (config.max_skips).
+    updates, with a checkpoint. SIGTERM and Ctrl-C do so at the next update. Raises UserError for whatever cannot be
+    trained, before anything is written; for updates that are skipped too often (config.max_skips); and for a disk that
+    fails: mended, the same command continues.
     """
     # ---- What shall run: checked whole, before the first file is written
     workdir = workdir_of(workdir)
@@ -65,15 +70,18 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         # ---- Shapes and shardings, then the weights: imported, restored or fresh, each straight into its place
         abstract = abstract_state(model, optimizer, mesh)
         _check_attention(config, model, abstract)
-        steps = RunDir(workdir).steps()
-        loaded = open_model(init, mesh=mesh) if init and not steps else None
+        lock = _closing(stack, RunLock(RunDir(workdir)))
+        continued = bool(RunDir(workdir).numbered())
+        loaded = open_model(init, mesh=mesh) if init and not continued else None
         if loaded is not None:
             check_origin(start.card, loaded)
         run = open_run(start, workdir, loaded)
-        checkpoints = _closing(stack, Checkpoints(run.checkpoints, config.keep))
-        if steps:
-            state, position, progress = checkpoints.restore(steps[-1], abstract)
-            loader.set_state(position)
+        lock.take()
+        if continued:
+            restored = restore_newest(run, abstract)
+            state, progress = restored.state, restored.progress
+            loader.set_state(restored.position)
+            del restored
         else:
             state = (init_state(model, optimizer, abstract, config.seed) if loaded is None
                      else state_from(loaded.params, optimizer, abstract))
@@ -85,10 +93,20 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
             model, optimizer, learning_rate, mesh, abstract, accumulate=config.accumulate, z_loss=config.z_loss,
             loss_chunk=config.loss_chunk, normalise=config.loss, dtype=jnp.dtype(config.compute_dtype),
             remat=config.remat, attention=config.attention)
+        checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every))
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, progress.step))
         recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips)
         last = min(start.total_steps, progress.step + (stop_after or start.total_steps))
         _announce(start, abstract, mesh, progress)
+
+        def save() -> None:
+            recorder.flush()        # brings the totals up to this step, and says whether the weights can be trusted
+            if recorder.sound:
+                checkpoints.save(state, loader.get_state(), recorder.progress, lineage_at(start, recorder.progress))
+
+        def save_at_once() -> None:
+            save()
+            checkpoints.wait()
 
         # ---- Updates. The order matters: a step's scalars are read when the next is queued (the host never waits for
         # ---- the device), and the loader's position is saved before the next batch is drawn
@@ -96,15 +114,16 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         advance = stack.enter_context(console.progress("training", start.total_steps))
         advance(progress.step)
         for step in range(progress.step + 1, last + 1):
-            batch = place(next(loader))
+            with _data_of(step, data_dir, save_at_once):
+                rows = next(loader)
+            batch = place(rows)
             with jax.transfer_guard("disallow"):
                 state, scalars = update(state, batch)
             recorder.push(step, scalars)
             stopping = step == last or interruption.requested(step)
+            checkpoints.check()
             if stopping or step % config.checkpoint_every == 0:
-                recorder.flush()        # brings the totals up to this step, and says whether the weights can be trusted
-                if recorder.sound:
-                    checkpoints.save(state, loader.get_state(), recorder.progress, lineage_at(start, recorder.progress))
+                save()
             advance(note=recorder.note())
             if stopping:
                 break
@@ -117,6 +136,20 @@ def _check_attention(config: TrainConfig, model: Model, abstract: TrainState) ->
     rows = jax.ShapeDtypeStruct((config.data.batch, config.data.context), jnp.int32)
     run = functools.partial(model.hidden, dtype=jnp.dtype(config.compute_dtype), attention=config.attention)
     jax.eval_shape(run, abstract.params, rows, rows, rows)
+
+
+@contextlib.contextmanager
+def _data_of(step: int, data: str | os.PathLike, save: Callable[[], None]) -> Iterator[None]:
+    """Saves what is done so far when the data of `step` cannot be read, then raises a UserError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        kept = ""
+        if step > 1 and jax.process_count() == 1:       # of several, the others are in the midst of the update
+            save()
+            kept = f"; the {step - 1} updates before it are saved"
+        raise UserError(f"{data}: the data of update {step} cannot be read ({' '.join(str(error).split())[:200]})"
+                        f"{kept}. Put the shards back as they were, and the same command continues") from None
 
 
 def _closing(stack: contextlib.ExitStack, thing: T) -> T:

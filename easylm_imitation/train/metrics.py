@@ -3,16 +3,24 @@
 A step's scalars stay on the device until the next step is on its way (`Recorder`), so the host never waits for the step
 that it has just started. A continued run first cuts off what was logged after its checkpoint: the history has no fork.
 """
+import contextlib
+import errno
+import io
 import json
 import math
 import os
 import pathlib
+import socket
+import struct
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.crc32c import crc32c
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from easylm_imitation import console
 from easylm_imitation.records import iter_jsonl
@@ -24,48 +32,109 @@ _SAID = 20      # skipped updates, each of which is shown to people
 
 
 class MetricsLog:
-    """Writes lines to `path` and scalars to `tensorboard`; on every process but the first, writes nothing."""
+    """Writes lines to `path` and scalars to `tensorboard`; on every process but the first, writes nothing.
+
+    A disk that refuses is a UserError. Nothing is left to a thread or a buffer, which would hide a full disk, or hang.
+    """
 
     def __init__(self, path: pathlib.Path, tensorboard: pathlib.Path, step: int) -> None:
         """Opens the log of a run that stands at `step`; later lines of an earlier attempt are cut off."""
+        self._path = path
+        self._files = contextlib.ExitStack()
         self._file = self._board = None
         if jax.process_index() == 0:
-            cut_back(path, step)
-            self._file = open(path, "a", encoding="utf-8")
-            self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
+            with _writing(path):
+                cut_back(path, step)
+                tensorboard.mkdir(exist_ok=True)
+                name = f"events.out.tfevents.{time.time_ns() // 1000}.{socket.gethostname()}"
+                self._file = self._files.enter_context(open(path, "ab", buffering=0))
+                self._board = self._files.enter_context(open(tensorboard / name, "ab", buffering=0))
+                _append(self._board, _record(Event(wall_time=time.time(), file_version="brain.Event:2")))
+                _append(self._board, _record(Event(wall_time=time.time(), step=step + 1,       # hides later ones
+                                                   session_log=SessionLog(status=SessionLog.START))))
 
     def write(self, values: dict[str, Any]) -> None:
         """Appends one line, on its way to disk at return; `values["step"]` is the x axis of TensorBoard's scalars."""
         if self._file is None:
             return
         words = {name for name, value in values.items() if isinstance(value, str)}
-        line = {k: v if k in words or math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if name != "step" and name not in words:
-                self._board.add_scalar(f"train/{name}", value, values["step"])
+        line = json.dumps({k: v if k in words or math.isfinite(v) else None for k, v in values.items()}) + "\n"
+        now, step = time.time(), values["step"]
+        scalars = [_record(Event(wall_time=now, step=step, summary=summary.scalar(f"train/{name}", value)))
+                   for name, value in values.items() if name != "step" and name not in words]
+        with _writing(self._path):
+            _append(self._file, line.encode())
+            _append(self._board, b"".join(scalars))
 
     def close(self) -> None:
         """Ends both files."""
-        if self._file is not None:
-            self._file.close()
-            self._board.close()
+        self._files.close()
+
+
+def _append(file: io.FileIO, data: bytes) -> None:
+    if file.write(data) < len(data):        # what fitted is on the disk, the rest did not fit
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+
+
+def _record(event: Event) -> bytes:
+    """An event as TensorBoard reads it: its length, its bytes, each with a masked checksum (the TFRecord format)."""
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return length + _masked_checksum(length) + data + _masked_checksum(data)
+
+
+def _masked_checksum(data: bytes) -> bytes:
+    crc = crc32c(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    """Turns what a disk refuses inside the block into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: the run's metrics cannot be written ({error.strerror}); its "
+                        "checkpoints are whole. Once this is mended, the same command continues") from None
 
 
 def cut_back(path: pathlib.Path, step: int) -> None:
-    """Drops the lines of `path` after `step`, and a last line that a kill left unfinished. Atomic; no file is fine."""
+    """Drops the lines of `path` after `step`, and what a kill or a full disk left unfinished. Atomic; no file is fine.
+
+    A line that cannot be read, and what comes after it, is dropped too, and said.
+    """
     if not path.exists():
         return
     kept = []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    for line in lines:
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        at = _step_of(line)
+        if at is None and line.endswith(b"\n"):
+            console.say(f"{path}:{number}: not a line of metrics; it and the {len(lines) - number} lines after it are "
+                        "cut off")
+        if at is None:
+            break
+        if at <= step:
             kept.append(line)
     if kept != lines:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.writelines(kept)
-        os.replace(file.name, path)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                file.writelines(kept)
+                file.flush()
+                os.chmod(file.name, path.stat().st_mode)
+                os.replace(file.name, path)
+            except OSError:
+                os.unlink(file.name)
+                raise
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a whole line of metrics; None for anything else."""
+    try:
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from easylm_imitation.models import ModelConfig, config_mapping
-from easylm_imitation.records import Lineage
+from easylm_imitation.records import Lineage, read_json
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.train.config import TrainConfig, free_keys
 from easylm_imitation.weights import RunDir
@@ -16,7 +16,7 @@ def check_same_run(run: RunDir, config: TrainConfig, model: ModelConfig, lineage
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             raise UserError(f"--workdir {run.path}: holds files that are no training run; choose a new or empty folder")
         return
-    known = run.read_lineage()
+    known = read_json(Lineage, run.lineage)     # of step 0; a checkpoint's own may be damaged
     free = free_keys(config)
     old = {**json.loads(run.config.read_text()), "model.json": config_mapping(run.read_model()[0]),
            "the data's hash": known.data_card, "the initial weights' id": known.init}

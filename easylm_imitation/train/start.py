@@ -78,6 +78,7 @@ def open_run(start: Start, workdir: pathlib.Path, loaded: LoadedModel | None) ->
         if RunDir(workdir).config.exists():
             write_json(RunDir(workdir).config, start.config)
             write_json(RunDir(workdir).data, start.use)
+            write_json(RunDir(workdir).length, {"total_steps": start.total_steps})
         else:
             with finished_folder(workdir) as folder:
                 run = RunDir(folder)
@@ -86,6 +87,7 @@ def open_run(start: Start, workdir: pathlib.Path, loaded: LoadedModel | None) ->
                 write_json(run.config, start.config)
                 write_json(run.card, start.card)
                 write_json(run.data, start.use)
+                write_json(run.length, {"total_steps": start.total_steps})
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("easylm_imitation: run dir")
     return RunDir(workdir)

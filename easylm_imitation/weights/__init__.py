@@ -3,8 +3,9 @@ from easylm_imitation.weights.hf_export import export_hf
 from easylm_imitation.weights.hf_extras import HFExtras
 from easylm_imitation.weights.hf_import import HFModel, import_hf, open_hf
 from easylm_imitation.weights.loaded import LoadedModel, describe, open_model, with_template
-from easylm_imitation.weights.reading import reading
+from easylm_imitation.weights.reading import Unreadable, reading
 from easylm_imitation.weights.run_dir import DATA, LINEAGE, OPTIMIZER, PARAMS, PROGRESS, RunDir, save_run_model
 
 __all__ = ["DATA", "LINEAGE", "OPTIMIZER", "PARAMS", "PROGRESS", "HFExtras", "HFModel", "LoadedModel", "RunDir",
-           "describe", "export_hf", "import_hf", "open_hf", "open_model", "reading", "save_run_model", "with_template"]
+           "Unreadable", "describe", "export_hf", "import_hf", "open_hf", "open_model", "reading", "save_run_model",
+           "with_template"]

@@ -10,10 +10,23 @@ from typing import Any
 
 from easylm_imitation.schema import UserError
 
+# What a place answers that is not to blame itself: tensorstore's words for no right to read, no memory, no connection.
+_NOT_DAMAGE = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+
+class Unreadable(UserError):
+    """What lies there is damaged, as far as anybody can tell; `cause` is the first error, in a line."""
+
+    def __init__(self, message: str, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
 
 @contextlib.contextmanager
 def reading(where: str, cure: str) -> Iterator[None]:
     """Turns an error of Orbax inside the block into a UserError: `where`, the first cause, then `cure`.
+
+    It is an `Unreadable` unless the place merely refused, as one without permission does.
 
     Orbax reads arrays side by side and leaves the others behind when one fails: they complain later, some from the
     threads of tensorstore, that nobody waited for them. Those complaints say nothing new, so they are not shown.
@@ -24,20 +37,26 @@ def reading(where: str, cure: str) -> Iterator[None]:
         if "Event loop is closed" not in str(news.exc_value):
             show(news)
 
-    sys.unraisablehook = show_others    # stays after a failure: the complaints may come late
+    # All of this stays after a failure: the complaints may come late.
+    sys.unraisablehook = show_others
     try:
         yield
-    except (ValueError, KeyError, OSError) as error:
-        message = f"{where} ({_first_cause(error)}); {cure}"
+        sys.unraisablehook = show
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:     # what garbage raises
+        cause, refused = _first_cause(error)
+        message = f"{where} ({cause}); {cure}"
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)     # "exception was never retrieved"
-        with warnings.catch_warnings(action="ignore"):              # "coroutine was never awaited"
-            traceback.clear_frames(error.__traceback__)
-            gc.collect()
-        raise UserError(message) from None
-    sys.unraisablehook = show
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        raise (UserError(message) if refused else Unreadable(message, cause)) from None
 
 
-def _first_cause(error: BaseException) -> str:
+def _first_cause(error: BaseException) -> tuple[str, bool]:
+    """(what began it, in a line; whether the place refused to be read, rather than held something damaged)."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
-    return " ".join(str(error).split())[:200]
+    refused = isinstance(error, PermissionError) or any(word in str(error) for word in _NOT_DAMAGE)
+    plain = isinstance(error, (KeyError, TypeError, AttributeError))        # their texts say little by themselves
+    text = f"{type(error).__name__} {error}" if plain else str(error)
+    return " ".join(text.split())[:200], refused

@@ -2,6 +2,7 @@
 
     config.json     the verb's resolved config          model.json    the model's config, and the dtype it came in
     data.json       what of its data a run takes        source.json   words of the Hugging Face dir it began with
+    length.json     how many updates the run has
     lineage.json    where the run starts from           tokenizer/    template.json {"name", "id"}
     data_card.json  the card of the data it trains on
     metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress, lineage}
@@ -49,6 +50,7 @@ class RunDir:
         self.model = self.path / "model.json"
         self.data = self.path / "data.json"
         self.card = self.path / "data_card.json"
+        self.length = self.path / "length.json"
         self.lineage = self.path / "lineage.json"
         self.tokenizer = self.path / "tokenizer"
         self.template = self.path / "template.json"
@@ -63,10 +65,13 @@ class RunDir:
 
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, ascending; unfinished ones are left out."""
-        if not self.checkpoints.is_dir():
-            return []
-        numbered = (p for p in self.checkpoints.iterdir() if p.name.isdigit())
-        return sorted(int(p.name) for p in numbered if (p / PARAMS).is_dir() and ocp.is_orbax_checkpoint(p))
+        folders = ((step, self.checkpoints / str(step)) for step in self.numbered())
+        return [step for step, p in folders if (p / PARAMS).is_dir() and ocp.is_orbax_checkpoint(p)]
+
+    def numbered(self) -> list[int]:
+        """Steps that have a folder, ascending, whatever is left in it."""
+        found = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return sorted(int(p.name) for p in found if p.name.isdecimal() and p.is_dir())
 
     def newest_step(self) -> int:
         """Step of the newest checkpoint. Raises UserError when there is none."""

@@ -1,11 +1,14 @@
 """Tiny models, batches and a packed dataset that the training tests share."""
+import pathlib
+
 import jax
 import numpy as np
 import pytest
 from tiny_tokenizers import byte_tokenizer
-from train_helpers import VOCAB, build_data, make_batch
+from train_helpers import VOCAB, build_data, make_batch, tiny_config
 
 from easylm_imitation.models import Model, create, model_config
+from easylm_imitation.train import train
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,3 +42,12 @@ def batch() -> dict[str, np.ndarray]:
 def data(tmp_path_factory):
     """A built dataset of 60 short conversations that a teacher answered."""
     return build_data(tmp_path_factory.mktemp("data"), byte_tokenizer(), teacher="teacher")
+
+
+@pytest.fixture(scope="session")
+def whole(data, tmp_path_factory) -> pathlib.Path:
+    """A finished run of nine updates with checkpoints 3, 6 and 9. Copy it before you change it."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(tiny_config(), data_dir=data, workdir=workdir)
+    assert (result.step, result.total_steps, result.interrupted) == (9, 9, False)
+    return workdir

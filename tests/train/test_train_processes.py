@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from train_helpers import ROOT, lines_logged, tiny_config, wait_for, write_config
+from train_helpers import ROOT, history, lines_logged, tiny_config, wait_for, write_config
 
 from easylm_imitation.train import read_metrics, train
 from easylm_imitation.weights import RunDir
@@ -54,3 +54,24 @@ def test_two_processes_equal_one_and_stop_together(data, tmp_path):
     one, two = (read_metrics(RunDir(tmp_path / name).metrics) for name in ("one", "two"))
     assert [line["tokens"] for line in one] == [line["tokens"] for line in two]     # the same batches
     np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=1e-4)
+
+
+def test_ctrl_c_to_one_stops_both_and_damage_that_one_sees_makes_both_fall_back(data, tmp_path):
+    config = tiny_config(steps=40, checkpoint_every=3, mesh="data:2,fsdp:4")
+    workdir = tmp_path / "two"
+    processes = _pod(config, data, workdir)
+    wait_for(processes[0], lambda: lines_logged(workdir) >= 8)
+    processes[0].send_signal(signal.SIGINT)
+    results = _finish(processes)
+    assert [result["interrupted"] for result in results] == [True, True]
+    before, newest = RunDir(workdir).steps()[-2:]
+    assert newest == results[0]["step"] == results[1]["step"]
+    kept = history(workdir)
+
+    (numbers,) = (RunDir(workdir).checkpoints / str(newest)).glob("optimizer/ocdbt.process_1/d/*")
+    os.truncate(numbers, numbers.stat().st_size // 2)
+    results = _finish(_pod(config, data, workdir))
+    assert [result["step"] for result in results] == [40, 40]
+    assert (RunDir(workdir).checkpoints / f"{newest}.damaged").is_dir()
+    assert before < newest
+    assert history(workdir)[:newest] == kept

@@ -1,58 +1,41 @@
 """A run that is stopped, moved or killed goes on as if nothing had happened."""
 import shutil
 
-import jax
 import numpy as np
 import pytest
-from train_helpers import tiny_config
+from train_helpers import history, tiny_config, weights
 
 from easylm_imitation.records import Lineage, read_json
 from easylm_imitation.schema import UserError
-from easylm_imitation.train import OptimizerConfig, read_metrics, train
+from easylm_imitation.train import OptimizerConfig, train
 from easylm_imitation.weights import RunDir, describe, open_model
 
-_CLOCK = ("seconds", "tokens_per_second")
 
-
-def _history(workdir) -> list[dict]:
-    """metrics.jsonl without what a clock decides."""
-    return [{k: v for k, v in line.items() if k not in _CLOCK} for line in read_metrics(RunDir(workdir).metrics)]
-
-
-def _weights(workdir) -> list[np.ndarray]:
-    return [np.asarray(x) for x in jax.tree.leaves(open_model(workdir).params)]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(data, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    result = train(tiny_config(), data_dir=data, workdir=workdir)
-    assert (result.step, result.total_steps, result.interrupted) == (9, 9, False)
-    assert RunDir(workdir).steps() == [3, 6, 9]
-    losses = [line["loss"] for line in _history(workdir)]
+def test_a_run_learns_and_keeps_its_newest_checkpoints(whole):
+    assert RunDir(whole).steps() == [3, 6, 9]
+    losses = [line["loss"] for line in history(whole)]
     assert losses[-1] < losses[0] - 1
-    return workdir
 
 
-def test_a_run_killed_between_checkpoints_equals_an_uninterrupted_one_bit_for_bit(data, uninterrupted, tmp_path):
+def test_a_run_killed_between_checkpoints_equals_an_uninterrupted_one_bit_for_bit(data, whole, tmp_path):
     workdir = tmp_path / "run"
     train(tiny_config(), data_dir=data, workdir=workdir, stop_after=5)
     shutil.rmtree(RunDir(workdir).checkpoints / "5")        # a kill at update 5 leaves its metrics, but no checkpoint
-    assert [line["step"] for line in _history(workdir)] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in history(workdir)] == [1, 2, 3, 4, 5]
     result = train(tiny_config(), data_dir=data, workdir=workdir)
     assert result.step == 9
-    assert _history(workdir) == _history(uninterrupted)     # one line a step: no fork; same batches, same losses
-    for ours, theirs in zip(_weights(workdir), _weights(uninterrupted), strict=True):
+    assert history(workdir) == history(whole)     # one line a step: no fork; same batches, same losses
+    for ours, theirs in zip(weights(workdir), weights(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert RunDir(workdir).read_lineage() == RunDir(uninterrupted).read_lineage()
+    assert RunDir(workdir).read_lineage() == RunDir(whole).read_lineage()
 
 
-def test_each_checkpoint_says_itself_which_model_it_is(uninterrupted, tmp_path):
-    tokens = {line["step"]: line["tokens"] for line in _history(uninterrupted)}
-    lineages = [RunDir(uninterrupted).read_lineage(step) for step in (3, 6, 9)]
+def test_each_checkpoint_says_itself_which_model_it_is(whole, tmp_path):
+    tokens = {line["step"]: line["tokens"] for line in history(whole)}
+    lineages = [RunDir(whole).read_lineage(step) for step in (3, 6, 9)]
     assert [(one.step, one.tokens) for one in lineages] == [(step, tokens[step]) for step in (3, 6, 9)]
-    assert RunDir(uninterrupted).read_lineage() == lineages[-1]
-    copy = shutil.copytree(uninterrupted, tmp_path / "run")
+    assert RunDir(whole).read_lineage() == lineages[-1]
+    copy = shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(RunDir(copy).checkpoints / "9")       # no file beside the checkpoints lags or runs ahead of them
     assert open_model(copy).lineage == describe(copy)[1] == lineages[1]
     assert len({one.id for one in lineages} | {read_json(Lineage, RunDir(copy).lineage).id}) == 4
@@ -60,20 +43,20 @@ def test_each_checkpoint_says_itself_which_model_it_is(uninterrupted, tmp_path):
     assert RunDir(copy).read_lineage().step == 0
 
 
-def test_a_finished_run_is_left_as_it_is(data, uninterrupted):
-    before = RunDir(uninterrupted).metrics.read_text()
-    result = train(tiny_config(), data_dir=data, workdir=uninterrupted)
-    assert (result.step, result.loss) == (9, _history(uninterrupted)[-1]["loss"])
-    assert RunDir(uninterrupted).metrics.read_text() == before
+def test_a_finished_run_is_left_as_it_is(data, whole):
+    before = RunDir(whole).metrics.read_text()
+    result = train(tiny_config(), data_dir=data, workdir=whole)
+    assert (result.step, result.loss) == (9, history(whole)[-1]["loss"])
+    assert RunDir(whole).metrics.read_text() == before
 
 
-def test_a_run_goes_on_on_another_mesh_in_more_micro_batches(data, uninterrupted, tmp_path):
+def test_a_run_goes_on_on_another_mesh_in_more_micro_batches(data, whole, tmp_path):
     workdir = tmp_path / "run"
     train(tiny_config(), data_dir=data, workdir=workdir, stop_after=4)
     moved = tiny_config(mesh="data:2,tensor:2,fsdp:2", accumulate=2, remat="none", attention="chunked",
                         checkpoint_every=100)
     train(moved, data_dir=data, workdir=workdir)
-    ours, theirs = _history(workdir), _history(uninterrupted)
+    ours, theirs = history(workdir), history(whole)
     assert [line["tokens"] for line in ours] == [line["tokens"] for line in theirs]
     np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=2e-5)
     assert [line["loss"] for line in ours[:4]] == [line["loss"] for line in theirs[:4]]

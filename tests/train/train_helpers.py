@@ -5,13 +5,14 @@ import subprocess
 import time
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from easylm_imitation.data import BuildConfig, LoaderConfig, SourceConfig, build_dataset
 from easylm_imitation.schema import plain
 from easylm_imitation.text import Tokenizer
-from easylm_imitation.train import OptimizerConfig, TrainConfig
-from easylm_imitation.weights import RunDir
+from easylm_imitation.train import OptimizerConfig, TrainConfig, read_metrics
+from easylm_imitation.weights import RunDir, open_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _CONFIG_FILE = """import json
@@ -76,3 +77,14 @@ def wait_for(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
     """Waits until `reached()`, or the process has ended."""
     while process.poll() is None and not reached():
         time.sleep(0.01)
+
+
+def history(workdir: pathlib.Path) -> list[dict]:
+    """metrics.jsonl without what a clock decides."""
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")}
+            for line in read_metrics(RunDir(workdir).metrics)]
+
+
+def weights(workdir: pathlib.Path) -> list[np.ndarray]:
+    """Those of a run's newest checkpoint."""
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(open_model(workdir).params)]
