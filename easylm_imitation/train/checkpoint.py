@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.train.state import TrainState, shardings_of
 from easylm_imitation.weights import DATA, LINEAGE, OPTIMIZER, PARAMS, PROGRESS
+from easylm_imitation.weights.files import os_cause
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +32,20 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest `keep`, and those whose step is a multiple of `keep_every`.
+    """The checkpoints of one run: the newest `keep`, those whose step is a multiple of `keep_every`, and with
+    `keep_best` the one of the lowest validation loss.
 
     A context manager. All processes call everything, in the same order. A save that fails is a UserError, which says
     what is left; it comes from `save`, `check`, `wait` or the end of the context, whichever is first to know.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int, keep_every: int | None = None) -> None:
+    def __init__(self, directory: str | os.PathLike, keep: int, keep_every: int | None = None,
+                 keep_best: bool = False) -> None:
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])]
+        if keep_best:
+            kept.append(policies.BestN(get_metric_fn=lambda found: found["loss"], reverse=True, n=1,
+                                       keep_checkpoints_without_metrics=False))
         context = checkpoint_context()
         # Made behind the loop, a folder that cannot be made would leave threads waiting for it for 20 minutes.
         context.asynchronous.create_directories_asynchronously = False
@@ -52,7 +57,8 @@ class Checkpoints:
         self._log_level = self._log.level
         self._log.setLevel(logging.CRITICAL)    # Orbax prints tracebacks of what it raises, too
 
-    def save(self, state: TrainState, data: dict[str, Any], progress: Progress, lineage: Lineage) -> None:
+    def save(self, state: TrainState, data: dict[str, Any], progress: Progress, lineage: Lineage,
+             validation_loss: float | None = None) -> None:
         """Copies the arrays; the write goes on behind. Waits for the last write. A step that exists is left alone."""
         self.wait()
         if progress.step == self._newest():
@@ -60,7 +66,9 @@ class Checkpoints:
         parts = {PARAMS: _apart(state.params), OPTIMIZER: _apart(state.optimizer), DATA: data,
                  PROGRESS: plain(progress), LINEAGE: plain(lineage)}
         with self._writing(progress.step):
-            response = self._checkpointer.save_checkpointables_async(progress.step, parts, force=True)
+            response = self._checkpointer.save_checkpointables_async(
+                progress.step, parts, force=True,
+                metrics=None if validation_loss is None else {"loss": validation_loss})
         self._pending = progress.step, response
 
     def check(self) -> None:
@@ -103,7 +111,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:
-            cause = _os_cause(error)
+            cause = os_cause(error)
             if cause is None:
                 raise
             left = self._newest()
@@ -130,11 +138,3 @@ def _apart(tree: Any) -> Any:
     if jax.default_backend() != "cpu":
         return tree
     return jax.block_until_ready(jax.device_put(tree, shardings_of(tree), may_alias=False))
-
-
-def _os_cause(error: Exception) -> str | None:
-    """What the operating system said, in its words; None for an error that is not its."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    found = re.search(r"([^:]*) \[os_error_code=", str(error))      # tensorstore's, which come as a ValueError
-    return found and found[1].strip()

@@ -20,6 +20,7 @@ class ValidationConfig:
     """
     every: int | None = None        # updates between validations, beside those at checkpoints; None: only there
     batches: int | None = 8         # of each dataset, at most; None: all
+    keep_best: bool = False         # the checkpoint of the lowest loss so far stays; RUN@best names it
     samples: int = 4                # held-out questions that are answered, greedily
     sample_tokens: int = 64         # of an answer, at most
 
@@ -74,6 +75,8 @@ class TrainConfig:
         if self.validation.every and not self.data.holdout:
             raise ValueError(f"validation.every is {self.validation.every}, but data.holdout is 0, so there is nothing "
                              "to validate on; set data.holdout=0.02, say")
+        if self.validation.keep_best and not self.data.holdout:
+            raise ValueError("validation.keep_best needs a validation; set data.holdout=0.02, say")
         if self.data.holdout and self.validation.samples and self.validation.sample_tokens >= self.data.context:
             raise ValueError(f"validation.sample_tokens={self.validation.sample_tokens} leaves no room for questions "
                              f"in data.context={self.data.context}")

@@ -20,11 +20,13 @@ from easylm_imitation.train.checkpoint import Checkpoints, Progress
 from easylm_imitation.train.config import TrainConfig
 from easylm_imitation.train.interruption import Interruption
 from easylm_imitation.train.lock import RunLock
+from easylm_imitation.train.looks import Looks
 from easylm_imitation.train.metrics import MetricsLog, Recorder, read_metrics
 from easylm_imitation.train.optimizer import make_optimizer
 from easylm_imitation.train.place import BatchPlace
 from easylm_imitation.train.restore import restore_newest
 from easylm_imitation.train.schedule import warmup_updates
+from easylm_imitation.train.speed import Speed
 from easylm_imitation.train.start import Start, check_origin, lineage_at, open_run, prepare, workdir_of
 from easylm_imitation.train.state import TrainState, abstract_state, bytes_per_device, init_state, state_from
 from easylm_imitation.train.step import make_step
@@ -93,16 +95,20 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
             model, optimizer, learning_rate, mesh, abstract, accumulate=config.accumulate, z_loss=config.z_loss,
             loss_chunk=config.loss_chunk, normalise=config.loss, dtype=jnp.dtype(config.compute_dtype),
             remat=config.remat, attention=config.attention)
-        checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every))
+        checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
+                                                      config.validation.keep_best))
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, progress.step))
-        recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips)
+        recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips,
+                            Speed(start.model, config.data.context, mesh))
+        looks = Looks(model, start, data_dir, place, log)
         last = min(start.total_steps, progress.step + (stop_after or start.total_steps))
         _announce(start, abstract, mesh, progress)
 
         def save() -> None:
             recorder.flush()        # brings the totals up to this step, and says whether the weights can be trusted
             if recorder.sound:
-                checkpoints.save(state, loader.get_state(), recorder.progress, lineage_at(start, recorder.progress))
+                checkpoints.save(state, loader.get_state(), recorder.progress, lineage_at(start, recorder.progress),
+                                 looks.losses.get(recorder.progress.step))
 
         def save_at_once() -> None:
             save()
@@ -122,7 +128,11 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
             recorder.push(step, scalars)
             stopping = step == last or interruption.requested(step)
             checkpoints.check()
-            if stopping or step % config.checkpoint_every == 0:
+            saving = stopping or step % config.checkpoint_every == 0
+            if looks.due(step, saving, interruption.noticed):
+                recorder.flush()
+                looks(step, state.params)
+            if saving:
                 save()
             advance(note=recorder.note())
             if stopping:

@@ -27,8 +27,10 @@ from easylm_imitation.records import iter_jsonl
 from easylm_imitation.schema import UserError
 from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.skip import NOT_FINITE, REASONS
+from easylm_imitation.train.speed import SlowUpdates, Speed
 
-_SAID = 20      # skipped updates, each of which is shown to people
+BESIDE = VALIDATION, SAMPLES = "validation.jsonl", "samples.jsonl"     # what else a run writes down as it goes
+_SAID = 20      # skipped updates, each of which is shown to people; slow ones likewise
 
 
 class MetricsLog:
@@ -44,7 +46,8 @@ class MetricsLog:
         self._file = self._board = None
         if jax.process_index() == 0:
             with _writing(path):
-                cut_back(path, step)
+                for file in (path, *map(path.with_name, BESIDE)):
+                    cut_back(file, step)
                 tensorboard.mkdir(exist_ok=True)
                 name = f"events.out.tfevents.{time.time_ns() // 1000}.{socket.gethostname()}"
                 self._file = self._files.enter_context(open(path, "ab", buffering=0))
@@ -65,6 +68,17 @@ class MetricsLog:
         with _writing(self._path):
             _append(self._file, line.encode())
             _append(self._board, b"".join(scalars))
+
+    def beside(self, name: str, lines: list[dict[str, Any]], scalars: dict[str, float] | None = None) -> None:
+        """Appends lines to another file of the run, one of BESIDE; each has a "step". Scalars go to TensorBoard."""
+        if self._file is None:
+            return
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        events = [_record(Event(wall_time=time.time(), step=lines[0]["step"], summary=summary.scalar(key, value)))
+                  for key, value in (scalars or {}).items() if math.isfinite(value)]
+        with _writing(self._path.with_name(name)), open(self._path.with_name(name), "ab", buffering=0) as file:
+            _append(file, text.encode("utf-8", "replace"))
+            _append(self._board, b"".join(events))
 
     def close(self) -> None:
         """Ends both files."""
@@ -150,10 +164,13 @@ class Recorder:
     >>> recorder.flush()                # waits for step 2, so that `progress` stands there
     """
 
-    def __init__(self, log: MetricsLog, progress: Progress, total_steps: int, every: int, max_skips: int = 10) -> None:
+    def __init__(self, log: MetricsLog, progress: Progress, total_steps: int, every: int, max_skips: int = 10,
+                 speed: Speed | None = None) -> None:
         self.progress, self.last = progress, {}     # totals up to the step last read; the last line with a finite loss
         self.sound = True       # False after an update that was skipped as not finite: are the weights to blame?
         self._log, self._total, self._every, self._max_skips = log, total_steps, every, max_skips
+        self._speed, self._slow, self._slow_said = speed, SlowUpdates(), 0
+        self._judged = False    # False for an update behind which something else was done, such as a save
         self._held: tuple[int, dict[str, jax.Array]] | None = None
         self._loss: float | None = None
         self._time = time.monotonic()
@@ -170,6 +187,7 @@ class Recorder:
         """
         held, self._held = self._held, None
         self._read(held)
+        self._judged = False
 
     def note(self) -> str:
         """The loss last read, and the speed of the last line written, in a few words."""
@@ -181,6 +199,7 @@ class Recorder:
             return
         step, metrics = held[0], {name: value.item() for name, value in jax.device_get(held[1]).items()}
         before, now = self.progress, time.monotonic()
+        self._report_slow(step, now - self._time)
         self.progress = Progress(step, before.tokens + metrics["tokens"], before.loss_tokens + metrics["loss_tokens"],
                                  before.seconds + now - self._time)
         self._time, self._loss = now, metrics["loss"]
@@ -189,6 +208,13 @@ class Recorder:
             self._write(metrics, now)
         if metrics["skip_reason"]:
             self._report_skip(step, metrics)
+
+    def _report_slow(self, step: int, seconds: float) -> None:
+        times = self._slow.times_median(seconds) if self._judged else None
+        self._judged = True
+        if times is not None and self._slow_said < _SAID:
+            self._slow_said += 1
+            console.say(f"step {step}: took {seconds:.1f} s, {times:.1f} times as long as usual")
 
     def _report_skip(self, step: int, metrics: dict[str, float]) -> None:
         reason, number, in_a_row = REASONS[metrics["skip_reason"]], metrics["skipped"], metrics["skipped_in_a_row"]
@@ -212,6 +238,8 @@ class Recorder:
             "loss_tokens": progress.loss_tokens, "seconds": progress.seconds,
             "tokens_per_second": (progress.tokens - tokens) / max(now - since, 1e-9),
             "skipped": metrics["skipped"]}
+        if self._speed is not None:
+            line |= self._speed.of(line["tokens_per_second"])
         if math.isfinite(metrics["loss"]):
             self.last = line
         reason = REASONS[metrics["skip_reason"]]

@@ -10,6 +10,10 @@ import collections
 import statistics
 
 import jax
+from jax.sharding import Mesh
+
+from easylm_imitation import console
+from easylm_imitation.models import ModelConfig
 
 # device_kind begins with -> FLOP/s in bfloat16 of one jax device; the first that fits counts
 _PEAKS = {
@@ -18,12 +22,29 @@ _PEAKS = {
     "TPU7x": 1153.5e12, "TPU v7": 1153.5e12,    # half a chip again
     "NVIDIA A100": 312e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA H100 NVL": 835e12, "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12, "NVIDIA GH200": 989e12, "NVIDIA B200": 2250e12}
-_REMEMBERED, _TOO_LONG, _FEWEST = 50, 3.0, 5    # updates; times the median; updates before anything is judged
+# updates; times the median; updates before anything is judged; seconds, below which nobody minds
+_REMEMBERED, _TOO_LONG, _FEWEST, _SHORTEST = 50, 3.0, 5, 0.5
 
 
 def peak_flops(device: jax.Device) -> float | None:
     """FLOP/s of one device in bfloat16; None for a kind that is not in the table: no MFU is better than a wrong one."""
     return next((peak for kind, peak in _PEAKS.items() if device.device_kind.startswith(kind)), None)
+
+
+class Speed:
+    """What tokens per second mean on one mesh."""
+
+    def __init__(self, model: ModelConfig, context: int, mesh: Mesh) -> None:
+        self._devices, self._flops = mesh.size, model.flops_per_token(context)
+        device = mesh.devices.flat[0]
+        self._peak = peak_flops(device)
+        if self._peak is None and device.platform != "cpu":
+            console.say(f"no MFU: the peak of a '{device.device_kind}' is not known (train/speed.py has a table)")
+
+    def of(self, tokens_per_second: float) -> dict[str, float]:
+        """`tokens_per_second_per_device`, and `mfu` where the device's peak is known."""
+        each = tokens_per_second / self._devices
+        return {"tokens_per_second_per_device": each} | ({"mfu": each * self._flops / self._peak} if self._peak else {})
 
 
 class SlowUpdates:
@@ -40,4 +61,4 @@ class SlowUpdates:
         """Takes in one update; how many medians it took, when that is too many."""
         median = statistics.median(self._recent) if len(self._recent) >= _FEWEST else None
         self._recent.append(seconds)
-        return seconds / median if median and seconds > _TOO_LONG * median else None
+        return seconds / median if median and seconds > max(_TOO_LONG * median, _SHORTEST) else None

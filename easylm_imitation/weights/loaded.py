@@ -25,7 +25,7 @@ from easylm_imitation.weights.hf_export import OURS, HFNote
 from easylm_imitation.weights.hf_extras import NO_EXTRAS, HFExtras, read_extras
 from easylm_imitation.weights.hf_import import HFModel, fingerprint, identify_hf, open_hf, stored_dtype
 from easylm_imitation.weights.meta_checkpoint import is_meta
-from easylm_imitation.weights.run_dir import RunDir, same_template
+from easylm_imitation.weights.run_dir import BEST, RunDir, same_template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +52,19 @@ class LoadedModel:
 
 
 def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh: Mesh | None = None) -> LoadedModel:
-    """Opens a run dir (its newest checkpoint) or a Hugging Face dir, with weights in `dtype` on `mesh` or one device.
+    """Opens a run dir (its newest checkpoint; `RUN@120` that of update 120, `RUN@best` that of the lowest validation
+    loss) or a Hugging Face dir, with weights in `dtype` on `mesh` or one device.
 
     Every device's part is read straight to where it belongs. Raises UserError when the path is neither, or damaged, or
     does not fit the mesh.
     """
+    path, wanted = _at_step(path)
     run = _run_at(path)
-    return _open_hf(pathlib.Path(path), dtype, mesh) if run is None else _open_run(run, dtype, mesh)
+    if run is not None:
+        return _open_run(run, dtype, mesh, wanted)
+    if wanted is not None:
+        raise UserError(f"{path}@{wanted}: {path} is a Hugging Face dir, which has no updates to choose from")
+    return _open_hf(pathlib.Path(path), dtype, mesh)
 
 
 def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
@@ -78,11 +84,20 @@ def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
 
 def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:
     """Config and lineage of a run dir or a Hugging Face dir, without reading weights. Raises UserError."""
+    path, wanted = _at_step(path)
     run = _run_at(path)
     if run is None:
         model = open_hf(path)
         return model.config, _hf_identity(model)[0]
-    return run.read_model()[0], run.read_lineage()
+    return run.read_model()[0], run.read_lineage(None if wanted is None else run.step(wanted))
+
+
+def _at_step(path: str | os.PathLike) -> tuple[str, str | None]:
+    """`RUN@120` or `RUN@best` as (RUN, which); any other path as it is."""
+    path = os.fspath(path)
+    folder, _, wanted = path.rpartition("@")
+    is_step = folder and not os.path.exists(path) and (wanted == BEST or wanted.isdigit())
+    return (folder, wanted) if is_step else (path, None)
 
 
 def _run_at(path: str | os.PathLike) -> RunDir | None:
@@ -97,9 +112,9 @@ def _run_at(path: str | os.PathLike) -> RunDir | None:
     raise UserError(f"{path}: neither a run dir (model.json) nor a Hugging Face dir (config.json, model.safetensors)")
 
 
-def _open_run(run: RunDir, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
+def _open_run(run: RunDir, dtype: jnp.dtype, mesh: Mesh | None, wanted: str | None) -> LoadedModel:
     config, stored = run.read_model()
-    step = run.newest_step()        # asked once: a run that is being trained may have a newer one a moment later
+    step = run.step(wanted)         # asked once: a run that is being trained may have a newer one a moment later
     tokenizer = run.read_tokenizer()
     _check_vocabulary(config, tokenizer, run.path)
     model = create(config)

@@ -22,7 +22,7 @@ from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from easylm_imitation.models import ModelConfig, Params, config_mapping, create, model_config
-from easylm_imitation.records import DataCard, Lineage, read_json, read_object, write_json
+from easylm_imitation.records import DataCard, Lineage, iter_jsonl, read_json, read_object, write_json
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
@@ -32,6 +32,7 @@ from easylm_imitation.weights.reading import reading
 
 # names of a checkpoint's parts, each restored by itself
 PARAMS, OPTIMIZER, DATA, PROGRESS, LINEAGE = "params", "optimizer", "data", "progress", "lineage"
+BEST = "best"       # in place of a step's number
 _A_TURN = 2**26     # bytes of weights that are asked of Orbax at one time
 
 
@@ -56,6 +57,7 @@ class RunDir:
         self.template = self.path / "template.json"
         self.source = self.path / "source.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.validation = self.path / "validation.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
 
@@ -79,6 +81,24 @@ class RunDir:
         if not steps:
             raise UserError(f"{self.path}: the run has no finished checkpoint yet; train it, or wait for the first one")
         return steps[-1]
+
+    def step(self, wanted: str | None = None) -> int:
+        """Step of the newest checkpoint (None), of the one with the lowest validation loss ("best"), or the one of this
+        number. Raises UserError when it is not there."""
+        if wanted is None:
+            return self.newest_step()
+        steps = self.steps()
+        if wanted == BEST:
+            lines = iter_jsonl(self.validation) if self.validation.is_file() else ()
+            found = [line for _, line in lines if line["step"] in steps and line["loss"] == line["loss"]]   # not NaN
+            if not found:
+                raise UserError(f"{self.path}@{BEST}: no checkpoint of this run has a validation loss; name a step of "
+                                f"{', '.join(map(str, steps))}")
+            return min(found, key=lambda line: line["loss"])["step"]
+        if int(wanted) not in steps:
+            raise UserError(f"{self.path}@{wanted}: no checkpoint of update {wanted}; there are those of "
+                            f"{', '.join(map(str, steps)) or 'none'}")
+        return int(wanted)
 
     def read_model(self) -> tuple[ModelConfig, str]:
         """(the model's config, name of the dtype that its weights first came in). Raises UserError."""
