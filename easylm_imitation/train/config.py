@@ -33,7 +33,7 @@ class TrainConfig:
     z_loss: float = 0.0                     # weight of the squared log-partition; 1e-4 is usual
     loss_chunk: int = 4096                  # entries of the vocabulary whose logits exist at one time
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations and matmuls; master weights are float32
-    remat: Literal["none", "full", "dots"] = "full"     # what is recomputed backward: nothing, layers, all but matmuls
+    remat: Literal["none", "full", "dots", "save-qkv", "offload"] = "full"      # what the backward pass recomputes
     attention: Literal["auto", "reference", "chunked", "splash", "cudnn"] = "auto"      # auto: by device and request
     checkpoint_every: int = 500             # updates between checkpoints; the last update always has one
     keep: int = 2                           # newest checkpoints kept

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from easylm_imitation.models import Model
+from easylm_imitation.models.layers import flat_rows
 from easylm_imitation.sharding import scan
 
 _NEVER = -1e30                          # the logit of an entry that pads the vocabulary
@@ -61,16 +62,16 @@ def chunked_cross_entropy(hidden: jax.Array, kernel: jax.Array, targets: jax.Arr
     """(Σ w·NLL, Σ w·log²Z) of hidden [B, T, D] times kernel [D, V]; targets [B, T] int32, weights [B, T] float32.
 
     Logits are float32, multiplied in the dtype of `hidden`. They exist for `chunk` entries of the vocabulary at a time,
-    forward and backward: a part is checkpointed, so the backward pass computes it again.
+    forward and backward: of several parts, the backward pass computes each again.
     """
     vocab, dtype = kernel.shape[1], hidden.dtype
     count = -(-vocab // chunk)
-    hidden = hidden.astype(jnp.float32)     # so that the parts' gradients add up in float32
+    hidden = flat_rows(hidden).astype(jnp.float32)      # so that the parts' gradients add up in float32
+    targets, weights = (x.reshape(hidden.shape[:-1]) for x in (targets, weights))
 
-    @jax.checkpoint
     def part(number: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
         """log Σ exp and the target's logit (0 when it is in another part), both [B, T], of one part [D, C]."""
-        logits = jnp.einsum("btd,dc->btc", hidden.astype(dtype), kernel.astype(dtype),
+        logits = jnp.einsum("...d,dc->...c", hidden.astype(dtype), kernel.astype(dtype),
                             preferred_element_type=jnp.float32)
         entries = number + count * jnp.arange(kernel.shape[1], dtype=jnp.int32)
         logits = jnp.where(entries < vocab, logits, _NEVER)
@@ -78,6 +79,8 @@ def chunked_cross_entropy(hidden: jax.Array, kernel: jax.Array, targets: jax.Arr
         picked = jnp.sum(jnp.where(entries == targets[..., None], logits, 0.0), axis=-1)
         return jax.nn.logsumexp(logits, axis=-1), picked
 
+    if count > 1:       # one part alone is needed backward at once, and need not be computed again
+        part = jax.checkpoint(part)
     with jax.named_scope("cross_entropy"):
         parts = jnp.arange(count, dtype=jnp.int32), _strided_parts(kernel, count)
         log_parts, picked = scan(lambda _, this: (None, part(*this)), None, parts)[1]       # each [count, B, T]

@@ -38,13 +38,17 @@ def make_step(model: Model, optimizer: optax.GradientTransformation, learning_ra
 
     def gradient(params: dict, batch: Batch) -> tuple[dict, Sums]:
         """Summed over micro-batches, as sharded as the weights, so that devices reduce-scatter into their own part."""
-        def add(total: tuple, rows: Batch) -> tuple[tuple, None]:
-            part = jax.grad(objective, has_aux=True)(params, rows)
-            return _constrain(jax.tree.map(jnp.add, total, part)), None
-
         def _constrain(total: tuple) -> tuple:
             return jax.lax.with_sharding_constraint(total[0], shardings_of(abstract.params)), total[1]
 
+        def of(rows: Batch) -> tuple:
+            return jax.grad(objective, has_aux=True)(params, rows)
+
+        def add(total: tuple, rows: Batch) -> tuple[tuple, None]:
+            return _constrain(jax.tree.map(jnp.add, total, of(rows))), None
+
+        if accumulate == 1:         # nothing to add to: a zero for each weight would be written and read for nothing
+            return _constrain(of(batch))
         zero = Sums(*[jnp.zeros((), d) for d in (jnp.float32, jnp.float32, jnp.float32, jnp.int32, jnp.int32)])
         start = _constrain((jax.tree.map(jnp.zeros_like, params), zero))
         return scan(add, start, micro_batches(batch, accumulate))[0]
