@@ -2,9 +2,9 @@
 
     python benchmarks/train_cpu.py [--rounds 5]
 
-Every side is a process of its own, so that no thread pool disturbs another; they take turns, step by step. What counts is
-CPU time (user + system, all threads) of the process within a step, which other work on the machine moves far less than
-the clock. Each side does 2 steps to warm up, and the median is over the rounds.
+Every side is a process of its own, so that no thread pool disturbs another; they take turns, step by step. What counts
+is CPU time (user + system, all threads) of the process within a step, which other work on the machine moves far less
+than the clock. Each side does 2 steps to warm up, and the median is over the rounds.
 """
 import argparse
 import json
@@ -34,8 +34,9 @@ def main() -> None:
     from measure import report
     sides = args.sides.split(",")
     measured = _take_turns(sides, args.rounds)
-    report("Training step on a CPU, LLaMA of 34M parameters", ["side", "tokens per CPU-second", "tokens/s", "ratio of CPU time to torch",
-           "peak MB", "loss of the last step"], [_row(side, measured) for side in sides],
+    report("Training step on a CPU, LLaMA of 34M parameters",
+           ["side", "tokens per CPU-second", "tokens/s", "tokens per CPU-second / torch's", "peak MB",
+            "loss of the last step"], [_row(side, measured) for side in sides],
            f"{ROWS} rows of {LENGTH} tokens; medians of {args.rounds} alternating steps. bfloat16: torch by autocast.")
 
 
@@ -123,8 +124,8 @@ def _torch(dtype: str) -> Callable[[], float]:
     import torch
     import transformers
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=D_FF,
-        max_position_embeddings=LENGTH, tie_word_embeddings=False)).float().train()
+        vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        intermediate_size=D_FF, max_position_embeddings=LENGTH, tie_word_embeddings=False)).float().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01)
     tokens = torch.from_numpy(_tokens()).long()
     low = torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
@@ -136,7 +137,7 @@ def _torch(dtype: str) -> Callable[[], float]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
     return run
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easylm_imitation.sharding import constrain
+from easylm_imitation.sharding import constrain, one_device
 
 
 class Linear(nnx.Module):
@@ -31,8 +31,7 @@ def flat_rows(x: jax.Array) -> jax.Array:
     XLA's CPU backend takes the gradient of a kernel twice as fast from matrices: with more dims, it writes a transposed
     copy of the activations element by element.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    return x.reshape(-1, x.shape[-1]) if mesh.empty or mesh.size == 1 else x
+    return x.reshape(-1, x.shape[-1]) if one_device() else x
 
 
 class Embedding(nnx.Module):

@@ -63,14 +63,15 @@ class Model:
             else Rule(path, spec) for path, spec in family_of(self.config).specs(self.config))
 
     def hidden(self, params: Params, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None, *,
-               dtype: jnp.dtype = jnp.bfloat16, remat: Remat = "none", attention: str = "auto") -> jax.Array:
+               dtype: jnp.dtype = jnp.bfloat16, remat: Remat = "none", attention: str = "auto",
+               unroll: bool = False) -> jax.Array:
         """tokens, positions, segment_ids [B, T] int32 -> states after the final norm [B, T, D] in `dtype`.
 
         D is the width of the head, which is d_model but for OPT-350M.
         Segments are the conversations of a packed row, 0 is padding; None means one a row. Positions say where a token
         is embedded, and the order of the row what it sees. `remat`: what the backward pass recomputes: nothing, whole
         layers (`full`), all but the matmuls (`dots`), all but what attention is given (`save-qkv`; `offload` keeps that
-        in the host's memory).
+        in the host's memory). `unroll` runs stacked layers without a loop.
         """
         ends = nnx.merge(self.ends, _without_layers(params))
         x, shared = ends.start(tokens, positions, dtype)
@@ -84,7 +85,7 @@ class Model:
             with jax.named_scope("finish"):
                 return block.finish(x, attended)
 
-        x = _run(layer, _spread(x), params["layers"], remat)
+        x = _run(layer, _spread(x), params["layers"], remat, unroll)
         return ends.norm(x)
 
     def head(self, params: Params) -> jax.Array:
@@ -175,14 +176,15 @@ def _spread(x: jax.Array) -> jax.Array:
     return constrain(x, _ROWS, "sequence", None)
 
 
-def _run(layer: Callable[[jax.Array, Params], jax.Array], x: jax.Array, layers: Any, remat: Remat) -> jax.Array:
+def _run(layer: Callable[[jax.Array, Params], jax.Array], x: jax.Array, layers: Any, remat: Remat,
+         unroll: bool) -> jax.Array:
     if isinstance(layers, tuple):
         step = _checkpointed(layer, remat, prevent_cse=True)
         for weights in layers:
             x = step(x, weights)
         return x
-    step = _checkpointed(layer, remat, prevent_cse=False)  # inside a scan nothing can be merged away, so no barriers
-    return scan(lambda x, weights: (step(x, weights), None), x, layers)[0]
+    step = _checkpointed(layer, remat, prevent_cse=unroll)  # inside a scan nothing can be merged away, so no barriers
+    return scan(lambda x, weights: (step(x, weights), None), x, layers, unroll)[0]
 
 
 def _checkpointed(layer: Callable[..., jax.Array], remat: Remat, prevent_cse: bool) -> Callable[..., jax.Array]:

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from easylm_imitation.models import Model
+from easylm_imitation.models.attention import platform
 from easylm_imitation.models.layers import flat_rows
-from easylm_imitation.sharding import scan
+from easylm_imitation.sharding import one_device, scan
 
+_FEW_LAYERS = 12
 _NEVER = -1e30                          # the logit of an entry that pads the vocabulary
 Batch = dict[str, jax.Array]            # tokens, segment_ids, positions int32[B, T]; loss_weights float32[B, T]
 
@@ -37,11 +39,20 @@ def loss_sums(model: Model, params: dict, batch: Batch, *, normalise: Literal["t
         targets       8 9 4 | 5 · · ·        weights       1 1 0 | 1 0 0 0        (both moved one to the left)
     """
     hidden = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], dtype=dtype, remat=remat,
-                          attention=attention)
+                          attention=attention, unroll=_unrolled(model))
     carried, total = _normalised(batch, normalise)
     targets, weights = (jnp.pad(x[:, 1:], ((0, 0), (0, 1))) for x in (batch["tokens"], carried))
     nll, z = chunked_cross_entropy(hidden, model.head(params), targets, weights, chunk)
     return Sums(nll, z, total, jnp.sum(batch["segment_ids"] > 0), jnp.sum(batch["loss_weights"] > 0))
+
+
+def _unrolled(model: Model) -> bool:
+    """Whether training runs the layers without a loop: on one CPU, where their number does not make compiling long.
+
+    There a loop over layers copies each one's weights out of the stack, and fills the stack of what the backward pass
+    needs with zeros before it writes there.
+    """
+    return one_device() and platform() == "cpu" and model.config.layers <= _FEW_LAYERS
 
 
 def _normalised(batch: Batch, how: str) -> tuple[jax.Array, jax.Array]:
