@@ -14,9 +14,17 @@ from easylm_imitation.data.loader import (
     planned_batches,
 )
 from easylm_imitation.data.sources import MALFORMED
-from easylm_imitation.data.teacher_cache import IDS, LOGPROBS, CacheCard, CacheWriter, TeacherCache, starts_of
+from easylm_imitation.data.teacher_cache import (
+    IDS,
+    LOGPROBS,
+    CacheCard,
+    CacheWriter,
+    TeacherCache,
+    is_cache,
+    starts_of,
+)
 
 __all__ = ["IDS", "LOGPROBS", "MALFORMED", "Batch", "BuildConfig", "CacheCard", "CacheWriter", "DataUse", "Loader",
            "LoaderConfig", "SourceConfig", "TeacherCache", "batches_of_tokens", "build_dataset", "count_batches",
-           "data_use", "held_out_datasets", "held_out_examples", "open_loader", "planned_batches", "read_card",
-           "starts_of"]
+           "data_use", "held_out_datasets", "held_out_examples", "is_cache", "open_loader", "planned_batches",
+           "read_card", "starts_of"]

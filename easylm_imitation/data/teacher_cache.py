@@ -64,6 +64,11 @@ class TeacherCache:
         return {name: array[start:start + count] for name, array in self._arrays.items()}
 
 
+def is_cache(folder: str | os.PathLike) -> bool:
+    """Whether a folder is a cache, whole or not, and no model."""
+    return any((pathlib.Path(folder) / name).is_file() for name in ("ids.npy", "progress.json"))
+
+
 def starts_of(data: str | os.PathLike) -> np.ndarray:
     """The number of each conversation's first token, int64 [conversations + 1]; the last entry counts all tokens."""
     lengths = np.load(pathlib.Path(data) / "lengths.npy").astype(np.int64)

@@ -46,23 +46,23 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array |
     ValueError for an unknown backend, impossible shapes or half of what a cache needs, UserError for a backend that
     cannot honour it.
     """
-    own, platform = key_positions is None, _platform()
+    own, device = key_positions is None, platform()
     if own != (positions is None) or not (own or segment_ids is None):
         raise ValueError("keys of a cache need positions and key_positions, and have no segments")
     if window < 0 or q.shape[2] % k.shape[2]:
         raise ValueError(f"window={window} must not be negative, and {q.shape[2]} heads a multiple of the {k.shape[2]} "
                          "KV heads")
     if backend == "auto":
-        backend = _choose(q, own, segment_ids is not None, platform)
+        backend = _choose(q, own, segment_ids is not None, device)
     if backend not in BACKENDS:
         raise ValueError(f"attention backend '{backend}' is not one of auto, {', '.join(BACKENDS)}")
     run, refuses = BACKENDS[backend].run, BACKENDS[backend].refuses
     k, v = k.astype(q.dtype), v.astype(q.dtype)
     if refuses is None:
         return run(q, k, v, segment_ids, window, positions, key_positions)
-    if reason := refuses(q, own, segment_ids is not None, platform):
+    if reason := refuses(q, own, segment_ids is not None, device):
         raise UserError(f"attention backend '{backend}' {reason}; choose auto, chunked or reference")
-    return run(q, k, v, segment_ids, window, platform)
+    return run(q, k, v, segment_ids, window, device)
 
 
 def _choose(q: jax.Array, own: bool, segments: bool, platform: str) -> str:
@@ -78,7 +78,7 @@ def _choose(q: jax.Array, own: bool, segments: bool, platform: str) -> str:
     return chosen
 
 
-def _platform() -> str:
+def platform() -> str:
     """Where the program will run: on the devices of `jax.set_mesh`, which may be absent ones, else on the host's."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device is not None else jax.default_backend()

@@ -29,7 +29,7 @@ def reference(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array |
 
 def chunked(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, window: int,
             positions: jax.Array | None = None, key_positions: jax.Array | None = None) -> jax.Array:
-    """The reference over chunks of queries, recomputed backward.
+    """The reference over chunks of queries, whose scores are computed again backward.
 
     In its own row a chunk skips the keys behind its last query and those that the window hides from its first.
     """
@@ -38,17 +38,68 @@ def chunked(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | N
     if positions is None or key_positions is None:
         positions = key_positions = _order(q)
 
-    @jax.checkpoint
-    def step(q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array | None) -> jax.Array:
-        return _attend(q, k, v, visible(*rest, window))
     chunks = []
     for start in range(0, length, size):
         end = min(start + size, length)
         first, last = (max(0, start - window + 1) if window else 0, end) if own else (0, k.shape[1])
         mine, seen = functools.partial(_cut, start=start, end=end), functools.partial(_cut, start=first, end=last)
-        chunks.append(step(mine(q), seen(k), seen(v), mine(positions), seen(key_positions), mine(segment_ids),
-                           seen(segment_ids)))
+        hidden = ~visible(mine(positions), seen(key_positions), mine(segment_ids), seen(segment_ids), window)
+        chunks.append(_attend_again(mine(q), seen(k), seen(v), hidden))
     return jnp.concatenate(chunks, axis=1)
+
+
+@jax.custom_vjp
+def _attend_again(q: jax.Array, k: jax.Array, v: jax.Array, hidden: jax.Array) -> jax.Array:
+    """`_attend` of all but what is `hidden` [B or 1, T, S]; backward it remembers one number a query of the softmax.
+
+    The formulas are those of Dao 2023 (arXiv 2307.08691, section 2.2 and algorithm 2), for one block. They need fewer
+    passes over the scores than the derivative of a softmax that is differentiated step by step.
+    """
+    return _attend_forward(q, k, v, hidden)[0]
+
+
+def _attend_forward(q: jax.Array, k: jax.Array, v: jax.Array, hidden: jax.Array) -> tuple[jax.Array, tuple]:
+    heads = _by_head(q, k), _by_head(k, k)[:, :, 0], _by_head(v, k)[:, :, 0]
+    scores = _scores(heads[0], heads[1], hidden)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = jnp.einsum("bkgts,bksh->bkgth", weights.astype(v.dtype), heads[2], preferred_element_type=jnp.float32)
+    out = (out / total).astype(v.dtype)
+    return _by_row(out), (*heads, hidden, out, top + jnp.log(total))
+
+
+def _attend_backward(saved: tuple, slope: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    q, k, v, hidden, out, log_total = saved
+    slope = _by_head(slope, k.swapaxes(1, 2))
+    mean = jnp.sum(out.astype(jnp.float32) * slope.astype(jnp.float32), axis=-1, keepdims=True)
+    weights = jnp.exp(_scores(q, k, hidden) - log_total)
+    of_weights = jnp.einsum("bkgth,bksh->bkgts", slope, v, preferred_element_type=jnp.float32)
+    of_scores = (weights * (of_weights - mean) * q.shape[-1] ** -0.5).astype(q.dtype)
+    of_q = jnp.einsum("bkgts,bksh->bkgth", of_scores, k)
+    # [.., H, S] and not [.., S, H]: so it is the small factor that a CPU has to transpose, and not the scores
+    of_k = jnp.einsum("bkgth,bkgts->bkhs", q, of_scores)
+    of_v = jnp.einsum("bkgth,bkgts->bkhs", slope, weights.astype(v.dtype))
+    return _by_row(of_q), jnp.moveaxis(of_k, 3, 1), jnp.moveaxis(of_v, 3, 1), None
+
+
+_attend_again.defvjp(_attend_forward, _attend_backward)
+
+
+def _scores(q: jax.Array, k: jax.Array, hidden: jax.Array) -> jax.Array:
+    """q [B, K, G, T, H], k [B, K, S, H] -> [B, K, G, T, S] float32."""
+    scores = jnp.einsum("bkgth,bksh->bkgts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    return jnp.where(hidden[:, None, None], _HIDDEN, scores)
+
+
+def _by_head(x: jax.Array, keys: jax.Array) -> jax.Array:
+    """[B, T, N, H] -> [B, K, N/K, T, H], for `keys` of K heads."""
+    return jnp.moveaxis(x.reshape(*x.shape[:2], keys.shape[2], -1, x.shape[3]), 1, 3)
+
+
+def _by_row(x: jax.Array) -> jax.Array:
+    """[B, K, G, T, H] -> [B, T, K * G, H]."""
+    return jnp.moveaxis(x, 3, 1).reshape(x.shape[0], x.shape[3], -1, x.shape[4])
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> jax.Array:

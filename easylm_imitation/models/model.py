@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from easylm_imitation.models import cache as caching
@@ -22,8 +23,16 @@ from easylm_imitation.models.presets import family_of
 from easylm_imitation.sharding import Rule, constrain, scan
 
 Params = dict[str, Any]
-Remat = Literal["none", "full", "dots"]
+Remat = Literal["none", "full", "dots", "save-qkv", "offload"]
 _ROWS = ("replica", "data", "fsdp")
+_QKV = ("q", "k", "v")          # what attention is given, by the names that remat policies know
+_POLICIES = {
+    "full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "save-qkv": jax.checkpoint_policies.save_only_these_names(*_QKV),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=list(_QKV), offload_src="device",
+        offload_dst="pinned_host"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +63,15 @@ class Model:
             else Rule(path, spec) for path, spec in family_of(self.config).specs(self.config))
 
     def hidden(self, params: Params, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None, *,
-               dtype: jnp.dtype = jnp.bfloat16, remat: Remat = "none", attention: str = "auto") -> jax.Array:
+               dtype: jnp.dtype = jnp.bfloat16, remat: Remat = "none", attention: str = "auto",
+               unroll: bool = False) -> jax.Array:
         """tokens, positions, segment_ids [B, T] int32 -> states after the final norm [B, T, D] in `dtype`.
 
         D is the width of the head, which is d_model but for OPT-350M.
         Segments are the conversations of a packed row, 0 is padding; None means one a row. Positions say where a token
-        is embedded, and the order of the row what it sees. `remat`: what the backward
-        pass recomputes: nothing, whole layers (`full`), or all but the matmuls (`dots`).
+        is embedded, and the order of the row what it sees. `remat`: what the backward pass recomputes: nothing, whole
+        layers (`full`), all but the matmuls (`dots`), all but what attention is given (`save-qkv`; `offload` keeps that
+        in the host's memory). `unroll` runs stacked layers without a loop.
         """
         ends = nnx.merge(self.ends, _without_layers(params))
         x, shared = ends.start(tokens, positions, dtype)
@@ -68,12 +79,13 @@ class Model:
         def layer(x: jax.Array, weights: Params) -> jax.Array:
             block = nnx.merge(self.block, weights)
             with jax.named_scope("attention"):
-                q, k, v = block.project(_spread(x), shared)
+                projected = block.project(_spread(x), shared)
+                q, k, v = (checkpoint_name(part, name) for part, name in zip(projected, _QKV, strict=True))
                 attended = attend(q, k, v, segment_ids, window=self.config.window, backend=attention)
             with jax.named_scope("finish"):
                 return block.finish(x, attended)
 
-        x = _run(layer, _spread(x), params["layers"], remat)
+        x = _run(layer, _spread(x), params["layers"], remat, unroll)
         return ends.norm(x)
 
     def head(self, params: Params) -> jax.Array:
@@ -164,23 +176,23 @@ def _spread(x: jax.Array) -> jax.Array:
     return constrain(x, _ROWS, "sequence", None)
 
 
-def _run(layer: Callable[[jax.Array, Params], jax.Array], x: jax.Array, layers: Any, remat: Remat) -> jax.Array:
+def _run(layer: Callable[[jax.Array, Params], jax.Array], x: jax.Array, layers: Any, remat: Remat,
+         unroll: bool) -> jax.Array:
     if isinstance(layers, tuple):
         step = _checkpointed(layer, remat, prevent_cse=True)
         for weights in layers:
             x = step(x, weights)
         return x
-    step = _checkpointed(layer, remat, prevent_cse=False)  # inside a scan nothing can be merged away, so no barriers
-    return scan(lambda x, weights: (step(x, weights), None), x, layers)[0]
+    step = _checkpointed(layer, remat, prevent_cse=unroll)  # inside a scan nothing can be merged away, so no barriers
+    return scan(lambda x, weights: (step(x, weights), None), x, layers, unroll)[0]
 
 
 def _checkpointed(layer: Callable[..., jax.Array], remat: Remat, prevent_cse: bool) -> Callable[..., jax.Array]:
-    policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
     if remat == "none":
         return layer
-    if remat not in policies:
-        raise ValueError(f"remat '{remat}' is not one of none, {', '.join(policies)}")
-    return jax.checkpoint(layer, policy=policies[remat], prevent_cse=prevent_cse)
+    if remat not in _POLICIES:
+        raise ValueError(f"remat '{remat}' is not one of none, {', '.join(_POLICIES)}")
+    return jax.checkpoint(layer, policy=_POLICIES[remat], prevent_cse=prevent_cse)
 
 
 def _extend_loop(layer: Callable[..., tuple], x: jax.Array, layers: tuple,

@@ -40,12 +40,18 @@ def constrain(x: jax.Array, *spec: str | tuple[str, ...] | None) -> jax.Array:
     The layout is advice about speed, never about values: axes that do not divide their dim are left to the compiler, so
     that one row can be served on a mesh made for batches.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if one_device():
         return x
+    mesh = jax.sharding.get_abstract_mesh()
     fitting = [axes if axes is not None and size % axis_size(mesh, axes) == 0 else None
                for size, axes in zip(x.shape, spec, strict=False)]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
+
+
+def one_device() -> bool:
+    """Whether the program being traced is for one device: `jax.set_mesh` names no more, so nothing is split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
 
 
 def axis_size(mesh: Mesh | jax.sharding.AbstractMesh, axes: str | tuple[str, ...] | None) -> int:

@@ -26,13 +26,14 @@ def start_processes() -> None:
         _initialize()
 
 
-def scan(body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
-    """`jax.lax.scan`, unrolled where CPUs of several processes run it.
+def scan(body: Callable, carry: Any, xs: Any, unroll: bool = False) -> tuple[Any, Any]:
+    """`jax.lax.scan`, unrolled where that is asked for, and where CPUs of several processes run it.
 
     There XLA lets a collective that follows a loop overtake those inside it, on one device and not on another: all of
     them then wait for each other for ever. Without loops the collectives keep their order.
     """
-    return jax.lax.scan(body, carry, xs, unroll=jax.process_count() > 1 and jax.default_backend() == "cpu")
+    several_cpus = jax.process_count() > 1 and jax.default_backend() == "cpu"
+    return jax.lax.scan(body, carry, xs, unroll=unroll or several_cpus)
 
 
 def cond(condition: jax.Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:

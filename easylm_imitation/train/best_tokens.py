@@ -16,9 +16,8 @@ from easylm_imitation.models import Model, create
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import BATCH, constrain, make_mesh, scan
 from easylm_imitation.text import load_tokenizer
-from easylm_imitation.train.loss import NEVER, Batch, strided_parts
-from easylm_imitation.train.place import BatchPlace
-from easylm_imitation.train.start import check_split
+from easylm_imitation.train.loss import NEVER, Batch, part_logits, strided_parts
+from easylm_imitation.train.place import BatchPlace, check_split
 from easylm_imitation.weights import LoadedModel, open_model
 
 _COMMIT = 20    # batches
@@ -80,8 +79,7 @@ def _program(model: Model, top_k: int, entries: int, chunk: int, dtype: jnp.dtyp
         def part(carry: tuple, this: tuple) -> tuple[tuple, jax.Array]:
             number, kernel = this
             places = number + count * jnp.arange(kernel.shape[1], dtype=jnp.int32)
-            logits = jnp.einsum("btd,dc->btc", hidden, kernel.astype(dtype), preferred_element_type=jnp.float32)
-            logits = jnp.where(places < entries, logits, NEVER)
+            logits = part_logits(hidden, kernel, number, count, entries)
             all_logits = jnp.concatenate([carry[0], logits], axis=-1)
             all_ids = jnp.concatenate([carry[1], jnp.broadcast_to(places, logits.shape)], axis=-1)
             top, chosen = jax.lax.top_k(all_logits, top_k)

@@ -31,6 +31,21 @@ class ValidationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistilConfig:
+    """How much of the loss is the teacher's, and what it measures. The loss is that of `weight` * divergence +
+    (1 - weight) * cross-entropy."""
+    weight: float = 1.0             # 1: the teacher's distribution alone; the text decides only what is read
+    divergence: Literal["forward", "reverse"] = "forward"
+    temperature: float = 1.0        # logits are divided by it, the divergence multiplied by its square (Hinton)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1:
+            raise ValueError(f"weight is {self.weight}; it must be above 0 and at most 1")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run. Give one of `steps`, `epochs` and `tokens`; `data.batch` rows make one update, whatever
     `accumulate`.
@@ -49,10 +64,11 @@ class TrainConfig:
     tokens: int | None = None               # without padding, with loss or not; the last update reaches them
     accumulate: int = 1                     # micro-batches an update is summed over; saves memory, changes no number
     loss: Literal["token_mean", "row_mean"] = "token_mean"  # row_mean: mean over rows of each row's own mean (EasyLM's)
+    distil: DistilConfig | None = None      # learn from a local teacher's distribution, too; `--teacher` names it
     z_loss: float = 0.0                     # weight of the squared log-partition; 1e-4 is usual
     loss_chunk: int = 4096                  # entries of the vocabulary whose logits exist at one time
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations and matmuls; master weights are float32
-    remat: Literal["none", "full", "dots"] = "full"     # what is recomputed backward: nothing, layers, all but matmuls
+    remat: Literal["none", "full", "dots", "save-qkv", "offload"] = "full"      # what the backward pass recomputes
     attention: Literal["auto", "reference", "chunked", "splash", "cudnn"] = "auto"      # auto: by device and request
     checkpoint_every: int = 500             # updates between checkpoints; the last update always has one
     keep: int = 2                           # newest checkpoints kept

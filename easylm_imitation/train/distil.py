@@ -7,7 +7,7 @@ The teacher is either run beside the student, or it was asked once for its best 
 full logits never exist: like the cross-entropy, divergences are summed over parts of the vocabulary.
 """
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,32 +15,16 @@ import jax.numpy as jnp
 from easylm_imitation.data import IDS, LOGPROBS
 from easylm_imitation.models import Model
 from easylm_imitation.sharding import scan
-from easylm_imitation.train.loss import NEVER, Batch, strided_parts
-
-Divergence = Literal["forward", "reverse"]
-
-
-@dataclasses.dataclass(frozen=True)
-class DistilConfig:
-    """How much of the loss is the teacher's, and what it measures. The loss is that of `weight` * divergence +
-    (1 - weight) * cross-entropy."""
-    weight: float = 1.0             # 1: the teacher's distribution alone; the text decides only what is read
-    divergence: Divergence = "forward"
-    temperature: float = 1.0        # logits are divided by it, the divergence multiplied by its square (Hinton)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.weight <= 1:
-            raise ValueError(f"weight is {self.weight}; it must be above 0 and at most 1")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+from easylm_imitation.train.config import DistilConfig
+from easylm_imitation.train.loss import Batch, part_logits, strided_parts
 
 
 @dataclasses.dataclass(frozen=True)
 class Distil:
     """A config with its teacher: a model that runs beside the student, or None where batches bring its best tokens."""
     config: DistilConfig
+    entries: int                    # of the vocabulary that have a token; models pad theirs differently
     model: Model | None = None
-    entries: int = 0                # of the vocabulary, that a token has; models pad theirs differently
 
 
 def distil_sum(distil: Distil, teacher: Any, batch: Batch, hidden: jax.Array, kernel: jax.Array, weights: jax.Array,
@@ -51,7 +35,7 @@ def distil_sum(distil: Distil, teacher: Any, batch: Batch, hidden: jax.Array, ke
     """
     with jax.named_scope("distil"):
         if distil.model is None:
-            return _from_best(distil.config, hidden, kernel, batch[IDS], batch[LOGPROBS], weights, chunk)
+            return _from_best(distil, hidden, kernel, batch[IDS], batch[LOGPROBS], weights, chunk)
         teacher = jax.lax.stop_gradient(teacher)
         theirs = distil.model.hidden(teacher, batch["tokens"], batch["positions"], batch["segment_ids"],
                                      dtype=hidden.dtype, attention=attention)
@@ -68,16 +52,11 @@ def _from_model(distil: Distil, hidden: jax.Array, kernel: jax.Array, theirs: ja
     forward = config.divergence == "forward"
     dtype, hidden = hidden.dtype, hidden.astype(jnp.float32)    # so that the parts' gradients add up in float32
 
-    def logits(hidden: jax.Array, kernel: jax.Array, number: jax.Array) -> jax.Array:
-        found = jnp.einsum("btd,dc->btc", hidden.astype(dtype), kernel.astype(dtype),
-                           preferred_element_type=jnp.float32)
-        real = number + count * jnp.arange(kernel.shape[1], dtype=jnp.int32) < entries
-        return jnp.where(real, found / config.temperature, NEVER)
-
     @jax.checkpoint
     def part(number: jax.Array, ours: jax.Array, teachers: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """log Σ exp of p and of q, and E_p[a - b] within the part, each [B, T]."""
-        student, teacher = logits(hidden, ours, number), logits(theirs, teachers, number)
+        student, teacher = (part_logits(x.astype(dtype), head, number, count, entries) / config.temperature
+                            for x, head in ((hidden, ours), (theirs, teachers)))
         a, b = (teacher, student) if forward else (student, teacher)
         return (jax.nn.logsumexp(a, axis=-1), jax.nn.logsumexp(b, axis=-1),
                 jnp.sum(jax.nn.softmax(a, axis=-1) * (a - b), axis=-1))
@@ -90,27 +69,24 @@ def _from_model(distil: Distil, hidden: jax.Array, kernel: jax.Array, theirs: ja
     return config.temperature**2 * jnp.sum(weights * divergence)
 
 
-def _from_best(config: DistilConfig, hidden: jax.Array, kernel: jax.Array, ids: jax.Array, logprobs: jax.Array,
+def _from_best(distil: Distil, hidden: jax.Array, kernel: jax.Array, ids: jax.Array, logprobs: jax.Array,
                weights: jax.Array, chunk: int) -> jax.Array:
     """The divergence of two distributions over K + 1 outcomes: the teacher's best tokens, and all others together."""
-    vocab, dtype = kernel.shape[1], hidden.dtype
-    count = -(-vocab // chunk)
+    dtype, count = hidden.dtype, -(-distil.entries // chunk)
     hidden = hidden.astype(jnp.float32)
 
     @jax.checkpoint
     def part(number: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
         """log Σ exp [B, T], and the logits of those of the best that are in this part [B, T, K]."""
-        logits = jnp.einsum("btd,dc->btc", hidden.astype(dtype), kernel.astype(dtype),
-                            preferred_element_type=jnp.float32)
-        logits = jnp.where(number + count * jnp.arange(kernel.shape[1], dtype=jnp.int32) < vocab, logits, NEVER)
+        logits = part_logits(hidden.astype(dtype), kernel, number, count, distil.entries)
         picked = jnp.take_along_axis(logits, ids // count, axis=-1)
         return jax.nn.logsumexp(logits, axis=-1), jnp.where(ids % count == number, picked, 0.0)
 
-    parts = jnp.arange(count, dtype=jnp.int32), strided_parts(kernel, count)
+    parts = jnp.arange(count, dtype=jnp.int32), strided_parts(kernel[:, :distil.entries], count)
     log_parts, picked = scan(lambda _, this: (None, part(*this)), None, parts)[1]
     student = picked.sum(axis=0) - jax.nn.logsumexp(log_parts, axis=0)[..., None]
     log_p, log_q = (_with_rest(x) for x in (logprobs.astype(jnp.float32), student))
-    if config.divergence == "reverse":
+    if distil.config.divergence == "reverse":
         log_p, log_q = log_q, log_p
     return jnp.sum(weights * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1))
 

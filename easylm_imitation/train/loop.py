@@ -30,6 +30,7 @@ from easylm_imitation.train.speed import Speed
 from easylm_imitation.train.start import Start, check_origin, lineage_at, open_run, prepare, workdir_of
 from easylm_imitation.train.state import TrainState, abstract_state, bytes_per_device, init_state, state_from
 from easylm_imitation.train.step import make_step
+from easylm_imitation.train.teacher import open_teacher
 from easylm_imitation.weights import RunDir, open_model
 
 T = TypeVar("T")
@@ -51,24 +52,28 @@ class TrainResult:
 
 
 def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os.PathLike, init: str | None = None,
-          stop_after: int | None = None) -> TrainResult:
+          teacher: str | os.PathLike | None = None, stop_after: int | None = None) -> TrainResult:
     """Trains until the config's last step, from the newest checkpoint of `workdir` if there is one.
 
-    `init`: a run dir or Hugging Face dir to start from (None: fresh weights). `stop_after`: return after so many
-    updates, with a checkpoint. SIGTERM and Ctrl-C do so at the next update. Raises UserError for whatever cannot be
-    trained, before anything is written; for updates that are skipped too often (config.max_skips); and for a disk that
-    fails: mended, the same command continues.
+    `init`: a run dir or Hugging Face dir to start from (None: fresh weights). `teacher`: one to distil, or the cache of
+    its best tokens; `config.distil` says how. `stop_after`: return after so many updates, with a checkpoint. SIGTERM
+    and Ctrl-C do so at the next update. Raises UserError for whatever cannot be trained, before anything is written;
+    for updates that are skipped too often (config.max_skips); and for a disk that fails: mended, the same command
+    continues.
     """
     # ---- What shall run: checked whole, before the first file is written
     workdir = workdir_of(workdir)
     mesh = make_mesh(config.mesh)
-    start = prepare(config, pathlib.Path(data_dir), workdir, init, mesh)
+    data_dir = pathlib.Path(data_dir)
+    start = prepare(config, data_dir, workdir, init, mesh, teacher)
     model = create(start.model)
     optimizer, learning_rate = make_optimizer(config.optimizer, start.total_steps)
     place = BatchPlace(mesh, config.data.batch, config.data.context)
-    loader = open_loader(data_dir, config.data, seed=config.seed, epochs=start.epochs, rows=place.own_rows)
 
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+        taught = open_teacher(config, teacher, data_dir, mesh)
+        loader = open_loader(data_dir, config.data, seed=config.seed, epochs=start.epochs, rows=place.own_rows,
+                             teacher=taught.cache)
         # ---- Shapes and shardings, then the weights: imported, restored or fresh, each straight into its place
         abstract = abstract_state(model, optimizer, mesh)
         _check_attention(config, model, abstract)
@@ -94,7 +99,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         update = make_step(
             model, optimizer, learning_rate, mesh, abstract, accumulate=config.accumulate, z_loss=config.z_loss,
             loss_chunk=config.loss_chunk, normalise=config.loss, dtype=jnp.dtype(config.compute_dtype),
-            remat=config.remat, attention=config.attention)
+            remat=config.remat, attention=config.attention, distil=taught.distil)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
                                                       config.validation.keep_best))
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, progress.step))
@@ -124,7 +129,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
                 rows = next(loader)
             batch = place(rows)
             with jax.transfer_guard("disallow"):
-                state, scalars = update(state, batch)
+                state, scalars = update(state, batch, *taught.arguments)
             recorder.push(step, scalars)
             stopping = step == last or interruption.requested(step)
             checkpoints.check()

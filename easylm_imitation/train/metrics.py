@@ -238,6 +238,8 @@ class Recorder:
             "loss_tokens": progress.loss_tokens, "seconds": progress.seconds,
             "tokens_per_second": (progress.tokens - tokens) / max(now - since, 1e-9),
             "skipped": metrics["skipped"]}
+        if "divergence" in metrics:
+            line["divergence"] = metrics["divergence"]
         if self._speed is not None:
             line |= self._speed.of(line["tokens_per_second"])
         if math.isfinite(metrics["loss"]):

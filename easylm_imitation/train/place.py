@@ -1,8 +1,11 @@
 """From this process's rows of a batch to one global array over the mesh."""
+import math
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import BATCH
 
 
@@ -28,3 +31,11 @@ class BatchPlace:
             start, stop, _ = index[0].indices(self._shape[0])
             return array[start - self.own_rows.start:stop - self.own_rows.start, index[1]]
         return jax.make_array_from_callback((*self._shape, *array.shape[2:]), self._sharding, part)
+
+
+def check_split(name: str, size: int, axes: tuple[str, ...], mesh: Mesh) -> None:
+    """Raises UserError unless the devices along these mesh axes can share `size` evenly."""
+    ways = math.prod(mesh.shape[axis] for axis in axes)
+    if size % ways:
+        raise UserError(f"{name} is {size}, which does not split over the {ways} devices of the mesh axes "
+                        f"{', '.join(axes)}; take a multiple of {ways}, or another --mesh")

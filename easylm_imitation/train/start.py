@@ -16,7 +16,9 @@ from easylm_imitation.sharding import BATCH
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.config import TrainConfig, free_keys
+from easylm_imitation.train.place import check_split
 from easylm_imitation.train.same_run import check_same_run
+from easylm_imitation.train.teacher import teacher_lineage
 from easylm_imitation.weights import LoadedModel, RunDir, describe
 from easylm_imitation.weights.files import finished_folder
 
@@ -37,7 +39,8 @@ class Start:
     use: DataUse                # what a pass takes of the data, and what the context cuts off
 
 
-def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init: str | None, mesh: Mesh) -> Start:
+def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init: str | None, mesh: Mesh,
+            teacher: str | os.PathLike | None = None) -> Start:
     """Reads and checks everything but weights. Writes nothing.
 
     Raises UserError for data without a card, a model that is missing or given twice, sizes that do not fit each other
@@ -49,7 +52,7 @@ def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init
     model = _model(config, tokenizer, origin, init)
     _check_sizes(config, model, tokenizer, mesh)
     steps, passes = _length(config, data)
-    lineage = lineage_of(config, model, card, ancestry)
+    lineage = lineage_of(config, model, card, ancestry, teacher_lineage(config, teacher, data))
     check_same_run(RunDir(workdir), config, model, lineage)
     return Start(config, model, card, tokenizer, template, lineage, steps, passes, data_use(data, config.data))
 
@@ -151,20 +154,17 @@ def _check_sizes(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, 
     check_split("data.context", config.data.context, (BATCH[1],), mesh)
 
 
-def check_split(name: str, size: int, axes: tuple[str, ...], mesh: Mesh) -> None:
-    """Raises UserError unless the devices along these mesh axes can share `size` evenly."""
-    ways = math.prod(mesh.shape[axis] for axis in axes)
-    if size % ways:
-        raise UserError(f"{name} is {size}, which does not split over the {ways} devices of the mesh axes "
-                        f"{', '.join(axes)}; take a multiple of {ways}, or another --mesh")
+def lineage_of(config: TrainConfig, model: ModelConfig, card: DataCard, ancestry: Lineage | None,
+               teacher: Lineage | None = None) -> Lineage:
+    """Where the weights will come from. A model that no other model taught is a base of its own.
 
-
-def lineage_of(config: TrainConfig, model: ModelConfig, card: DataCard, ancestry: Lineage | None) -> Lineage:
-    """Where the weights will come from. A model that no other model taught is a base of its own."""
+    `ancestry`, `teacher`: of the initial weights, and of the model that is distilled.
+    """
     fixed = {key: value for key, value in plain(config).items() if key not in free_keys(config)}
     init, init_name = (ancestry.id, ancestry.name) if ancestry else ("", "")
-    own = digest([fixed, config_mapping(model), card.hash, init])
-    teachers = tuple(sorted({*card.teachers, *(ancestry.teachers if ancestry else ())}))
+    own = digest([fixed, config_mapping(model), card.hash, init, *([teacher.id] if teacher else [])])
+    distilled = {teacher.label} if teacher else set()
+    teachers = tuple(sorted({*card.teachers, *distilled, *(ancestry.teachers if ancestry else ())}))
     if not teachers:
         base, base_name = own, config.name
     elif ancestry is not None and ancestry.teachers:

@@ -6,6 +6,7 @@ The gradient is that of the *summed* loss; dividing by the summed weight of the 
 k micro-batches equal to one batch and 8 devices equal to one, however unevenly the masks fall. An update that would do
 harm is skipped by the optimizer (skip.py); the step is counted all the same.
 """
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,44 +17,53 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from easylm_imitation.models import Model
 from easylm_imitation.sharding import BATCH, scan
+from easylm_imitation.train.distil import Distil, distil_sum
 from easylm_imitation.train.loss import Batch, Sums, loss_sums
 from easylm_imitation.train.skip import skip_metrics
 from easylm_imitation.train.state import TrainState, shardings_of
 
 Metrics = dict[str, jax.Array]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]        # of (state, batch), and a teacher's parameters
 
 
 def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, learning_rate: optax.Schedule, mesh: Mesh,
               abstract: TrainState, *, accumulate: int = 1, z_loss: float = 0.0, loss_chunk: int = 4096,
               normalise: Literal["token_mean", "row_mean"] = "token_mean", dtype: jnp.dtype = jnp.bfloat16,
-              remat: str = "full", attention: str = "auto") -> Step:
+              remat: str = "full", attention: str = "auto", distil: Distil | None = None) -> Step:
     """Compiles `(state, batch) -> (state, metrics)` for one mesh; the old state's memory is given to the new one.
 
     The batch is sharded as `sharding.BATCH`; metrics are replicated scalars: loss, z_loss, grad_norm (before clipping),
     learning_rate (of this very update), weight, tokens, loss_tokens, and those of `skip_metrics`. `optimizer` is one of
-    `make_optimizer`, or another in `skipping`.
+    `make_optimizer`, or another in `skipping`. With `distil` the step takes the teacher's parameters, too (None where
+    batches bring its best tokens), and metrics have the divergence.
     """
-    def objective(params: dict, rows: Batch) -> tuple[jax.Array, Sums]:
+    def objective(params: dict, rows: Batch, teacher: dict | None) -> tuple[jax.Array, Sums]:
+        diverge = None if distil is None else functools.partial(
+            distil_sum, distil, teacher, rows, chunk=loss_chunk, attention=attention)
         sums = loss_sums(model, params, rows, normalise=normalise, chunk=loss_chunk, dtype=dtype, remat=remat,
-                         attention=attention)
-        return sums.nll + z_loss * sums.z, sums
+                         attention=attention, diverge=diverge)
+        share = distil.config.weight if distil else 0.0
+        return (1 - share) * sums.nll + share * sums.divergence + z_loss * sums.z, sums
 
-    def gradient(params: dict, batch: Batch) -> tuple[dict, Sums]:
+    def gradient(params: dict, batch: Batch, teacher: dict | None) -> tuple[dict, Sums]:
         """Summed over micro-batches, as sharded as the weights, so that devices reduce-scatter into their own part."""
-        def add(total: tuple, rows: Batch) -> tuple[tuple, None]:
-            part = jax.grad(objective, has_aux=True)(params, rows)
-            return _constrain(jax.tree.map(jnp.add, total, part)), None
-
         def _constrain(total: tuple) -> tuple:
             return jax.lax.with_sharding_constraint(total[0], shardings_of(abstract.params)), total[1]
 
-        zero = Sums(*[jnp.zeros((), d) for d in (jnp.float32, jnp.float32, jnp.float32, jnp.int32, jnp.int32)])
+        def of(rows: Batch) -> tuple:
+            return jax.grad(objective, has_aux=True)(params, rows, teacher)
+
+        def add(total: tuple, rows: Batch) -> tuple[tuple, None]:
+            return _constrain(jax.tree.map(jnp.add, total, of(rows))), None
+
+        if accumulate == 1:         # nothing to add to: a zero for each weight would be written and read for nothing
+            return _constrain(of(batch))
+        zero = Sums(*[jnp.zeros((), jnp.int32 if "tokens" in name else jnp.float32) for name in Sums._fields])
         start = _constrain((jax.tree.map(jnp.zeros_like, params), zero))
         return scan(add, start, micro_batches(batch, accumulate))[0]
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        grads, sums = gradient(state.params, batch)
+    def step(state: TrainState, batch: Batch, teacher: dict | None = None) -> tuple[TrainState, Metrics]:
+        grads, sums = gradient(state.params, batch, teacher)
         weight = jnp.maximum(sums.weight, jnp.finfo(jnp.float32).tiny)      # a batch without loss is a zero gradient
         grads = jax.tree.map(lambda g: g / weight, grads)
         loss = sums.nll / weight
@@ -63,11 +73,14 @@ def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, le
             "loss": loss, "z_loss": z_loss * sums.z / weight, "grad_norm": optax.tree.norm(grads),
             "learning_rate": learning_rate(state.step), "weight": sums.weight, "tokens": sums.tokens,
             "loss_tokens": sums.loss_tokens, **skip_metrics(opt_state)}
+        if distil is not None:
+            metrics["divergence"] = sums.divergence / weight
         return TrainState(state.step + 1, params, opt_state), metrics
 
     placed = shardings_of(abstract)
     batch_placed = NamedSharding(mesh, BATCH)
-    return jax.jit(step, in_shardings=(placed, batch_placed), donate_argnums=0,
+    teacher_placed = () if distil is None else (None,)      # wherever it lies
+    return jax.jit(step, in_shardings=(placed, batch_placed, *teacher_placed), donate_argnums=0,
                    out_shardings=(placed, NamedSharding(mesh, PartitionSpec())))
 
 

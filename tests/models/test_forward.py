@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from tiny_models import CONFIGS, LENGTHS, ROW, logits, made, packed
 
 from easylm_imitation.models import create, stack, unstack
+from easylm_imitation.models.model import _POLICIES
 
 every_family = pytest.mark.parametrize("name", CONFIGS)
 
@@ -45,19 +48,42 @@ def test_unstacked_layers_give_what_the_scan_gives():
     assert unstack(apart) is apart
 
 
+def gradient(model, rows, **how):
+    def loss(params):
+        return jnp.sum(jnp.sin(model.hidden(params, *rows, dtype=jnp.float32, **how)))
+    return jax.jit(jax.grad(loss))
+
+
+def assert_recomputation_changes_nothing(name, cases):
+    model, params = made(name)
+    wanted = gradient(model, packed())(params)
+    for given, how in cases:
+        got = stack(gradient(model, packed(), **how)(unstack(params) if given == "unstacked" else params))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), got, wanted)
+    return wanted
+
+
 def test_recomputation_changes_no_gradient():
-    model, params = made("qwen2")
-
-    def gradient(remat, params):
-        def loss(params):
-            hidden = model.hidden(params, *packed(), dtype=jnp.float32, remat=remat)
-            return jnp.sum(jnp.sin(hidden))
-        return stack(jax.jit(jax.grad(loss))(params))
-
-    wanted = gradient("none", params)
-    for remat, given in (("dots", params), ("full", unstack(params))):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient(remat, given), wanted)
+    wanted = assert_recomputation_changes_nothing("qwen2", [
+        ("unstacked", {"remat": "full"}), ("stacked", {"remat": "dots"}), ("stacked", {"remat": "save-qkv"}),
+        ("stacked", {"remat": "offload"}), ("stacked", {"remat": "save-qkv", "unroll": True})])
     assert min(float(jnp.abs(g).max()) for g in jax.tree.leaves(wanted)) > 0, "a parameter that nothing depends on"
+
+
+@every_family
+@pytest.mark.slow
+def test_recomputation_changes_no_gradient_of_any_family(name):
+    assert_recomputation_changes_nothing(name, [("stacked", {"remat": remat}) for remat in ("save-qkv", "offload")])
+
+
+def test_what_is_remembered_grows_from_full_to_none():
+    model = create(dataclasses.replace(CONFIGS["llama"], layers=6, d_ff=64))
+    rows = tuple(np.tile(x, (16, 1)) for x in packed())
+    held = {remat: gradient(model, rows, remat=remat).lower(model.abstract()).compile().memory_analysis()
+            .temp_size_in_bytes for remat in ("full", "save-qkv", "dots", "none")}
+    per_number = 4 * 6 * rows[0].size       # float32, layers, tokens
+    assert list(held.values()) == sorted(held.values()), held
+    assert held["save-qkv"] - held["full"] == pytest.approx(per_number * 32, rel=0.2), "q, k and v: 16 + 8 + 8 numbers"
 
 
 def test_remat_and_backend_are_taken_at_their_word():
@@ -70,8 +96,11 @@ def test_remat_and_backend_are_taken_at_their_word():
     for given in (params, unstack(params)):
         assert "policy=None" in program(given, remat="full")
         assert f"policy={jax.checkpoint_policies.dots_with_no_batch_dims_saveable}" in program(given, remat="dots")
-    assert "policy=None" in program(attention="chunked")
-    with pytest.raises(ValueError, match="remat 'some' is not one of none, full, dots"):
+        assert f"policy={_POLICIES['save-qkv']}" in program(given, remat="save-qkv")
+        assert "<host>" in str(jax.make_jaxpr(jax.grad(lambda p: model.hidden(
+            p, *packed(), dtype=jnp.float32, remat="offload").sum()))(given))
+    assert "_attend_again" in program(attention="chunked")
+    with pytest.raises(ValueError, match="remat 'some' is not one of none, full, dots, save-qkv, offload"):
         program(remat="some")
     with pytest.raises(ValueError, match="attention backend 'some' is not one of"):
         program(attention="some")

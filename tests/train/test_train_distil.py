@@ -60,7 +60,7 @@ def test_divergence_and_gradient_are_torchs(tiny_llama, teacher, divergence, tem
     wanted, by_logits = torch_divergence(logits, theirs, weights_of(batch), config)
 
     def ours(hidden, head):
-        return distil_sum(Distil(config, TEACHER, VOCAB), teacher, batch, hidden, head, weights_of(batch), chunk)
+        return distil_sum(Distil(config, VOCAB, TEACHER), teacher, batch, hidden, head, weights_of(batch), chunk)
 
     found, (by_hidden, by_head) = jax.value_and_grad(ours, argnums=(0, 1))(hidden, head)
     np.testing.assert_allclose(found, wanted, rtol=2e-5)
@@ -71,7 +71,7 @@ def test_divergence_and_gradient_are_torchs(tiny_llama, teacher, divergence, tem
 @divergences
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(tiny_llama, divergence):
     student, params = tiny_llama
-    distil = Distil(DistilConfig(divergence=divergence), student, VOCAB)
+    distil = Distil(DistilConfig(divergence=divergence), VOCAB, student)
     batch = make_batch(4)
     found, grads = jax.value_and_grad(
         lambda ours: divergence_sum(student, distil, ours, params, batch))(params)
@@ -82,7 +82,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tiny_llama, divergen
 @divergences
 def test_no_gradient_flows_into_the_teacher(tiny_llama, teacher, divergence):
     student, params = tiny_llama
-    distil = Distil(DistilConfig(divergence=divergence), TEACHER, VOCAB)
+    distil = Distil(DistilConfig(divergence=divergence), VOCAB, TEACHER)
     grads = jax.grad(lambda theirs: divergence_sum(student, distil, params, theirs, make_batch(2)))(teacher)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(grads))
 
@@ -101,8 +101,9 @@ def test_all_tokens_cached_are_the_teacher_itself(tiny_llama, teacher, divergenc
     config = DistilConfig(divergence=divergence)
     batch = make_batch(4)
     cached, _ = best_of(batch, teacher, VOCAB)
-    whole = divergence_sum(student, Distil(config, TEACHER, VOCAB), params, teacher, batch, chunk)
-    np.testing.assert_allclose(divergence_sum(student, Distil(config), params, None, cached, chunk), whole, rtol=1e-3)
+    whole = divergence_sum(student, Distil(config, VOCAB, TEACHER), params, teacher, batch, chunk)
+    best = divergence_sum(student, Distil(config, VOCAB), params, None, cached, chunk)
+    np.testing.assert_allclose(best, whole, rtol=1e-3)
 
 
 @pytest.mark.torch
@@ -123,8 +124,8 @@ def test_the_best_tokens_and_the_rest_are_a_distribution_of_their_own(tiny_llama
     if divergence == "reverse":
         p, q = q, p
     wanted = ((p * (p / q).log()).sum(-1) * torch.tensor(np.asarray(weights_of(batch)))).sum().item()
-    found, grads = jax.value_and_grad(
-        lambda ours: divergence_sum(student, Distil(DistilConfig(divergence=divergence)), ours, None, cached))(params)
+    distil = Distil(DistilConfig(divergence=divergence), VOCAB)
+    found, grads = jax.value_and_grad(lambda ours: divergence_sum(student, distil, ours, None, cached))(params)
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
 
@@ -134,7 +135,7 @@ def test_the_best_tokens_and_the_rest_are_a_distribution_of_their_own(tiny_llama
 def test_every_mesh_gives_what_one_device_gives(teacher, divergence, mesh):
     student = create(model_config({"preset": "llama-debug", "vocab_size": 104}))
     theirs = create(model_config({"preset": "llama-debug", "vocab_size": 104, "d_ff": 96}))
-    distil, batch = Distil(DistilConfig(divergence=divergence), theirs, 99), make_batch(8)
+    distil, batch = Distil(DistilConfig(divergence=divergence), 99, theirs), make_batch(8)
     weights = [jax.jit(model.init)(jax.random.key(i)) for i, model in enumerate((student, theirs))]
     run = jax.jit(functools.partial(divergence_sum, student, distil), static_argnames="chunk")
     wanted = run(*weights, batch, chunk=16)

@@ -1,0 +1,145 @@
+"""The whole training step on a CPU against transformers + torch: forward, backward, clipping, AdamW, of a 34M LLaMA.
+
+    python benchmarks/train_cpu.py [--rounds 5]
+
+Every side is a process of its own, so that no thread pool disturbs another; they take turns, step by step. What counts
+is CPU time (user + system, all threads) of the process within a step, which other work on the machine moves far less
+than the clock. Each side does 2 steps to warm up, and the median is over the rounds.
+"""
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+VOCAB, WIDTH, LAYERS, HEADS, D_FF, LENGTH, ROWS = 8192, 512, 8, 8, 1376, 512, 8
+SIDES = ("ours float32", "torch float32", "ours bfloat16", "torch bfloat16")
+_WARM_UP = 2
+
+
+def main() -> None:
+    """Measures, prints, appends to RESULTS.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sides", default=",".join(SIDES), help="which to run; ratios need both of a dtype")
+    parser.add_argument("--side", help=argparse.SUPPRESS)       # this process is one of the sides
+    args = parser.parse_args()
+    if args.side:
+        return _serve(args.side)
+    from measure import report
+    sides = args.sides.split(",")
+    measured = _take_turns(sides, args.rounds)
+    report("Training step on a CPU, LLaMA of 34M parameters",
+           ["side", "tokens per CPU-second", "tokens/s", "tokens per CPU-second / torch's", "peak MB",
+            "loss of the last step"], [_row(side, measured) for side in sides],
+           f"{ROWS} rows of {LENGTH} tokens; medians of {args.rounds} alternating steps. bfloat16: torch by autocast.")
+
+
+def _row(side: str, measured: dict[str, list[dict]]) -> list[object]:
+    tokens, mine = ROWS * LENGTH, measured[side]
+    cpu, wall = (statistics.median(m[what] for m in mine) for what in ("cpu", "wall"))
+    rival = measured.get(side.replace("ours", "torch"), mine)
+    return [side, tokens / cpu, tokens / wall, statistics.median(m["cpu"] for m in rival) / cpu, mine[-1]["peak"],
+            mine[-1]["loss"]]
+
+
+def _take_turns(sides: list[str], rounds: int) -> dict[str, list[dict]]:
+    command = [sys.executable, __file__, "--side"]
+    workers = {side: subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+               for side in sides}
+
+    def step(side: str) -> dict:
+        print("step", file=workers[side].stdin, flush=True)
+        return json.loads(workers[side].stdout.readline())
+    for side in sides:
+        for _ in range(_WARM_UP):
+            step(side)
+    measured = {side: [] for side in sides}
+    for turn in range(rounds):
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            measured[side].append(step(side))
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    return measured
+
+
+def _serve(side: str) -> None:
+    """One step for each line of stdin; answers with what it took."""
+    stack, dtype = side.split()
+    run = {"ours": _ours, "torch": _torch}[stack](dtype)
+    for _ in sys.stdin:
+        before, start = _cpu_seconds(), time.perf_counter()
+        loss = run()
+        print(json.dumps({"cpu": _cpu_seconds() - before, "wall": time.perf_counter() - start, "loss": loss,
+                          "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}), flush=True)
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _tokens() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, VOCAB, (ROWS, LENGTH), np.int32)
+
+
+def _ours(dtype: str) -> Callable[[], float]:
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding
+
+    from easylm_imitation.models import LlamaConfig, create
+    from easylm_imitation.sharding import BATCH, make_mesh
+    from easylm_imitation.train.optimizer import OptimizerConfig, make_optimizer
+    from easylm_imitation.train.state import abstract_state, init_state
+    from easylm_imitation.train.step import make_step
+    model = create(LlamaConfig(VOCAB, LENGTH, layers=LAYERS, d_model=WIDTH, heads=HEADS, d_ff=D_FF))
+    optimizer, rate = make_optimizer(OptimizerConfig(warmup=0.0, schedule="constant", weight_decay=0.01), 1000)
+    mesh = make_mesh("fsdp:1")
+    jax.set_mesh(mesh)
+    abstract = abstract_state(model, optimizer, mesh)
+    update = make_step(model, optimizer, rate, mesh, abstract, dtype=jnp.dtype(dtype), remat="none", loss_chunk=VOCAB)
+    state = init_state(model, optimizer, abstract, seed=0)
+    ones = np.ones((ROWS, LENGTH), np.int32)
+    places = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), ones.shape)
+    batch = {"tokens": _tokens(), "segment_ids": ones, "positions": places, "loss_weights": np.float32(places > 0)}
+    batch = jax.device_put(batch, NamedSharding(mesh, BATCH))
+
+    def run() -> float:
+        nonlocal state
+        state, metrics = update(state, batch)
+        return float(metrics["loss"])
+    return run
+
+
+def _torch(dtype: str) -> Callable[[], float]:
+    import contextlib
+
+    import torch
+    import transformers
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        intermediate_size=D_FF, max_position_embeddings=LENGTH, tie_word_embeddings=False)).float().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01)
+    tokens = torch.from_numpy(_tokens()).long()
+    low = torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
+
+    def run() -> float:
+        with low:
+            loss = model(tokens, labels=tokens).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())
+    return run
+
+
+if __name__ == "__main__":
+    main()
