@@ -124,6 +124,17 @@ def test_a_shard_that_rots_while_training_saves_what_is_done(data, tmp_path):
     assert [line["step"] for line in history(workdir)] == list(range(1, int(found[1]) + 1))
 
 
+def test_a_shard_that_is_gone_is_named_and_the_run_goes_on_once_it_is_back(data, whole, tmp_path):
+    copy, workdir = shutil.copytree(data, tmp_path / "data"), shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(RunDir(workdir).checkpoints / "9")
+    shard = _shard(copy)
+    shard.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"the data of update 7 cannot be read \(.*{shard.name}\); the 6 updates before"):
+        train(tiny_config(), data_dir=copy, workdir=workdir)
+    (tmp_path / "elsewhere").rename(shard)
+    _goes_on(copy, workdir, whole)
+
+
 def test_a_run_is_trained_by_one_process_at_a_time(data, whole, tmp_path):
     workdir = shutil.copytree(whole, tmp_path / "run")
     code = ("import sys; from easylm_imitation.train.lock import RunLock; from easylm_imitation.weights import RunDir; "
