@@ -53,7 +53,8 @@ def _goes_on(data, workdir, whole) -> None:
     assert [name for name in os.listdir(RunDir(workdir).checkpoints) if not name.isdecimal()] == []
 
 
-@pytest.mark.parametrize(("kind", "cause"), [("full", "No space left on device"), ("read-only", "Read-only file")])
+@pytest.mark.parametrize(("kind", "cause"), [("full", "No space left on device"), pytest.param(
+    "read-only", "Read-only file", marks=pytest.mark.slow)])
 def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_run_goes_on(
         data, whole, disk, tmp_path, capfd, kind, cause):
     workdir = tmp_path / "run"
@@ -103,6 +104,7 @@ def _shard(data: pathlib.Path) -> pathlib.Path:
     return next((data / "shards").glob("*array_record*"))
 
 
+@pytest.mark.slow
 def test_a_shard_that_rots_while_training_saves_what_is_done(data, tmp_path):
     copy, workdir = shutil.copytree(data, tmp_path / "data"), tmp_path / "run"
     config = tiny_config(steps=300, checkpoint_every=200)
@@ -129,7 +131,7 @@ def test_a_shard_that_is_gone_is_named_and_the_run_goes_on_once_it_is_back(data,
     shutil.rmtree(RunDir(workdir).checkpoints / "9")
     shard = _shard(copy)
     shard.rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=rf"the data of update 7 cannot be read \(.*{shard.name}\); the 6 updates before"):
+    with pytest.raises(UserError, match=rf"data of update 7 cannot be read \(.*{shard.name}\); the 6 updates before it"):
         train(tiny_config(), data_dir=copy, workdir=workdir)
     (tmp_path / "elsewhere").rename(shard)
     _goes_on(copy, workdir, whole)
