@@ -131,7 +131,7 @@ def test_a_shard_that_is_gone_is_named_and_the_run_goes_on_once_it_is_back(data,
     shutil.rmtree(RunDir(workdir).checkpoints / "9")
     shard = _shard(copy)
     shard.rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=rf"data of update 7 cannot be read \(.*{shard.name}\); the 6 updates before it"):
+    with pytest.raises(UserError, match=rf"data of update 7 cannot be read \(.*{shard.name}\); the 6 updates before"):
         train(tiny_config(), data_dir=copy, workdir=workdir)
     (tmp_path / "elsewhere").rename(shard)
     _goes_on(copy, workdir, whole)
