@@ -53,7 +53,8 @@ def _goes_on(data, workdir, whole) -> None:
     assert [name for name in os.listdir(RunDir(workdir).checkpoints) if not name.isdecimal()] == []
 
 
-@pytest.mark.parametrize(("kind", "cause"), [("full", "No space left on device"), ("read-only", "Read-only file")])
+@pytest.mark.parametrize(("kind", "cause"), [("full", "No space left on device"), pytest.param(
+    "read-only", "Read-only file", marks=pytest.mark.slow)])
 def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_run_goes_on(
         data, whole, disk, tmp_path, capfd, kind, cause):
     workdir = tmp_path / "run"
@@ -103,6 +104,7 @@ def _shard(data: pathlib.Path) -> pathlib.Path:
     return next((data / "shards").glob("*array_record*"))
 
 
+@pytest.mark.slow
 def test_a_shard_that_rots_while_training_saves_what_is_done(data, tmp_path):
     copy, workdir = shutil.copytree(data, tmp_path / "data"), tmp_path / "run"
     config = tiny_config(steps=300, checkpoint_every=200)
@@ -122,6 +124,17 @@ def test_a_shard_that_rots_while_training_saves_what_is_done(data, tmp_path):
     _shard(copy).write_bytes(good)
     train(config, data_dir=copy, workdir=workdir, stop_after=1)
     assert [line["step"] for line in history(workdir)] == list(range(1, int(found[1]) + 1))
+
+
+def test_a_shard_that_is_gone_is_named_and_the_run_goes_on_once_it_is_back(data, whole, tmp_path):
+    copy, workdir = shutil.copytree(data, tmp_path / "data"), shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(RunDir(workdir).checkpoints / "9")
+    shard = _shard(copy)
+    shard.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"data of update 7 cannot be read \(.*{shard.name}\); the 6 updates before"):
+        train(tiny_config(), data_dir=copy, workdir=workdir)
+    (tmp_path / "elsewhere").rename(shard)
+    _goes_on(copy, workdir, whole)
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(data, whole, tmp_path):
