@@ -16,7 +16,7 @@ from easylm_imitation.train.optimizer import make_optimizer
 from easylm_imitation.train.skip import NOT_FINITE, SPIKE, skipping
 from easylm_imitation.weights import RunDir, open_model
 
-_CLOCK = ("seconds", "tokens_per_second")
+_CLOCK = ("seconds", "tokens_per_second", "tokens_per_second_per_device")
 
 
 def _weights(workdir) -> list[np.ndarray]:
