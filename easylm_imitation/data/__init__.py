@@ -5,6 +5,7 @@ from easylm_imitation.data.loader import (
     Batch,
     DataUse,
     Loader,
+    batch_kinds,
     batches_of_tokens,
     count_batches,
     data_use,
@@ -25,6 +26,6 @@ from easylm_imitation.data.teacher_cache import (
 )
 
 __all__ = ["IDS", "LOGPROBS", "MALFORMED", "Batch", "BuildConfig", "CacheCard", "CacheWriter", "DataUse", "Loader",
-           "LoaderConfig", "SourceConfig", "TeacherCache", "batches_of_tokens", "build_dataset", "count_batches",
-           "data_use", "held_out_datasets", "held_out_examples", "is_cache", "open_loader", "planned_batches",
-           "read_card", "starts_of"]
+           "LoaderConfig", "SourceConfig", "TeacherCache", "batch_kinds", "batches_of_tokens", "build_dataset",
+           "count_batches", "data_use", "held_out_datasets", "held_out_examples", "is_cache", "open_loader",
+           "planned_batches", "read_card", "starts_of"]

@@ -33,7 +33,7 @@ from easylm_imitation.schema import UserError
 
 Batch = dict[str, np.ndarray]
 
-_DTYPES = {"tokens": np.int32, "loss_weights": np.float32, "segment_ids": np.int32, "positions": np.int32}
+DTYPES = {"tokens": np.int32, "loss_weights": np.float32, "segment_ids": np.int32, "positions": np.int32}
 _ENDLESS = 2**40    # batches
 
 
@@ -108,6 +108,13 @@ def planned_batches(folder: str | os.PathLike, config: LoaderConfig) -> "Planned
     folder = pathlib.Path(folder)
     plan = _Plan(_lengths(folder, read_card(folder), config), config, seed=0)
     return PlannedBatches(_Batches(open_shards(folder / "shards"), plan, config, 1, slice(None)))
+
+
+def batch_kinds(teacher: TeacherCache | None = None) -> dict[str, tuple[tuple[int, ...], type]]:
+    """{name: (dims behind [B, T], dtype)} of the arrays in a batch."""
+    kinds = {name: ((), dtype) for name, dtype in DTYPES.items()}
+    said = teacher.empty((0, 0)) if teacher else {}
+    return kinds | {name: (array.shape[2:], array.dtype) for name, array in said.items()}
 
 
 def held_out_datasets(folder: str | os.PathLike, config: LoaderConfig) -> list[str]:
@@ -280,7 +287,7 @@ class _Batches:
         rows = self.members(number)
         records = iter(self._shards.__getitems__([member for row in rows for member in row]))
         shape = (len(rows), self._config.context)
-        batch = {name: np.zeros(shape, dtype) for name, dtype in _DTYPES.items()}
+        batch = {name: np.zeros(shape, dtype) for name, dtype in DTYPES.items()}
         for i, row in enumerate(rows):
             _fill({name: array[i] for name, array in batch.items()}, [next(records) for _ in row])
         return batch | self._said(rows, batch["segment_ids"]) if self._teacher else batch

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from easylm_imitation import console
-from easylm_imitation.data import DataUse, open_loader
+from easylm_imitation.data import DataUse, batch_kinds, open_loader
 from easylm_imitation.models import Model, create
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.train.checkpoint import Checkpoints, Progress
+from easylm_imitation.train.compiled import CompiledStep
 from easylm_imitation.train.config import TrainConfig
 from easylm_imitation.train.interruption import Interruption
 from easylm_imitation.train.lock import RunLock
@@ -24,6 +25,7 @@ from easylm_imitation.train.looks import Looks
 from easylm_imitation.train.metrics import MetricsLog, Recorder, read_metrics
 from easylm_imitation.train.optimizer import make_optimizer
 from easylm_imitation.train.place import BatchPlace
+from easylm_imitation.train.profile import Profile, parse_profile
 from easylm_imitation.train.restore import restore_newest
 from easylm_imitation.train.schedule import warmup_updates
 from easylm_imitation.train.speed import Speed
@@ -52,17 +54,18 @@ class TrainResult:
 
 
 def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os.PathLike, init: str | None = None,
-          teacher: str | os.PathLike | None = None, stop_after: int | None = None) -> TrainResult:
+          teacher: str | os.PathLike | None = None, profile: str | None = None,
+          stop_after: int | None = None) -> TrainResult:
     """Trains until the config's last step, from the newest checkpoint of `workdir` if there is one.
 
     `init`: a run dir or Hugging Face dir to start from (None: fresh weights). `teacher`: one to distil, or the cache of
-    its best tokens; `config.distil` says how. `stop_after`: return after so many updates, with a checkpoint. SIGTERM
-    and Ctrl-C do so at the next update. Raises UserError for whatever cannot be trained, before anything is written;
-    for updates that are skipped too often (config.max_skips); and for a disk that fails: mended, the same command
-    continues.
+    its best tokens; `config.distil` says how. `profile`: "FIRST:COUNT", updates of this call to trace. `stop_after`:
+    return after so many updates, with a checkpoint; SIGTERM and Ctrl-C do so at the next. Raises UserError for whatever
+    cannot be trained, before anything is written; for updates that are skipped too often (config.max_skips); and for a
+    disk that fails: mended, the same command continues.
     """
     # ---- What shall run: checked whole, before the first file is written
-    workdir = workdir_of(workdir)
+    workdir, traced = workdir_of(workdir), parse_profile(profile)
     mesh = make_mesh(config.mesh)
     data_dir = pathlib.Path(data_dir)
     start = prepare(config, data_dir, workdir, init, mesh, teacher)
@@ -74,6 +77,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         taught = open_teacher(config, teacher, data_dir, mesh)
         loader = open_loader(data_dir, config.data, seed=config.seed, epochs=start.epochs, rows=place.own_rows,
                              teacher=taught.cache)
+
         # ---- Shapes and shardings, then the weights: imported, restored or fresh, each straight into its place
         abstract = abstract_state(model, optimizer, mesh)
         _check_attention(config, model, abstract)
@@ -96,17 +100,19 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         del loaded          # its weights are the state's now, which the first update gives away
 
         # ---- One compiled update, and what is written down about it
-        update = make_step(
+        step_of = make_step(
             model, optimizer, learning_rate, mesh, abstract, accumulate=config.accumulate, z_loss=config.z_loss,
             loss_chunk=config.loss_chunk, normalise=config.loss, dtype=jnp.dtype(config.compute_dtype),
             remat=config.remat, attention=config.attention, distil=taught.distil)
+        update = CompiledStep(step_of, abstract, place.abstract(batch_kinds(taught.cache)), taught.arguments, mesh)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
                                                       config.validation.keep_best))
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, progress.step))
         recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips,
                             Speed(start.model, config.data.context, mesh))
         looks = Looks(model, start, data_dir, place, log)
-        last = min(start.total_steps, progress.step + (stop_after or start.total_steps))
+        done = progress.step
+        last = min(start.total_steps, done + (stop_after or start.total_steps))
         _announce(start, abstract, mesh, progress)
 
         def save() -> None:
@@ -121,14 +127,15 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
 
         # ---- Updates. The order matters: a step's scalars are read when the next is queued (the host never waits for
         # ---- the device), and the loader's position is saved before the next batch is drawn
+        tracing = stack.enter_context(Profile(*traced, run.path / "profile"))
         interruption = stack.enter_context(Interruption())
         advance = stack.enter_context(console.progress("training", start.total_steps))
-        advance(progress.step)
-        for step in range(progress.step + 1, last + 1):
+        advance(done)
+        for step in range(done + 1, last + 1):
             with _data_of(step, data_dir, save_at_once):
                 rows = next(loader)
             batch = place(rows)
-            with jax.transfer_guard("disallow"):
+            with tracing.update(step - done), jax.transfer_guard("disallow"):
                 state, scalars = update(state, batch, *taught.arguments)
             recorder.push(step, scalars)
             stopping = step == last or interruption.requested(step)

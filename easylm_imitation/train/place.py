@@ -22,6 +22,11 @@ class BatchPlace:
                  self._sharding.addressable_devices_indices_map(self._shape).values()]
         self.own_rows = slice(min(start for start, _, _ in parts), max(stop for _, stop, _ in parts))
 
+    def abstract(self, kinds: dict[str, tuple[tuple[int, ...], type]]) -> dict[str, jax.ShapeDtypeStruct]:
+        """The global arrays of a batch without numbers: {name: (dims behind [B, T], dtype)}."""
+        return {name: jax.ShapeDtypeStruct((*self._shape, *dims), dtype, sharding=self._sharding)
+                for name, (dims, dtype) in kinds.items()}
+
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Arrays [rows, T, ...] of `own_rows` to global arrays of all rows."""
         return {name: self._place(array) for name, array in batch.items()}
