@@ -3,9 +3,10 @@
     easylm-imitation train --config configs/train/base.py:llama-2-7b --data DATA --init HF_DIR --workdir RUN
 
 HF_DIR holds that base, or a finetune of its shape (Vicuna, Alpaca, Koala, Tülu): another model is refused before any
-work; a finetune that reads longer rows needs its own, as in --config.model.context=4096. Without --init the model
-starts from nothing. docs/models.md lists the names. Expected: the loss falls by a few tenths within the first tens of
-updates, then slowly. Weights, gradients and optimizer take 16 bytes a parameter over all devices.
+work; one that reads rows of another length (longer finetunes, Qwen3's Base) needs its own, as in
+--config.model.context=32768. Without --init the model starts from nothing. docs/models.md lists the names. Expected:
+the loss falls by a few tenths within the first tens of updates, then slowly. Weights, gradients and optimizer take 16
+bytes a parameter over all devices.
 """
 from ml_collections import ConfigDict
 

@@ -5,10 +5,11 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from easylm_imitation import console
@@ -78,26 +79,13 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         loader = open_loader(data_dir, config.data, seed=config.seed, epochs=start.epochs, rows=place.own_rows,
                              teacher=taught.cache)
 
-        # ---- Shapes and shardings, then the weights: imported, restored or fresh, each straight into its place
+        # ---- Shapes and shardings first, then the weights, each straight into its place
         abstract = abstract_state(model, optimizer, mesh)
         _check_attention(config, model, abstract)
         lock = _closing(stack, RunLock(RunDir(workdir)))
-        continued = bool(RunDir(workdir).numbered())
-        loaded = open_model(init, mesh=mesh) if init and not continued else None
-        if loaded is not None:
-            check_origin(start.card, loaded)
-        run = open_run(start, workdir, loaded)
-        lock.take()
-        if continued:
-            restored = restore_newest(run, abstract)
-            state, progress = restored.state, restored.progress
-            loader.set_state(restored.position)
-            del restored
-        else:
-            state = (init_state(model, optimizer, abstract, config.seed) if loaded is None
-                     else state_from(loaded.params, optimizer, abstract))
-            progress = Progress()
-        del loaded          # its weights are the state's now, which the first update gives away
+        run, state, progress, position = _begin(start, model, optimizer, abstract, workdir, init, mesh, lock)
+        if position is not None:
+            loader.set_state(position)
 
         # ---- One compiled update, and what is written down about it
         step_of = make_step(
@@ -151,6 +139,25 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
                 break
         checkpoints.wait()
         return _result(run, recorder, start, interruption)
+
+
+def _begin(start: Start, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState,
+           workdir: pathlib.Path, init: str | None, mesh: Mesh,
+           lock: RunLock) -> tuple[RunDir, TrainState, Progress, dict[str, Any] | None]:
+    """The run dir, made or found, and locked; its weights, restored, imported or fresh; how far it is, and where in its
+    data (None: at their start). Nothing else holds the weights at return: the first update gives them away."""
+    continued = bool(RunDir(workdir).numbered())
+    loaded = open_model(init, mesh=mesh) if init and not continued else None
+    if loaded is not None:
+        check_origin(start.card, loaded)
+    run = open_run(start, workdir, loaded)
+    lock.take()
+    if continued:
+        restored = restore_newest(run, abstract)
+        return run, restored.state, restored.progress, restored.position
+    if loaded is not None:
+        return run, state_from(loaded.params, optimizer, abstract), Progress(), None
+    return run, init_state(model, optimizer, abstract, start.config.seed), Progress(), None
 
 
 def _check_attention(config: TrainConfig, model: Model, abstract: TrainState) -> None:
