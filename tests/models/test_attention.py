@@ -176,7 +176,7 @@ def test_an_unknown_backend_is_refused():
 ])
 def test_what_a_kernel_cannot_honour_is_refused(monkeypatch, backend, platform, dtype, length, head_dim, cached,
                                                 message):
-    monkeypatch.setattr(MODULE, "_platform", lambda: platform)
+    monkeypatch.setattr(MODULE, "platform", lambda: platform)
     q, k, v = (x.astype(dtype) for x in random_qkv(length, head_dim=head_dim))
     positions, segments = packed_row([length], 0)
     at = {"positions": positions, "key_positions": positions} if cached else {}
@@ -186,7 +186,7 @@ def test_what_a_kernel_cannot_honour_is_refused(monkeypatch, backend, platform, 
 
 
 def test_cudnn_refuses_rows_split_over_a_mesh(monkeypatch):
-    monkeypatch.setattr(MODULE, "_platform", lambda: "gpu")
+    monkeypatch.setattr(MODULE, "platform", lambda: "gpu")
     q, k, v = (x.astype(np.float16) for x in random_qkv(8))
     with jax.set_mesh(make_mesh("sequence:8")), pytest.raises(UserError, match="cannot split a row over the axis"):
         attention(q, k, v, packed_row([8], 0)[1], backend="cudnn")
@@ -204,7 +204,7 @@ def test_auto_takes_what_fits_device_and_request_and_says_so_once(monkeypatch, p
                                                                   said):
     lines, taken = [], []
     monkeypatch.setattr(MODULE, "say_once", lines.append)
-    monkeypatch.setattr(MODULE, "_platform", lambda: platform)
+    monkeypatch.setattr(MODULE, "platform", lambda: platform)
     monkeypatch.setattr(MODULE, "BACKENDS", {
         name: type(b)(lambda q, *_, name=name, **__: taken.append(name) or q, b.refuses) for name, b in
         BACKENDS.items()})
