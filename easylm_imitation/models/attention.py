@@ -13,6 +13,7 @@ from easylm_imitation.console import say_once
 from easylm_imitation.models import attention_cudnn, attention_splash
 from easylm_imitation.models.attention_xla import SMALLEST_CHUNK, chunked, reference
 from easylm_imitation.schema import UserError
+from easylm_imitation.sharding import platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +77,3 @@ def _choose(q: jax.Array, own: bool, segments: bool, platform: str) -> str:
     why = f": {kernel} {reason}" if reason else f", rows of {2 * SMALLEST_CHUNK} tokens or more" * (chosen == "chunked")
     say_once(f"attention: {chosen} on {platform}{why}")
     return chosen
-
-
-def platform() -> str:
-    """Where the program will run: on the devices of `jax.set_mesh`, which may be absent ones, else on the host's."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device is not None else jax.default_backend()

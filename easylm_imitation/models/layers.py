@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easylm_imitation.sharding import constrain, one_device
+from easylm_imitation.sharding import constrain, one_device, platform
 
 
 class Linear(nnx.Module):
@@ -21,7 +21,7 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the map in the dtype of `x`."""
         kernel = self.kernel[...].astype(x.dtype)
-        y = jnp.tensordot(flat_rows(x), kernel, axes=1).reshape(*x.shape[:-1], *kernel.shape[1:])
+        y = _apart_backward(jnp.tensordot(flat_rows(x), kernel, axes=1).reshape(*x.shape[:-1], *kernel.shape[1:]))
         return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
 
 
@@ -54,6 +54,23 @@ def residual_std(std: float, layers: int) -> float:
     return std / (2 * layers) ** 0.5
 
 
+def _apart_backward(x: jax.Array) -> jax.Array:
+    """`x`; on a TPU, what comes in backward is finished before what goes on begins.
+
+    The compiler would join the elementwise work around a matrix product with it: a norm's sums after it, an
+    activation's derivative before it, both of them computed anew for each tile of the product.
+    """
+    return _barrier_backward(x) if platform() == "tpu" else x
+
+
+@jax.custom_vjp
+def _barrier_backward(x: jax.Array) -> jax.Array:
+    return x
+
+
+_barrier_backward.defvjp(lambda x: (x, None), lambda _, slope: (jax.lax.optimization_barrier(slope),))
+
+
 class RMSNorm(nnx.Module):
     """x / rms(x) * scale over the last dim (Zhang and Sennrich 2019), in fp32."""
 
@@ -65,7 +82,7 @@ class RMSNorm(nnx.Module):
         """[..., D] -> [..., D] in the dtype of `x`."""
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (wide * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        return _apart_backward((wide * self.scale[...].astype(jnp.float32)).astype(x.dtype))
 
 
 class LayerNorm(nnx.Module):

@@ -54,6 +54,12 @@ def one_device() -> bool:
     return mesh.empty or mesh.size == 1
 
 
+def platform() -> str:
+    """Where the program will run: on the devices of `jax.set_mesh`, which may be absent ones, else on the host's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()
+
+
 def axis_size(mesh: Mesh | jax.sharding.AbstractMesh, axes: str | tuple[str, ...] | None) -> int:
     """Devices along one entry of a PartitionSpec: an axis, several axes, or None (1)."""
     names = (axes,) if isinstance(axes, str) else axes or ()

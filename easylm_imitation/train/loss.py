@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from easylm_imitation.models import Model
-from easylm_imitation.models.attention import platform
 from easylm_imitation.models.layers import flat_rows
-from easylm_imitation.sharding import one_device, scan
+from easylm_imitation.sharding import one_device, platform, scan
 
 _FEW_LAYERS = 12
 NEVER = -1e30                           # the logit of an entry that pads the vocabulary
