@@ -50,7 +50,7 @@ class Validation:
     def _sum(self, dataset: str, params: Any) -> Sums:
         loader = open_loader(self._folder, self._data, seed=0, epochs=1, rows=self._place.own_rows, held_out=dataset)
         parts = [self._sums(params, self._place(batch)) for batch in itertools.islice(loader, self._batches)]
-        return Sums(*(sum(value.item() for value in values) for values in zip(*parts))) if parts else Sums(*[0] * 5)
+        return Sums(*(sum(getattr(part, name).item() for part in parts) for name in Sums._fields))
 
 
 def _mean(*sums: Sums) -> float:
