@@ -7,9 +7,9 @@ mesh it was written from. Writing goes on behind the next updates; a step gets i
 """
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.train.state import TrainState, shardings_of
 from easylm_imitation.weights import DATA, LINEAGE, OPTIMIZER, PARAMS, PROGRESS
-from easylm_imitation.weights.files import os_cause
+from easylm_imitation.weights.files import refusing_disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Checkpoints:
             return
         arrays = self._copy({PARAMS: state.params, OPTIMIZER: state.optimizer})
         parts = {**arrays, DATA: data, PROGRESS: plain(progress), LINEAGE: plain(lineage)}
-        with self._writing(progress.step):
+        with refusing_disk(functools.partial(self._refused, progress.step)):
             response = self._checkpointer.save_checkpointables_async(
                 progress.step, parts, force=True,
                 metrics=None if validation_loss is None else {"loss": validation_loss})
@@ -82,7 +82,7 @@ class Checkpoints:
         """Blocks until the last save is committed."""
         if self._pending is not None:
             (step, response), self._pending = self._pending, None
-            with self._writing(step):
+            with refusing_disk(functools.partial(self._refused, step)):
                 response.result()
 
     def __enter__(self) -> "Checkpoints":
@@ -107,19 +107,11 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return latest and latest.step
 
-    @contextlib.contextmanager
-    def _writing(self, step: int) -> Iterator[None]:
-        """Turns what a disk refuses inside the block into a UserError."""
-        try:
-            yield
-        except (OSError, ValueError) as error:
-            cause = os_cause(error)
-            if cause is None:
-                raise
-            left = self._newest()
-            kept = "no checkpoint was before it" if left is None else f"that of update {left} is whole"
-            raise UserError(f"{self._checkpointer.directory}: the checkpoint of update {step} cannot be written "
-                            f"({cause}); {kept}. Once this is mended, the same command continues") from None
+    def _refused(self, step: int, cause: str) -> str:
+        left = self._newest()
+        kept = "no checkpoint was before it" if left is None else f"that of update {left} is whole"
+        return (f"{self._checkpointer.directory}: the checkpoint of update {step} cannot be written ({cause}); {kept}. "
+                "Once this is mended, the same command continues")
 
 
 def checkpoint_context() -> ocp.Context:

@@ -9,10 +9,11 @@ from typing import Any
 from easylm_imitation import console
 from easylm_imitation.models import Model
 from easylm_imitation.text import stop_ids
-from easylm_imitation.train.metrics import SAMPLES, VALIDATION, MetricsLog
+from easylm_imitation.train.metrics import MetricsLog
 from easylm_imitation.train.place import BatchPlace
 from easylm_imitation.train.start import Start
 from easylm_imitation.train.validation import Samples, Validation
+from easylm_imitation.weights.run_dir import SAMPLES, VALIDATION
 
 _SHOWN = 60     # characters of a sample on screen
 
@@ -36,6 +37,9 @@ class Looks:
     def __call__(self, step: int, params: Any) -> None:
         """Looks, and writes down what it sees."""
         found = self._validate(params)
+        if not found["datasets"]:
+            console.say_once("no held-out conversation brings a loss, so there is no validation; see data.too_long")
+            return
         self.losses[step] = found["loss"]
         scalars = {"validation/loss": found["loss"]} | {f"validation/{k}": v for k, v in found["datasets"].items()}
         self._log.beside(VALIDATION, [{"step": step, **found}], scalars)

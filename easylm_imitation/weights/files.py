@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from easylm_imitation.schema import UserError
 
@@ -31,19 +31,18 @@ def demand_absent(path: str | os.PathLike) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def refusing_disk(path: str | os.PathLike) -> Iterator[None]:
-    """Turns what a disk refuses inside the block, to Python or to tensorstore, into a UserError."""
+def refusing_disk(message: Callable[[str], str]) -> Iterator[None]:
+    """Turns what a disk refuses inside the block, to Python or to tensorstore, into a UserError; `message(cause)`."""
     try:
         yield
     except (OSError, ValueError) as error:
-        cause = os_cause(error)
+        cause = _os_cause(error)
         if cause is None:
             raise
-        raise UserError(f"{path}: cannot be written ({cause}); nothing is left there. Make room, or choose another "
-                        "place") from None
+        raise UserError(message(cause)) from None
 
 
-def os_cause(error: Exception) -> str | None:
+def _os_cause(error: Exception) -> str | None:
     """What the operating system said, in its words; None for an error that is not its."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
@@ -71,11 +70,13 @@ def finished_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     building = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        yield building
-        building.chmod(0o755)
-        if path.exists():
-            path.rmdir()
-        building.rename(path)
+        with refusing_disk(lambda cause: f"{path}: cannot be written ({cause}); nothing is left there. Make room, or "
+                                         "choose another place"):
+            yield building
+            building.chmod(0o755)
+            if path.exists():
+                path.rmdir()
+            building.rename(path)
     except BaseException:
         _remove(building)
         with contextlib.suppress(OSError):      # another may have found use for them

@@ -20,7 +20,7 @@ from easylm_imitation.records import DataCard, Lineage, write_json, write_text
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, stop_ids
-from easylm_imitation.weights.files import finished_folder, refusing_disk
+from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.weights.hf_extras import GENERATION, NO_EXTRAS, HFExtras
 from easylm_imitation.weights.hf_import import fingerprint, layer_name
 from easylm_imitation.weights.model_card import model_card
@@ -66,7 +66,7 @@ def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, toke
     mapping = {**_config(config, dtype), **(extras.ids or _token_ids(tokenizer)), **extras.dropout}
     ours = chat_jinja(template, tokenizer) if tokenizer is not None and template is not None else None
     chat = ours or extras.chat_template
-    with refusing_disk(path), finished_folder(path) as folder:
+    with finished_folder(path) as folder:
         outs = list(_outs(config, stack(params)))
         tensors = (_tensor(out, dtype, "dtype" in lossy) for out in outs)
         write_safetensors(folder, [(out.name, out.shape, _CODES[dtype]) for out in outs], tensors, largest_file)

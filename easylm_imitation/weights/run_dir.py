@@ -5,6 +5,7 @@
     length.json     how many updates the run has
     lineage.json    where the run starts from           tokenizer/    template.json {"name", "id"}
     data_card.json  the card of the data it trains on
+    validation.jsonl  samples.jsonl                     what it says of held-out conversations
     metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress, lineage}
 
 Each step of training is another model, so its lineage is part of its checkpoint, committed with the weights. A run dir
@@ -26,12 +27,13 @@ from easylm_imitation.records import DataCard, Lineage, iter_jsonl, read_json, r
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
-from easylm_imitation.weights.files import finished_folder, refusing_disk
+from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.weights.hf_extras import NO_EXTRAS, HFExtras, load_extras, save_extras
 from easylm_imitation.weights.reading import reading
 
 # names of a checkpoint's parts, each restored by itself
 PARAMS, OPTIMIZER, DATA, PROGRESS, LINEAGE = "params", "optimizer", "data", "progress", "lineage"
+VALIDATION, SAMPLES = "validation.jsonl", "samples.jsonl"
 BEST = "best"       # in place of a step's number
 _A_TURN = 2**26     # bytes of weights that are asked of Orbax at one time
 
@@ -57,7 +59,7 @@ class RunDir:
         self.template = self.path / "template.json"
         self.source = self.path / "source.json"
         self.metrics = self.path / "metrics.jsonl"
-        self.validation = self.path / "validation.jsonl"
+        self.validation = self.path / VALIDATION
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
 
@@ -182,12 +184,11 @@ def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params,
         context.memory.write_concurrent_bytes = max(leaf.nbytes for leaf in jax.tree.leaves(params)) + 64 * 10**6
         with context:
             writing = ocp.save_checkpointables_async(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
-        with refusing_disk(path):
-            try:
-                writing.result()
-            except KeyboardInterrupt:
-                writing.result()    # its threads cannot be stopped, and would write into the folder while it is removed
-                raise
+        try:
+            writing.result()
+        except KeyboardInterrupt:
+            writing.result()    # its threads cannot be stopped, and would write into the folder while it is removed
+            raise
     return RunDir(path)
 
 

@@ -6,7 +6,7 @@ from train_helpers import tiny_config
 
 from easylm_imitation.data import LoaderConfig
 from easylm_imitation.schema import UserError
-from easylm_imitation.train import read_metrics, train
+from easylm_imitation.train import OptimizerConfig, read_metrics, train
 from easylm_imitation.train.config import ValidationConfig
 from easylm_imitation.weights import RunDir, describe, open_model
 
@@ -47,8 +47,8 @@ def test_looking_moves_no_number(looked, data, tmp_path):
 
 
 def test_the_best_checkpoint_stays_beside_the_newest(data, tmp_path):
-    optimizer = tiny_config().optimizer.__class__(learning_rate=0.02, warmup=0)
-    config = tiny_config(data=DATA, validation=LOOKS, keep=1, steps=12, optimizer=optimizer, checkpoint_every=2)
+    config = tiny_config(data=DATA, validation=LOOKS, keep=1, steps=12, checkpoint_every=2,
+                         optimizer=OptimizerConfig(learning_rate=0.02, warmup=0))
     train(config, data_dir=data, workdir=tmp_path / "run")
     run = RunDir(tmp_path / "run")
     found = {line["step"]: line["loss"] for line in lines(run, "validation.jsonl")}

@@ -123,7 +123,7 @@ def test_an_id_or_a_name_that_says_nothing_is_passed_over(foreign, tokenizer, no
         write(foreign, "config.json", {**written(foreign, "config.json"), "pad_token_id": nothing, "eos_token_id": 256})
         write(foreign, "generation_config.json", {"bos_token_id": nothing, "pad_token_id": nothing})
     loaded = open_model(foreign)
-    assert loaded.tokenizer.eos_id == tokenizer.eos_id if nothing != "" else 8
+    assert loaded.tokenizer.eos_id == (8 if nothing == "" else tokenizer.eos_id)      # 8: the first that the ids name
     assert not loaded.tokenizer.has_pad
 
 
