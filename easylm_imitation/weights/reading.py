@@ -34,7 +34,7 @@ def reading(where: str, cure: str) -> Iterator[None]:
     show = sys.unraisablehook
 
     def show_others(news: Any) -> None:
-        if "Event loop is closed" not in str(news.exc_value):
+        if not _left_behind(news):
             show(news)
 
     # All of this stays after a failure: the complaints may come late.
@@ -50,6 +50,13 @@ def reading(where: str, cure: str) -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)
         gc.collect()
         raise (UserError(message) if refused else Unreadable(message, cause)) from None
+
+
+def _left_behind(news: Any) -> bool:
+    """Whether `sys.unraisablehook` was called for a read of Orbax that nobody waits for any more."""
+    coroutine = getattr(news.object, "cr_code", None)
+    return "Event loop is closed" in str(news.exc_value) or (coroutine is not None
+                                                             and "orbax" in coroutine.co_filename)
 
 
 def _first_cause(error: BaseException) -> tuple[str, bool]:
