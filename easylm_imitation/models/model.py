@@ -67,11 +67,11 @@ class Model:
                unroll: bool = False) -> jax.Array:
         """tokens, positions, segment_ids [B, T] int32 -> states after the final norm [B, T, D] in `dtype`.
 
-        D is the width of the head, which is d_model but for OPT-350M.
-        Segments are the conversations of a packed row, 0 is padding; None means one a row. Positions say where a token
-        is embedded, and the order of the row what it sees. `remat`: what the backward pass recomputes: nothing, whole
-        layers (`full`), all but the matmuls (`dots`), all but what attention is given (`save-qkv`; `offload` keeps that
-        in the host's memory). `unroll` runs stacked layers without a loop.
+        D is the width of the head, which is d_model but for OPT-350M. Segments are the conversations of a packed row, 0
+        is padding; None means one a row. Positions say where a token is embedded, and the order of the row what it
+        sees. `remat`: what the backward pass recomputes: nothing, whole layers (`full`), all but the matmuls (`dots`),
+        all but what attention is given (`save-qkv`; `offload` keeps that in the host's memory). `unroll` runs stacked
+        layers without a loop.
         """
         ends = nnx.merge(self.ends, _without_layers(params))
         x, shared = ends.start(tokens, positions, dtype)

@@ -86,20 +86,18 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         run, state, progress, position = _begin(start, model, optimizer, abstract, workdir, init, mesh, lock)
         if position is not None:
             loader.set_state(position)
+        done = progress.step
 
         # ---- One compiled update, and what is written down about it
-        step_of = make_step(
-            model, optimizer, learning_rate, mesh, abstract, accumulate=config.accumulate, z_loss=config.z_loss,
-            loss_chunk=config.loss_chunk, normalise=config.loss, dtype=jnp.dtype(config.compute_dtype),
-            remat=config.remat, attention=config.attention, distil=taught.distil)
-        update = CompiledStep(step_of, abstract, place.abstract(batch_kinds(taught.cache)), taught.arguments, mesh)
+        step_of = functools.partial(make_step, model, optimizer, learning_rate, mesh, abstract, distil=taught.distil)
+        update = CompiledStep(step_of(**_choices(config)), abstract, place.abstract(batch_kinds(taught.cache)),
+                              taught.arguments, mesh)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
                                                       config.validation.keep_best))
-        log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, progress.step))
-        recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips,
-                            Speed(start.model, config.data.context, mesh))
+        log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done))
+        speed = Speed(start.model, config.data.context, mesh)
+        recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips, speed)
         looks = Looks(model, start, data_dir, place, log)
-        done = progress.step
         last = min(start.total_steps, done + (stop_after or start.total_steps))
         _announce(start, abstract, mesh, progress)
 
@@ -158,6 +156,13 @@ def _begin(start: Start, model: Model, optimizer: optax.GradientTransformation, 
     if loaded is not None:
         return run, state_from(loaded.params, optimizer, abstract), Progress(), None
     return run, init_state(model, optimizer, abstract, start.config.seed), Progress(), None
+
+
+def _choices(config: TrainConfig) -> dict[str, Any]:
+    """What the config says of the step."""
+    return {"accumulate": config.accumulate, "z_loss": config.z_loss, "loss_chunk": config.loss_chunk,
+            "normalise": config.loss, "dtype": jnp.dtype(config.compute_dtype), "remat": config.remat,
+            "attention": config.attention}
 
 
 def _check_attention(config: TrainConfig, model: Model, abstract: TrainState) -> None:
