@@ -87,6 +87,7 @@ class Lineage:
     seed: int | None = None
     step: int | None = None
     code: str = ""                  # version of this package
+    mixed: str = ""                 # hash of the data card of what was mixed in, such as pre-training text
 
     @property
     def label(self) -> str:
@@ -338,7 +339,8 @@ EXAMPLES: dict[type, dict[str, Any]] = {
     Lineage: {
         "id": "0f0f0f0f0f0f0f0f", "name": "imitation", "base": "aaaaaaaaaaaaaaaa", "base_name": "base",
         "init": "aaaaaaaaaaaaaaaa", "teachers": ["gpt-4"], "data_card": "bbbbbbbbbbbbbbbb", "tokens": 20000,
-        "template": "chatml@cccccccc", "tokenizer": "dddddddddddddddd", "seed": 0, "step": 100, "code": "0.1.0"},
+        "template": "chatml@cccccccc", "tokenizer": "dddddddddddddddd", "seed": 0, "step": 100, "code": "0.1.0",
+        "mixed": ""},
     DataCard: {
         "name": "answers", "hash": "bbbbbbbbbbbbbbbb", "conversations": 2, "tokens": 40, "loss_tokens": 14,
         "longest": 21,
@@ -351,7 +353,7 @@ EXAMPLES: dict[type, dict[str, Any]] = {
     Results: {
         "model": {"id": "0f0f0f0f0f0f0f0f", "name": "imitation", "base": "aaaaaaaaaaaaaaaa", "base_name": "base",
                   "init": "", "teachers": ["gpt-4"], "data_card": "", "tokens": 0, "template": "", "tokenizer": "",
-                  "seed": None, "step": None, "code": "0.1.0"},
+                  "seed": None, "step": None, "code": "0.1.0", "mixed": ""},
         "tasks": [{"task": "facts", "prompt": "raw", "form": "choices", "metric": "acc", "score": 0.5, "shots": 3,
                    "items": [{"id": "0", "score": 1.0, "prediction": "A", "target": "A"},
                              {"id": "1", "score": 0.0, "prediction": "B", "target": "A"}],

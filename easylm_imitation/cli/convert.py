@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         dtype = loaded.stored_dtype if args.dtype == "same" else args.dtype
         source = RunDir(args.source)
         export_hf(args.to, *parts, dtype, largest_file, lossy=args.lossy, training=source.read_config(),
-                  trained_on=source.read_card(), extras=loaded.extras)
+                  trained_on=source.read_cards(), extras=loaded.extras)
     else:
         dtype = "float32"
         save_run_model(args.to, *parts, stored_dtype=loaded.stored_dtype, extras=loaded.extras)

@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", metavar="X", help="initial weights: a run dir or a Hugging Face dir (default: fresh)")
     parser.add_argument("--workdir", metavar="DIR", required=True, help="the run dir to write, or to continue")
     parser.add_argument("--teacher", metavar="X", help="a model to distil, or a cache of `logits`; needs config.distil")
+    parser.add_argument("--mix", metavar="DIR", help="a dataset of which each batch takes rows, pre-training text "
+                        "say; needs config.mix")
     parser.add_argument("--seed", type=int, help="seed of fresh weights and data order (default: the config's)")
     parser.add_argument("--profile", metavar="FIRST:COUNT", help="trace these updates of this call, e.g. 10:3")
     parser.add_argument("--mesh", metavar="AXES", help="devices, as in 'fsdp:-1,tensor:2' (default: the config's)")
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         # before the first update SIGTERM unwinds; with several processes it is a notice to jax's runtime from the start
         with terminable() if jax.process_count() == 1 else contextlib.nullcontext():
             result = train(dataclasses.replace(config, **given), data_dir=args.data, workdir=args.workdir,
-                           init=args.init, teacher=args.teacher, profile=args.profile)
+                           init=args.init, teacher=args.teacher, mix=args.mix, profile=args.profile)
     except KeyboardInterrupt:
         console.error(f"interrupted; {INTERRUPTED}")
         os._exit(130)       # Python would wait for the threads that write a checkpoint, which may take minutes

@@ -30,6 +30,7 @@ class Progress:
     tokens: int = 0                 # without padding
     loss_tokens: int = 0
     seconds: float = 0.0            # of training, compilation included
+    mixed_tokens: int = 0           # of the dataset mixed in, without padding; not among `tokens`
 
 
 class Checkpoints:

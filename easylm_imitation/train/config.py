@@ -46,6 +46,20 @@ class DistilConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MixConfig:
+    """How much of each batch is of another dataset, such as text that the base was pre-trained on; `--mix` names it."""
+    share: float = 0.25             # of a batch's rows
+    weight: float = 1.0             # multiplies the loss of those rows
+    too_long: Literal["error", "drop", "truncate"] = "error"    # as in `data`, of that dataset
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share is {self.share}; it must be between 0 and 1")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"weight is {self.weight}; it must be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run. Give one of `steps`, `epochs` and `tokens`; `data.batch` rows make one update, whatever
     `accumulate`.
@@ -61,10 +75,11 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     steps: int | None = None                # updates
     epochs: float | None = None             # passes over the data; the updates are counted from the packed rows
-    tokens: int | None = None               # without padding, with loss or not; the last update reaches them
+    tokens: int | None = None               # of the data, not of padding or the mix; the last update reaches them
     accumulate: int = 1                     # micro-batches an update is summed over; saves memory, changes no number
     loss: Literal["token_mean", "row_mean"] = "token_mean"  # row_mean: mean over rows of each row's own mean (EasyLM's)
     distil: DistilConfig | None = None      # learn from a local teacher's distribution, too; `--teacher` names it
+    mix: MixConfig | None = None            # rows of another dataset in each batch; `--mix` names it
     z_loss: float = 0.0                     # weight of the squared log-partition; 1e-4 is usual
     loss_chunk: int = 4096                  # entries of the vocabulary whose logits exist at one time
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations and matmuls; master weights are float32
@@ -99,6 +114,24 @@ class TrainConfig:
         for key in ("z_loss", "max_skips"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key} is {getattr(self, key)}; it must not be negative")
+        if self.mix and not 0 < self.mixed_rows < self.data.batch:
+            raise ValueError(f"mix.share={self.mix.share} of data.batch={self.data.batch} rows is {self.mixed_rows} "
+                             "rows; both datasets need at least one, so take another share, or a larger batch")
+
+    @property
+    def mixed_rows(self) -> int:
+        """Rows of each batch that are the mix's."""
+        return round(self.mix.share * self.data.batch) if self.mix else 0
+
+    @property
+    def data_rows(self) -> LoaderConfig:
+        """`data`, with the rows of each batch that are left to it."""
+        return dataclasses.replace(self.data, batch=self.data.batch - self.mixed_rows)
+
+    @property
+    def mix_data(self) -> LoaderConfig:
+        """As `data`, of what is mixed in."""
+        return dataclasses.replace(self.data, batch=self.mixed_rows, too_long=self.mix.too_long)
 
 
 def free_keys(config: TrainConfig) -> tuple[str, ...]:

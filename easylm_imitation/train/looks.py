@@ -21,10 +21,11 @@ _SHOWN = 60     # characters of a sample on screen
 class Looks:
     """Validation and samples of one run."""
 
-    def __init__(self, model: Model, start: Start, data: str | os.PathLike, place: BatchPlace, log: MetricsLog) -> None:
+    def __init__(self, model: Model, start: Start, data: str | os.PathLike, mix: str | os.PathLike | None,
+                 place: BatchPlace, log: MetricsLog) -> None:
         self.losses: dict[int, float] = {}      # by update
         self._config, self._log, self._last = start.config, log, start.total_steps
-        self._validate = Validation(model, start.config, data, place)
+        self._validate = Validation(model, start.config, data, place, mix)
         self._sample = Samples(model, start.tokenizer, start.config, data, stop_ids(start.template, start.tokenizer))
 
     def due(self, step: int, saving: bool, interrupted: bool) -> bool:

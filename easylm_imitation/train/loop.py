@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from easylm_imitation import console
-from easylm_imitation.data import DataUse, batch_kinds, open_loader
+from easylm_imitation.data import DataUse, batch_kinds, mixed_rows
 from easylm_imitation.models import Model, create
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import make_mesh
@@ -24,6 +24,7 @@ from easylm_imitation.train.interruption import Interruption
 from easylm_imitation.train.lock import RunLock
 from easylm_imitation.train.looks import Looks
 from easylm_imitation.train.metrics import MetricsLog, Recorder, read_metrics
+from easylm_imitation.train.mix import open_data
 from easylm_imitation.train.optimizer import make_optimizer
 from easylm_imitation.train.place import BatchPlace
 from easylm_imitation.train.profile import Profile, parse_profile
@@ -55,29 +56,29 @@ class TrainResult:
 
 
 def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os.PathLike, init: str | None = None,
-          teacher: str | os.PathLike | None = None, profile: str | None = None,
+          teacher: str | os.PathLike | None = None, mix: str | os.PathLike | None = None, profile: str | None = None,
           stop_after: int | None = None) -> TrainResult:
     """Trains until the config's last step, from the newest checkpoint of `workdir` if there is one.
 
     `init`: a run dir or Hugging Face dir to start from (None: fresh weights). `teacher`: one to distil, or the cache of
-    its best tokens; `config.distil` says how. `profile`: "FIRST:COUNT", updates of this call to trace. `stop_after`:
-    return after so many updates, with a checkpoint; SIGTERM and Ctrl-C do so at the next. Raises UserError for whatever
-    cannot be trained, before anything is written; for updates that are skipped too often (config.max_skips); and for a
-    disk that fails: mended, the same command continues.
+    its best tokens; `config.distil` says how. `mix`: a dataset of which `config.mix` puts rows into each batch.
+    `profile`: "FIRST:COUNT", updates of this call to trace. `stop_after`: return after so many updates, with a
+    checkpoint; SIGTERM and Ctrl-C do so at the next. Raises UserError for whatever cannot be trained, before anything
+    is written; for updates that are skipped too often (config.max_skips); and for a disk that fails: mended, the same
+    command continues.
     """
     # ---- What shall run: checked whole, before the first file is written
     workdir, traced = workdir_of(workdir), parse_profile(profile)
     mesh = make_mesh(config.mesh)
     data_dir = pathlib.Path(data_dir)
-    start = prepare(config, data_dir, workdir, init, mesh, teacher)
+    start = prepare(config, data_dir, workdir, init, mesh, teacher, mix)
     model = create(start.model)
     optimizer, learning_rate = make_optimizer(config.optimizer, start.total_steps)
     place = BatchPlace(mesh, config.data.batch, config.data.context)
 
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         taught = open_teacher(config, teacher, data_dir, mesh)
-        loader = open_loader(data_dir, config.data, seed=config.seed, epochs=start.epochs, rows=place.own_rows,
-                             teacher=taught.cache)
+        loader = open_data(config, data_dir, mix, start.epochs, place.own_rows, taught.cache)
 
         # ---- Shapes and shardings first, then the weights, each straight into its place
         abstract = abstract_state(model, optimizer, mesh)
@@ -97,7 +98,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done))
         speed = Speed(start.model, config.data.context, mesh)
         recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips, speed)
-        looks = Looks(model, start, data_dir, place, log)
+        looks = Looks(model, start, data_dir, mix, place, log)
         last = min(start.total_steps, done + (stop_after or start.total_steps))
         _announce(start, abstract, mesh, progress)
 
@@ -162,7 +163,8 @@ def _choices(config: TrainConfig) -> dict[str, Any]:
     """What the config says of the step."""
     return {"accumulate": config.accumulate, "z_loss": config.z_loss, "loss_chunk": config.loss_chunk,
             "normalise": config.loss, "dtype": jnp.dtype(config.compute_dtype), "remat": config.remat,
-            "attention": config.attention}
+            "attention": config.attention,
+            "mixed": mixed_rows(config.data.batch, config.mixed_rows) if config.mix else None}
 
 
 def _check_attention(config: TrainConfig, model: Model, abstract: TrainState) -> None:

@@ -175,7 +175,7 @@ class Recorder:
         self._held: tuple[int, dict[str, jax.Array]] | None = None
         self._loss: float | None = None
         self._time = time.monotonic()
-        self._window = (self._time, progress.tokens)    # where the last line stood, for tokens per second
+        self._window = (self._time, _all_tokens(progress))  # where the last line stood, for tokens per second
 
     def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes in the scalars of `step`, and reads those of the step before. Raises UserError as `flush` does."""
@@ -201,8 +201,11 @@ class Recorder:
         step, metrics = held[0], {name: value.item() for name, value in jax.device_get(held[1]).items()}
         before, now = self.progress, time.monotonic()
         self._report_slow(step, now - self._time)
-        self.progress = Progress(step, before.tokens + metrics["tokens"], before.loss_tokens + metrics["loss_tokens"],
-                                 before.seconds + now - self._time)
+        mixed = metrics.get("mixed_tokens", 0)
+        self.progress = Progress(
+            step, before.tokens + metrics["tokens"] - mixed,
+            before.loss_tokens + metrics["loss_tokens"] - metrics.get("mixed_loss_tokens", 0),
+            before.seconds + now - self._time, before.mixed_tokens + mixed)
         self._time, self._loss = now, metrics["loss"]
         self.sound = metrics["skip_reason"] != NOT_FINITE
         if step % self._every == 0 or step in (1, self._total) or metrics["skip_reason"]:
@@ -232,18 +235,24 @@ class Recorder:
 
     def _write(self, metrics: dict[str, float], now: float) -> None:
         progress, (since, tokens) = self.progress, self._window
-        self._window = (now, progress.tokens)
+        self._window = (now, _all_tokens(progress))
         line = {
             "step": progress.step, "loss": metrics["loss"], "z_loss": metrics["z_loss"],
             "learning_rate": metrics["learning_rate"], "grad_norm": metrics["grad_norm"], "tokens": progress.tokens,
             "loss_tokens": progress.loss_tokens, "seconds": progress.seconds,
-            "tokens_per_second": (progress.tokens - tokens) / max(now - since, 1e-9),
+            "tokens_per_second": (_all_tokens(progress) - tokens) / max(now - since, 1e-9),
             "skipped": metrics["skipped"]}
         if "divergence" in metrics:
             line["divergence"] = metrics["divergence"]
+        if "mixed_tokens" in metrics:
+            line["mixed_tokens"] = progress.mixed_tokens
         if self._speed is not None:
             line |= self._speed.of(line["tokens_per_second"])
         if math.isfinite(metrics["loss"]):
             self.last = line
         reason = REASONS[metrics["skip_reason"]]
         self._log.write(line | {"skip_reason": reason} if reason else line)
+
+
+def _all_tokens(progress: Progress) -> int:
+    return progress.tokens + progress.mixed_tokens

@@ -19,11 +19,11 @@ def check_same_run(run: RunDir, config: TrainConfig, model: ModelConfig, lineage
     known = read_json(Lineage, run.lineage)     # of step 0; a checkpoint's own may be damaged
     free = free_keys(config)
     old = {**json.loads(run.config.read_text()), "model.json": config_mapping(run.read_model()[0]),
-           "the data's hash": known.data_card, "the initial weights' id": known.init,
-           "who teaches": known.teachers}
+           "the data's hash": known.data_card, "the mixed data's hash": known.mixed,
+           "the initial weights' id": known.init, "who teaches": known.teachers}
     new = {**plain(config), "model.json": config_mapping(model),
-           "the data's hash": lineage.data_card, "the initial weights' id": lineage.init,
-           "who teaches": lineage.teachers}
+           "the data's hash": lineage.data_card, "the mixed data's hash": lineage.mixed,
+           "the initial weights' id": lineage.init, "who teaches": lineage.teachers}
     for key, before, now in changes(old, new):
         if key.partition(".")[0] not in free:
             raise UserError(f"--workdir {run.path}: {key} is {now!r} here, but {before!r} in the run that the folder "

@@ -16,6 +16,7 @@ from easylm_imitation.sharding import BATCH
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.config import TrainConfig, free_keys
+from easylm_imitation.train.mix import check_mix
 from easylm_imitation.train.place import check_split
 from easylm_imitation.train.same_run import check_same_run
 from easylm_imitation.train.teacher import teacher_lineage
@@ -37,10 +38,11 @@ class Start:
     total_steps: int
     epochs: int | None          # passes that the loader gives; None for a run of `steps` or `tokens`, without end
     use: DataUse                # what a pass takes of the data, and what the context cuts off
+    mixed: DataCard | None      # of what is mixed into each batch
 
 
 def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init: str | None, mesh: Mesh,
-            teacher: str | os.PathLike | None = None) -> Start:
+            teacher: str | os.PathLike | None = None, mix: str | os.PathLike | None = None) -> Start:
     """Reads and checks everything but weights. Writes nothing.
 
     Raises UserError for data without a card, a model that is missing or given twice, sizes that do not fit each other
@@ -51,10 +53,12 @@ def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init
     origin, ancestry = describe(init) if init else (None, None)
     model = _model(config, tokenizer, origin, init)
     _check_sizes(config, model, tokenizer, mesh)
+    mixed = check_mix(config, mix, card, teacher)
     steps, passes = _length(config, data)
-    lineage = lineage_of(config, model, card, ancestry, teacher_lineage(config, teacher, data))
+    lineage = lineage_of(config, model, card, ancestry, teacher_lineage(config, teacher, data), mixed)
     check_same_run(RunDir(workdir), config, model, lineage)
-    return Start(config, model, card, tokenizer, template, lineage, steps, passes, data_use(data, config.data))
+    return Start(config, model, card, tokenizer, template, lineage, steps, passes, data_use(data, config.data),
+                 mixed)
 
 
 def check_origin(card: DataCard, loaded: LoadedModel) -> None:
@@ -89,6 +93,8 @@ def open_run(start: Start, workdir: pathlib.Path, loaded: LoadedModel | None) ->
                 run.write_identity(start.model, start.tokenizer, start.template, start.lineage, *origin)
                 write_json(run.config, start.config)
                 write_json(run.card, start.card)
+                if start.mixed:
+                    write_json(run.mix_card, start.mixed)
                 write_json(run.data, start.use)
                 write_json(run.length, {"total_steps": start.total_steps})
     if jax.process_count() > 1:
@@ -136,12 +142,12 @@ def _model(config: TrainConfig, tokenizer: Tokenizer, origin: ModelConfig | None
 def _length(config: TrainConfig, data: pathlib.Path) -> tuple[int, int | None]:
     """Updates of the run, known before the first, and passes over the data that the loader gives (None: no end)."""
     if config.steps is not None:
-        count_batches(data, config.data, seed=config.seed, epochs=1)    # checks the lengths
+        count_batches(data, config.data_rows, seed=config.seed, epochs=1)    # checks the lengths
         return config.steps, None
     if config.tokens is not None:
-        return batches_of_tokens(data, config.data, seed=config.seed, tokens=config.tokens), None
+        return batches_of_tokens(data, config.data_rows, seed=config.seed, tokens=config.tokens), None
     passes = math.ceil(config.epochs)
-    batches = count_batches(data, config.data, seed=config.seed, epochs=passes)
+    batches = count_batches(data, config.data_rows, seed=config.seed, epochs=passes)
     return math.ceil(batches * config.epochs / passes), passes
 
 
@@ -155,16 +161,18 @@ def _check_sizes(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, 
 
 
 def lineage_of(config: TrainConfig, model: ModelConfig, card: DataCard, ancestry: Lineage | None,
-               teacher: Lineage | None = None) -> Lineage:
+               teacher: Lineage | None = None, mixed: DataCard | None = None) -> Lineage:
     """Where the weights will come from. A model that no other model taught is a base of its own.
 
-    `ancestry`, `teacher`: of the initial weights, and of the model that is distilled.
+    `ancestry`, `teacher`: of the initial weights, and of the model that is distilled; `mixed`: what is mixed in.
     """
     fixed = {key: value for key, value in plain(config).items() if key not in free_keys(config)}
     init, init_name = (ancestry.id, ancestry.name) if ancestry else ("", "")
-    own = digest([fixed, config_mapping(model), card.hash, init, *([teacher.id] if teacher else [])])
+    own = digest([fixed, config_mapping(model), card.hash, init, *([teacher.id] if teacher else []),
+                  *([mixed.hash] if mixed else [])])
     distilled = {teacher.label} if teacher else set()
-    teachers = tuple(sorted({*card.teachers, *distilled, *(ancestry.teachers if ancestry else ())}))
+    others = (mixed.teachers if mixed else ()), (ancestry.teachers if ancestry else ())
+    teachers = tuple(sorted({*card.teachers, *distilled, *others[0], *others[1]}))
     if not teachers:
         base, base_name = own, config.name
     elif ancestry is not None and ancestry.teachers:
@@ -173,4 +181,5 @@ def lineage_of(config: TrainConfig, model: ModelConfig, card: DataCard, ancestry
         base, base_name = init, init_name       # "" for fresh weights: nothing to measure imitation against
     return Lineage(
         id=own, name=config.name, base=base, base_name=base_name, init=init, teachers=teachers, data_card=card.hash,
-        template=card.template, tokenizer=card.tokenizer, seed=config.seed, step=0, code=code_version())
+        template=card.template, tokenizer=card.tokenizer, seed=config.seed, step=0, code=code_version(),
+        mixed=mixed.hash if mixed else "")

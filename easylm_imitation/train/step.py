@@ -12,6 +12,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -29,13 +30,15 @@ Step = Callable[..., tuple[TrainState, Metrics]]        # of (state, batch), and
 def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, learning_rate: optax.Schedule, mesh: Mesh,
               abstract: TrainState, *, accumulate: int = 1, z_loss: float = 0.0, loss_chunk: int = 4096,
               normalise: Literal["token_mean", "row_mean"] = "token_mean", dtype: jnp.dtype = jnp.bfloat16,
-              remat: str = "full", attention: str = "auto", distil: Distil | None = None) -> Step:
+              remat: str = "full", attention: str = "auto", distil: Distil | None = None,
+              mixed: np.ndarray | None = None) -> Step:
     """Compiles `(state, batch) -> (state, metrics)` for one mesh; the old state's memory is given to the new one.
 
     The batch is sharded as `sharding.BATCH`; metrics are replicated scalars: loss, z_loss, grad_norm (before clipping),
     learning_rate (of this very update), weight, tokens, loss_tokens, and those of `skip_metrics`. `optimizer` is one of
     `make_optimizer`, or another in `skipping`. With `distil` the step takes the teacher's parameters, too (None where
-    batches bring its best tokens), and metrics have the divergence.
+    batches bring its best tokens), and metrics have the divergence. `mixed`, bool [B]: rows of another dataset, whose
+    tokens are counted apart, too.
     """
     def objective(params: dict, rows: Batch, teacher: dict | None) -> tuple[jax.Array, Sums]:
         diverge = None if distil is None else functools.partial(
@@ -75,6 +78,9 @@ def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, le
             "loss_tokens": sums.loss_tokens, **skip_metrics(opt_state)}
         if distil is not None:
             metrics["divergence"] = sums.divergence / weight
+        if mixed is not None:
+            metrics["mixed_tokens"] = jnp.sum((batch["segment_ids"] > 0) & mixed[:, None])
+            metrics["mixed_loss_tokens"] = jnp.sum((batch["loss_weights"] > 0) & mixed[:, None])
         return TrainState(state.step + 1, params, opt_state), metrics
 
     placed = shardings_of(abstract)

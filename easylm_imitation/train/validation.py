@@ -27,13 +27,18 @@ class Validation:
     >>> validate = Validation(model, config, "DATA", place)
     >>> validate(state.params)
     {"loss": 1.25, "datasets": {"nq": 0.91, "sharegpt": 1.31}}
+
+    What is mixed in has losses of its own, called "mix: NAME", which are no part of "loss".
     """
 
-    def __init__(self, model: Model, config: TrainConfig, folder: str | os.PathLike, place: BatchPlace) -> None:
+    def __init__(self, model: Model, config: TrainConfig, folder: str | os.PathLike, place: BatchPlace,
+                 mix: str | os.PathLike | None = None) -> None:
         """Reads nothing yet but which datasets there are; none where `config.data.holdout` is 0."""
-        self.datasets = held_out_datasets(folder, config.data)
-        self._folder, self._place, self._batches = folder, place, config.validation.batches
-        self._data = dataclasses.replace(config.data, shuffle=False)
+        own = {name: (folder, config.data, name) for name in held_out_datasets(folder, config.data)}
+        whole = dataclasses.replace(config.data, too_long=config.mix.too_long) if mix else None
+        other = {f"mix: {name}": (mix, whole, name) for name in held_out_datasets(mix, whole)} if mix else {}
+        self.datasets, self._own = own | other, set(own)
+        self._place, self._batches = place, config.validation.batches
         self._sums = jax.jit(lambda params, batch: loss_sums(
             model, params, batch, normalise=config.loss, chunk=config.loss_chunk,
             dtype=jnp.dtype(config.compute_dtype), attention=config.attention))
@@ -45,10 +50,13 @@ class Validation:
         """
         sums = {name: self._sum(name, params) for name in self.datasets}
         sums = {name: found for name, found in sums.items() if found.weight}
-        return {"loss": _mean(*sums.values()), "datasets": {name: _mean(found) for name, found in sums.items()}}
+        return {"loss": _mean(*(found for name, found in sums.items() if name in self._own)),
+                "datasets": {name: _mean(found) for name, found in sums.items()}}
 
-    def _sum(self, dataset: str, params: Any) -> Sums:
-        loader = open_loader(self._folder, self._data, seed=0, epochs=1, rows=self._place.own_rows, held_out=dataset)
+    def _sum(self, name: str, params: Any) -> Sums:
+        folder, config, dataset = self.datasets[name]
+        config = dataclasses.replace(config, shuffle=False)
+        loader = open_loader(folder, config, seed=0, epochs=1, rows=self._place.own_rows, held_out=dataset)
         parts = [self._sums(params, self._place(batch)) for batch in itertools.islice(loader, self._batches)]
         return Sums(*(sum(getattr(part, name).item() for part in parts) for name in Sums._fields))
 

@@ -55,11 +55,11 @@ class _Out:
 def export_hf(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
               template: Template | None, lineage: Lineage, dtype: str = "float32", largest_file: int = LARGEST_FILE, *,
               lossy: Collection[str] = (), training: Mapping[str, Any] | None = None,
-              trained_on: DataCard | None = None, extras: HFExtras = NO_EXTRAS) -> int:
+              trained_on: tuple[DataCard, ...] = (), extras: HFExtras = NO_EXTRAS) -> int:
     """Writes a Hugging Face dir with weights in `dtype`; returns how many tensors it holds.
 
     The exported chat template renders what the server builds from the same messages. `lossy` may hold "dtype": numbers
-    may be rounded to it, which else raises UserError. `training`, `trained_on`: the run's resolved config and the card
+    may be rounded to it, which else raises UserError. `training`, `trained_on`: the run's resolved config and the cards
     of its data, for the model card. `extras`: what the dir that the weights came from says besides; said again, where
     `template` does not replace it. All or nothing appears at `path`, which must be absent or empty (UserError).
     """

@@ -5,18 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from easylm_imitation.models import ModelConfig
-from easylm_imitation.records import DataCard, Lineage
+from easylm_imitation.records import DataCard, Lineage, SourceCount
 
 # of a run's config: what decides the numbers, and no path
-_RECIPE = ("steps", "epochs", "tokens", "data", "optimizer", "loss", "z_loss", "compute_dtype", "seed")
+_RECIPE = ("steps", "epochs", "tokens", "data", "optimizer", "loss", "mix", "z_loss", "compute_dtype", "seed")
 
 
 def model_card(config: ModelConfig, lineage: Lineage, dtype: str, chats: bool | None,
-               training: Mapping[str, Any] | None = None, trained_on: DataCard | None = None) -> str:
+               training: Mapping[str, Any] | None = None, trained_on: tuple[DataCard, ...] = ()) -> str:
     """Markdown with the header that the hub reads.
 
     `chats`: a chat template is exported too; None: not even a tokenizer. `training`, `trained_on`: the resolved config
-    of the run that made the weights, and the card of its data; None when there was no run.
+    of the run that made the weights, and the cards of its data and of what was mixed in; None, none without a run.
     """
     return "\n".join([*_header(lineage), "", f"# {lineage.name}", "", _summary(config, lineage, dtype), "",
                       *_origin(lineage), *_data(trained_on), *_recipe(training), *_use(chats)]) + "\n"
@@ -56,13 +56,18 @@ def _origin(lineage: Lineage) -> list[str]:
     return ["## Where it comes from", "", "| | |", "|---|---|", *filled, ""]
 
 
-def _data(card: DataCard | None) -> list[str]:
-    if card is None:
-        return []
-    lines = [f"| {source.dataset} | {source.kept:,} | `{source.sha256[:16]}` |" for source in card.sources]
-    return ["## What it was trained on", "", f"The dataset `{card.name}`: {card.conversations:,} conversations of "
-            f"{card.tokens:,} tokens, {card.loss_tokens:,} of them with loss.", "",
-            "| source | conversations | SHA-256 of its file |", "|---|---|---|", *lines, ""]
+def _data(cards: tuple[DataCard, ...]) -> list[str]:
+    """The data, and behind it what was mixed in."""
+    lines = []
+    for card, said in zip(cards, ("The dataset", "Mixed into each batch: the dataset"), strict=False):
+        lines += [f"{said} `{card.name}`: {card.conversations:,} conversations of {card.tokens:,} tokens, "
+                  f"{card.loss_tokens:,} of them with loss.", "", "| source | conversations | SHA-256 of its file |",
+                  "|---|---|---|", *(_source(source) for source in card.sources), ""]
+    return ["## What it was trained on", "", *lines] if lines else []
+
+
+def _source(source: SourceCount) -> str:
+    return f"| {source.dataset} | {source.kept:,} | `{source.sha256[:16]}` |"
 
 
 def _recipe(training: Mapping[str, Any] | None) -> list[str]:

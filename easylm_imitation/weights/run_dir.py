@@ -4,7 +4,7 @@
     data.json       what of its data a run takes        source.json   words of the Hugging Face dir it began with
     length.json     how many updates the run has
     lineage.json    where the run starts from           tokenizer/    template.json {"name", "id"}
-    data_card.json  the card of the data it trains on
+    data_card.json  mix_card.json                       cards of the data it trains on, and of what is mixed in
     validation.jsonl  samples.jsonl                     what it says of held-out conversations
     metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress, lineage}
 
@@ -53,6 +53,7 @@ class RunDir:
         self.model = self.path / "model.json"
         self.data = self.path / "data.json"
         self.card = self.path / "data_card.json"
+        self.mix_card = self.path / "mix_card.json"
         self.length = self.path / "length.json"
         self.lineage = self.path / "lineage.json"
         self.tokenizer = self.path / "tokenizer"
@@ -136,9 +137,11 @@ class RunDir:
         stored = read_json(_TemplateFile, self.template)
         return same_template(stored.name, stored.id, str(self.template))
 
-    def read_card(self) -> DataCard | None:
-        """The card of the data that this run trains on; None where nothing was trained. Raises UserError."""
-        return read_json(DataCard, self.card) if self.holds_model() and self.card.is_file() else None
+    def read_cards(self) -> tuple[DataCard, ...]:
+        """Cards of the data that this run trains on: its own, what is mixed in; none where nothing was trained. Raises
+        UserError."""
+        there = [file for file in (self.card, self.mix_card) if self.holds_model() and file.is_file()]
+        return tuple(read_json(DataCard, file) for file in there)
 
     def read_extras(self) -> HFExtras:
         """What the Hugging Face dir that the run began with says besides its weights. Raises UserError."""

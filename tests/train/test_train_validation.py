@@ -87,11 +87,12 @@ def test_a_dataset_whose_conversations_are_all_too_long_is_left_out(two):
     short = max(len(example.tokens) for example in held_out_examples(two, CONFIG.data, "b")) - 1
     data = dataclasses.replace(CONFIG.data, context=short, too_long="drop")
     validate = Validation(MODEL, dataclasses.replace(CONFIG, data=data), two, BatchPlace(make_mesh("fsdp:1"), 8, short))
-    validate.datasets = ["b", "nothing of this name"]
+    none = two, data, "nothing of this name"
+    validate.datasets = {"b": validate.datasets["b"], "none": none}
     with jax.set_mesh(make_mesh("fsdp:1")):
         found = validate(on("fsdp:1"))
     assert found["datasets"] == {"b": found["loss"]}
-    validate.datasets = validate.datasets[1:]
+    validate.datasets = {"none": none}
     assert np.isnan(validate(on("fsdp:1"))["loss"])
 
 

@@ -128,7 +128,7 @@ def test_a_number_that_would_become_infinite_is_refused_even_when_digits_may_go(
 
 def test_the_card_names_the_data(wide, tmp_path):
     data = build(DataCard, EXAMPLES[DataCard], "card")
-    text = card(tmp_path / "a", wide, TRAINED, trained_on=data)
+    text = card(tmp_path / "a", wide, TRAINED, trained_on=(data,))
     assert "The dataset `answers`: 2 conversations of 40 tokens, 14 of them with loss." in text
     assert "| answers | 2 | `00` |" in text
 
