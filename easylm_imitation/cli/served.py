@@ -24,15 +24,22 @@ def served(model: str, flag: str, *, slots: int = 8, chat: bool = False) -> Iter
     """
     if "://" in model:
         yield Served(model)
-    elif not pathlib.Path(model).is_dir():
+    elif not any(pathlib.Path(folder).is_dir() for folder in (model, model.rpartition("@")[0] or model)):   # RUN@120
         raise UserError(f"{flag} {model}: neither an address (http://HOST:PORT) nor a folder that holds a model")
     else:
-        from easylm_imitation.serve import ServeConfig, open_server
         from easylm_imitation.weights import open_model
         loaded = open_model(model)
         if chat and loaded.template is None:    # before the slow part
             raise UserError(f"{flag} {model} names no chat template; convert --from {model} --to DIR --format hf "
                             "--template NAME gives it one")
-        console.say(f"{loaded.lineage.name}: compiling")
-        with open_server(loaded, ServeConfig(slots=slots, api_key_env="")) as server:   # for this process alone
-            yield Served(server.url, loaded.tokenizer)
+        with serving(loaded, slots=slots) as found:
+            yield found
+
+
+@contextlib.contextmanager
+def serving(loaded: Any, *, slots: int = 8) -> Iterator[Served]:
+    """Yields where a LoadedModel answers, on loopback and for this process alone."""
+    from easylm_imitation.serve import ServeConfig, open_server
+    console.say(f"{loaded.lineage.name}: compiling")
+    with open_server(loaded, ServeConfig(slots=slots, api_key_env="")) as server:
+        yield Served(server.url, loaded.tokenizer)

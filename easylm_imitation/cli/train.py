@@ -3,9 +3,11 @@ import argparse
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 from easylm_imitation.cli import flags
+from easylm_imitation.schema import UserError
 
 HELP = "train a model on a built dataset; restarted with the same command it continues"
 EXAMPLE = "easylm-imitation train --config configs/train/llama_10m.py --data DATA --workdir RUN"
@@ -22,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="X", help="a model to distil, or a cache of `logits`; needs config.distil")
     parser.add_argument("--mix", metavar="DIR", help="a dataset of which each batch takes rows, pre-training text "
                         "say; needs config.mix")
+    parser.add_argument("--tasks", metavar="A,B", default="", help="measure these wherever the run validates or saves; "
+                        "as in `evaluate`")
+    parser.add_argument("--task-data", metavar="DIR", help="folder of the published files of the named tasks")
+    parser.add_argument("--prompt", choices=("raw", "chat", "both"), help="how tasks are put (default: raw)")
+    parser.add_argument("--limit", metavar="N", type=int, help="only the first N items of each task")
     parser.add_argument("--seed", type=int, help="seed of fresh weights and data order (default: the config's)")
     parser.add_argument("--profile", metavar="FIRST:COUNT", help="trace these updates of this call, e.g. 10:3")
     parser.add_argument("--mesh", metavar="AXES", help="devices, as in 'fsdp:-1,tensor:2' (default: the config's)")
@@ -40,12 +47,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from easylm_imitation.train import TrainConfig, train
 
     config = load(TrainConfig, args.config, args.overrides)
+    evaluate = _evaluation(args)
     given = {key: getattr(args, key) for key in ("seed", "mesh") if getattr(args, key) is not None}
     try:
         # before the first update SIGTERM unwinds; with several processes it is a notice to jax's runtime from the start
         with terminable() if jax.process_count() == 1 else contextlib.nullcontext():
             result = train(dataclasses.replace(config, **given), data_dir=args.data, workdir=args.workdir,
-                           init=args.init, teacher=args.teacher, mix=args.mix, profile=args.profile)
+                           init=args.init, teacher=args.teacher, mix=args.mix, evaluate=evaluate, profile=args.profile)
     except KeyboardInterrupt:
         console.error(f"interrupted; {INTERRUPTED}")
         os._exit(130)       # Python would wait for the threads that write a checkpoint, which may take minutes
@@ -53,3 +61,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     console.say(f"{result.workdir}: {state} at update {result.step} of {result.total_steps}, loss {result.loss:.4f}, "
                 f"{result.tokens:,} tokens ({result.loss_tokens:,} with loss), {result.seconds:.0f} s")
     return dataclasses.asdict(result)
+
+
+def _evaluation(args: argparse.Namespace) -> Callable[[Any], dict[str, float]] | None:
+    """Measures the tasks of the flags on a model (a LoadedModel) in training; None without any. Raises UserError."""
+    if not args.tasks:
+        if args.task_data or args.prompt or args.limit is not None:
+            raise UserError("--task-data, --prompt and --limit are for --tasks, which says what is measured")
+        return None
+    from easylm_imitation.cli.served import serving
+    from easylm_imitation.evaluate import EvaluateConfig, evaluate_tasks, find_tasks
+    tasks, config, prompt = find_tasks(args.tasks.split(","), args.task_data), EvaluateConfig(), args.prompt or "raw"
+
+    def evaluate(model: Any) -> dict[str, float]:
+        with serving(model, slots=config.concurrency) as served:
+            results = evaluate_tasks(served.url, tasks, prompt=prompt, limit=args.limit, config=config,
+                                     encode=lambda text: served.tokenizer.encode(text, parse_special=True))
+        return {f"{task.task}/{task.prompt}": task.score for task in results.tasks}
+    return evaluate

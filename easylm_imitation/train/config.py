@@ -103,9 +103,6 @@ class TrainConfig:
                 raise ValueError(f"{key} is {value}; it must be above 0")
         if self.data.batch % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} does not divide data.batch={self.data.batch} rows")
-        if self.validation.every and not self.data.holdout:
-            raise ValueError(f"validation.every is {self.validation.every}, but data.holdout is 0, so there is nothing "
-                             "to validate on; set data.holdout=0.02, say")
         if self.validation.keep_best and not self.data.holdout:
             raise ValueError("validation.keep_best needs a validation; set data.holdout=0.02, say")
         if self.data.holdout and self.validation.samples and self.validation.sample_tokens >= self.data.context:

@@ -1,42 +1,59 @@
-"""When a run looks at itself, and where it writes what it saw: validation.jsonl, samples.jsonl, TensorBoard, a line.
+"""When a run looks at itself, and where it writes what it saw: beside its metrics, in TensorBoard, on a line.
 
     validation.jsonl    {"step", "loss", "datasets": {name: loss}}
     samples.jsonl       {"step", "id", "prompt", "answer", "reference"}
+    evaluations.jsonl   {"step", "scores": {name: score}}
 """
+import concurrent.futures
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from easylm_imitation import console
 from easylm_imitation.models import Model
+from easylm_imitation.schema import UserError
 from easylm_imitation.text import stop_ids
+from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.metrics import MetricsLog
 from easylm_imitation.train.place import BatchPlace
-from easylm_imitation.train.start import Start
+from easylm_imitation.train.start import Start, lineage_at
 from easylm_imitation.train.validation import Samples, Validation
-from easylm_imitation.weights.run_dir import SAMPLES, VALIDATION
+from easylm_imitation.weights import LoadedModel
+from easylm_imitation.weights.run_dir import EVALUATIONS, SAMPLES, VALIDATION
+
+Evaluate = Callable[[LoadedModel], Mapping[str, float]]
+"""What is asked of a model in the midst of its training: {name: score}. It must not keep the weights."""
 
 _SHOWN = 60     # characters of a sample on screen
 
 
 class Looks:
-    """Validation and samples of one run."""
+    """Validation, samples and evaluations of one run."""
 
     def __init__(self, model: Model, start: Start, data: str | os.PathLike, mix: str | os.PathLike | None,
-                 place: BatchPlace, log: MetricsLog) -> None:
+                 place: BatchPlace, log: MetricsLog, evaluate: Evaluate | None) -> None:
         self.losses: dict[int, float] = {}      # by update
-        self._config, self._log, self._last = start.config, log, start.total_steps
+        self._start, self._log, self._evaluate = start, log, evaluate
         self._validate = Validation(model, start.config, data, place, mix)
         self._sample = Samples(model, start.tokenizer, start.config, data, stop_ids(start.template, start.tokenizer))
 
     def due(self, step: int, saving: bool, interrupted: bool) -> bool:
         """Whether to look after this update; not when the process is being told to end."""
-        if not self._validate.datasets or (interrupted and step < self._last):
+        if not (self._validate.datasets or self._evaluate) or (interrupted and step < self._start.total_steps):
             return False
-        every = self._config.validation.every
+        every = self._start.config.validation.every
         return saving or bool(every and step % every == 0)
 
-    def __call__(self, step: int, params: Any) -> None:
-        """Looks, and writes down what it sees."""
+    def __call__(self, progress: Progress, params: Any) -> None:
+        """Looks at the weights of the update that the run has reached, and writes down what it sees."""
+        if self._validate.datasets:
+            self._validated(progress.step, params)
+        if self._sample.questions:
+            self._sampled(progress.step, params)
+        if self._evaluate:
+            self._evaluated(progress, params)
+
+    def _validated(self, step: int, params: Any) -> None:
         found = self._validate(params)
         if not found["datasets"]:
             console.say_once("no held-out conversation brings a loss, so there is no validation; see data.too_long")
@@ -44,13 +61,33 @@ class Looks:
         self.losses[step] = found["loss"]
         scalars = {"validation/loss": found["loss"]} | {f"validation/{k}": v for k, v in found["datasets"].items()}
         self._log.beside(VALIDATION, [{"step": step, **found}], scalars)
-        parts = ", ".join(f"{name} {loss:.4f}" for name, loss in found["datasets"].items())
-        console.say(f"update {step}: validation loss {found['loss']:.4f} ({parts})")
-        if self._sample.questions:
-            answered = self._sample(params)
-            self._log.beside(SAMPLES, [{"step": step, **record} for record in answered])
-            first = answered[0]
-            console.say(f"update {step}: {_short(first['prompt'])} -> {_short(first['answer'])}")
+        console.say(f"update {step}: validation loss {found['loss']:.4f} ({_listed(found['datasets'])})")
+
+    def _sampled(self, step: int, params: Any) -> None:
+        answered = self._sample(params)
+        self._log.beside(SAMPLES, [{"step": step, **record} for record in answered])
+        console.say(f"update {step}: {_short(answered[0]['prompt'])} -> {_short(answered[0]['answer'])}")
+
+    def _evaluated(self, progress: Progress, params: Any) -> None:
+        """An evaluation that fails is said, and the run goes on."""
+        start = self._start
+        model = LoadedModel(start.model, params, start.tokenizer, start.template, lineage_at(start, progress),
+                            start.config.name)
+        thread = concurrent.futures.ThreadPoolExecutor(1)   # which knows nothing of the mesh that training has set
+        try:
+            scores = {name: float(score) for name, score in thread.submit(self._evaluate, model).result().items()}
+        except UserError as error:
+            console.say(f"update {progress.step}: not evaluated ({error})")
+            return
+        finally:
+            thread.shutdown(wait=False)
+        self._log.beside(EVALUATIONS, [{"step": progress.step, "scores": scores}],
+                         {f"evaluation/{name}": score for name, score in scores.items()})
+        console.say(f"update {progress.step}: {_listed(scores)}")
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
 def _short(text: str) -> str:

@@ -22,7 +22,7 @@ from easylm_imitation.train.compiled import CompiledStep
 from easylm_imitation.train.config import TrainConfig
 from easylm_imitation.train.interruption import Interruption
 from easylm_imitation.train.lock import RunLock
-from easylm_imitation.train.looks import Looks
+from easylm_imitation.train.looks import Evaluate, Looks
 from easylm_imitation.train.metrics import MetricsLog, Recorder, read_metrics
 from easylm_imitation.train.mix import open_data
 from easylm_imitation.train.optimizer import make_optimizer
@@ -56,20 +56,22 @@ class TrainResult:
 
 
 def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os.PathLike, init: str | None = None,
-          teacher: str | os.PathLike | None = None, mix: str | os.PathLike | None = None, profile: str | None = None,
-          stop_after: int | None = None) -> TrainResult:
+          teacher: str | os.PathLike | None = None, mix: str | os.PathLike | None = None,
+          evaluate: Evaluate | None = None, profile: str | None = None, stop_after: int | None = None) -> TrainResult:
     """Trains until the config's last step, from the newest checkpoint of `workdir` if there is one.
 
     `init`: a run dir or Hugging Face dir to start from (None: fresh weights). `teacher`: one to distil, or the cache of
     its best tokens; `config.distil` says how. `mix`: a dataset of which `config.mix` puts rows into each batch.
-    `profile`: "FIRST:COUNT", updates of this call to trace. `stop_after`: return after so many updates, with a
-    checkpoint; SIGTERM and Ctrl-C do so at the next. Raises UserError for whatever cannot be trained, before anything
-    is written; for updates that are skipped too often (config.max_skips); and for a disk that fails: mended, the same
-    command continues.
+    `evaluate`: is given the model at each look, and returns scores to write down; for one process. `profile`:
+    "FIRST:COUNT", updates of this call to trace. `stop_after`: return after so many updates, with a checkpoint; SIGTERM
+    and Ctrl-C do so at the next. Raises UserError for whatever cannot be trained, before anything is written; for
+    updates that are skipped too often (config.max_skips); and for a disk that fails: mended, the same command
+    continues.
     """
     # ---- What shall run: checked whole, before the first file is written
     workdir, traced = workdir_of(workdir), parse_profile(profile)
     mesh = make_mesh(config.mesh)
+    _check_looks(config, evaluate)
     data_dir = pathlib.Path(data_dir)
     start = prepare(config, data_dir, workdir, init, mesh, teacher, mix)
     model = create(start.model)
@@ -98,7 +100,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done))
         speed = Speed(start.model, config.data.context, mesh)
         recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips, speed)
-        looks = Looks(model, start, data_dir, mix, place, log)
+        looks = Looks(model, start, data_dir, mix, place, log, evaluate)
         last = min(start.total_steps, done + (stop_after or start.total_steps))
         _announce(start, abstract, mesh, progress)
 
@@ -130,7 +132,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
             saving = stopping or step % config.checkpoint_every == 0
             if looks.due(step, saving, interruption.noticed):
                 recorder.flush()
-                looks(step, state.params)
+                looks(recorder.progress, state.params)
             if saving:
                 save()
             advance(note=recorder.note())
@@ -165,6 +167,16 @@ def _choices(config: TrainConfig) -> dict[str, Any]:
             "normalise": config.loss, "dtype": jnp.dtype(config.compute_dtype), "remat": config.remat,
             "attention": config.attention,
             "mixed": mixed_rows(config.data.batch, config.mixed_rows) if config.mix else None}
+
+
+def _check_looks(config: TrainConfig, evaluate: Evaluate | None) -> None:
+    """Raises UserError when there is nothing to look at, or nobody who can."""
+    if config.validation.every and not config.data.holdout and not evaluate:
+        raise UserError(f"validation.every is {config.validation.every}, but data.holdout is 0, so there is nothing to "
+                        "validate on; set data.holdout=0.02, say, or name --tasks")
+    if evaluate and jax.process_count() > 1:
+        raise UserError(f"a run of {jax.process_count()} processes cannot be evaluated on its way: one of them would "
+                        "need all weights; leave out --tasks, and `evaluate` its checkpoints (RUN@120)")
 
 
 def _check_attention(config: TrainConfig, model: Model, abstract: TrainState) -> None:

@@ -28,9 +28,9 @@ from easylm_imitation.schema import UserError
 from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.skip import NOT_FINITE, REASONS
 from easylm_imitation.train.speed import SlowUpdates, Speed
-from easylm_imitation.weights.run_dir import SAMPLES, VALIDATION
+from easylm_imitation.weights.run_dir import EVALUATIONS, SAMPLES, VALIDATION
 
-BESIDE = VALIDATION, SAMPLES    # what else a run writes down as it goes
+BESIDE = VALIDATION, SAMPLES, EVALUATIONS    # what else a run writes down as it goes
 _SAID = 20      # skipped updates, each of which is shown to people; slow ones likewise
 
 

@@ -5,7 +5,7 @@
     length.json     how many updates the run has
     lineage.json    where the run starts from           tokenizer/    template.json {"name", "id"}
     data_card.json  mix_card.json                       cards of the data it trains on, and of what is mixed in
-    validation.jsonl  samples.jsonl                     what it says of held-out conversations
+    validation.jsonl  samples.jsonl  evaluations.jsonl  what it says of held-out conversations, and on tasks
     metrics.jsonl   tensorboard/                        checkpoints/<step>/{params, optimizer, data, progress, lineage}
 
 Each step of training is another model, so its lineage is part of its checkpoint, committed with the weights. A run dir
@@ -33,7 +33,7 @@ from easylm_imitation.weights.reading import reading
 
 # names of a checkpoint's parts, each restored by itself
 PARAMS, OPTIMIZER, DATA, PROGRESS, LINEAGE = "params", "optimizer", "data", "progress", "lineage"
-VALIDATION, SAMPLES = "validation.jsonl", "samples.jsonl"
+VALIDATION, SAMPLES, EVALUATIONS = "validation.jsonl", "samples.jsonl", "evaluations.jsonl"
 BEST = "best"       # in place of a step's number
 _A_TURN = 2**26     # bytes of weights that are asked of Orbax at one time
 

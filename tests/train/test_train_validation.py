@@ -135,7 +135,7 @@ def test_a_question_without_room_for_an_answer_is_passed_over(two):
 
 
 @pytest.mark.parametrize(("keys", "match"), [
-    ({"validation": ValidationConfig(every=5)}, "validation.every is 5, but data.holdout is 0"),
+    ({"validation": ValidationConfig(keep_best=True)}, "validation.keep_best needs a validation"),
     ({"validation": ValidationConfig(sample_tokens=64), "data": LoaderConfig(context=64, holdout=0.1)},
      "sample_tokens=64 leaves no room for questions in data.context=64")])
 def test_a_validation_that_cannot_be_is_refused(keys, match):
