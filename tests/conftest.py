@@ -13,6 +13,11 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALL
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: where files are spread over processes, none is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_reproduce_flow.py")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """Real data that may stand beside the checkout; tests that need it skip when it is absent."""

@@ -79,6 +79,7 @@ def task(tmp_path):
     return tmp_path / "pairs.yaml"
 
 
+@pytest.mark.slow
 def test_tasks_are_measured_as_evaluate_measures_the_checkpoint(data, task, tmp_path):
     config = write_config(tmp_path, tiny_config(checkpoint_every=9))
     run = tmp_path / "run"

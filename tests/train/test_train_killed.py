@@ -44,7 +44,8 @@ def _result(process: subprocess.Popen) -> dict:
     return json.loads(out.splitlines()[-1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [
+    signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_at_the_very_update_and_exits_zero(data, tmp_path, number):
     workdir = tmp_path / "run"
     process = _start(data, workdir)
@@ -58,7 +59,8 @@ def test_a_signal_saves_at_the_very_update_and_exits_zero(data, tmp_path, number
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [
+    signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_during_a_save_loses_neither_that_save_nor_the_last_update(data, tmp_path, number):
     workdir = tmp_path / "run"
     process = _start(data, workdir, _HEAVY)

@@ -46,6 +46,7 @@ def test_looking_moves_no_number(looked, data, tmp_path):
             x[name] for x in read_metrics(RunDir(tmp_path / "run").metrics)]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_stays_beside_the_newest(data, tmp_path):
     config = tiny_config(data=DATA, validation=LOOKS, keep=1, steps=12, checkpoint_every=2,
                          optimizer=OptimizerConfig(learning_rate=0.02, warmup=0))
