@@ -11,7 +11,7 @@ from easylm_imitation.train.optimizer_config import OptimizerConfig
 
 # Keys that a continued run may change: the mathematics stays, at most the rounding moves.
 _FREE = ("mesh", "accumulate", "remat", "attention", "loss_chunk", "validation", "log_every", "checkpoint_every",
-         "keep", "keep_every", "max_skips")
+         "keep", "keep_every", "max_skips", "wandb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,7 @@ class TrainConfig:
     keep_every: int | None = None           # updates; a checkpoint at a multiple of it stays for good (None: no other)
     max_skips: int = 10                     # updates in a row that may be skipped; one more ends the run
     validation: ValidationConfig = ValidationConfig()   # where data.holdout is above 0
+    wandb: str | None = None                # a project of Weights & Biases that gets the scalars, too
     log_every: int = 10                     # updates between lines of metrics.jsonl; the first and last always have one
 
     def __post_init__(self) -> None:

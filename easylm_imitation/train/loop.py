@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from easylm_imitation import console
 from easylm_imitation.data import DataUse, batch_kinds, mixed_rows
 from easylm_imitation.models import Model, create
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, plain
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.train.checkpoint import Checkpoints, Progress
 from easylm_imitation.train.compiled import CompiledStep
@@ -35,6 +35,7 @@ from easylm_imitation.train.start import Start, check_origin, lineage_at, open_r
 from easylm_imitation.train.state import TrainState, abstract_state, bytes_per_device, init_state, state_from
 from easylm_imitation.train.step import make_step
 from easylm_imitation.train.teacher import open_teacher
+from easylm_imitation.train.wandb_run import WandbRun
 from easylm_imitation.weights import RunDir, open_model
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
                               taught.arguments, mesh)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
                                                       config.validation.keep_best))
-        log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done))
+        log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done, _wandb(config, run)))
         speed = Speed(start.model, config.data.context, mesh)
         recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips, speed)
         looks = Looks(model, start, data_dir, mix, place, log, evaluate)
@@ -177,6 +178,13 @@ def _check_looks(config: TrainConfig, evaluate: Evaluate | None) -> None:
     if evaluate and jax.process_count() > 1:
         raise UserError(f"a run of {jax.process_count()} processes cannot be evaluated on its way: one of them would "
                         "need all weights; leave out --tasks, and `evaluate` its checkpoints (RUN@120)")
+
+
+def _wandb(config: TrainConfig, run: RunDir) -> WandbRun | None:
+    """For the first process alone, as all that is written."""
+    if config.wandb is None or jax.process_index():
+        return None
+    return WandbRun(config.wandb, config.name, run.path, plain(config))
 
 
 def _check_attention(config: TrainConfig, model: Model, abstract: TrainState) -> None:

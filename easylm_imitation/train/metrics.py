@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object a line in metrics.jsonl, the same scalars in TensorBoard.
+"""Metrics of a run: one JSON object a line in metrics.jsonl, the same scalars in TensorBoard, and in W&B on request.
 
 A step's scalars stay on the device until the next step is on its way (`Recorder`), so the host never waits for the step
 that it has just started. A continued run first cuts off what was logged after its checkpoint: the history has no fork.
@@ -28,6 +28,7 @@ from easylm_imitation.schema import UserError
 from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.skip import NOT_FINITE, REASONS
 from easylm_imitation.train.speed import SlowUpdates, Speed
+from easylm_imitation.train.wandb_run import WandbRun
 from easylm_imitation.weights.run_dir import EVALUATIONS, SAMPLES, VALIDATION
 
 BESIDE = VALIDATION, SAMPLES, EVALUATIONS    # what else a run writes down as it goes
@@ -40,9 +41,9 @@ class MetricsLog:
     A disk that refuses is a UserError. Nothing is left to a thread or a buffer, which would hide a full disk, or hang.
     """
 
-    def __init__(self, path: pathlib.Path, tensorboard: pathlib.Path, step: int) -> None:
+    def __init__(self, path: pathlib.Path, tensorboard: pathlib.Path, step: int, wandb: WandbRun | None = None) -> None:
         """Opens the log of a run that stands at `step`; later lines of an earlier attempt are cut off."""
-        self._path = path
+        self._path, self._wandb = path, wandb
         self._files = contextlib.ExitStack()
         self._file = self._board = None
         if jax.process_index() == 0:
@@ -63,27 +64,34 @@ class MetricsLog:
             return
         words = {name for name, value in values.items() if isinstance(value, str)}
         line = json.dumps({k: v if k in words or math.isfinite(v) else None for k, v in values.items()}) + "\n"
-        now, step = time.time(), values["step"]
-        scalars = [_record(Event(wall_time=now, step=step, summary=summary.scalar(f"train/{name}", value)))
-                   for name, value in values.items() if name != "step" and name not in words]
+        scalars = {f"train/{name}": value for name, value in values.items() if name != "step" and name not in words}
         with _writing(self._path):
             _append(self._file, line.encode())
-            _append(self._board, b"".join(scalars))
+            self._plot(values["step"], scalars)
 
     def beside(self, name: str, lines: list[dict[str, Any]], scalars: dict[str, float] | None = None) -> None:
         """Appends lines to another file of the run, one of BESIDE; each has a "step". Scalars go to TensorBoard."""
         if self._file is None:
             return
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        events = [_record(Event(wall_time=time.time(), step=lines[0]["step"], summary=summary.scalar(key, value)))
-                  for key, value in (scalars or {}).items() if math.isfinite(value)]
         with _writing(self._path.with_name(name)), open(self._path.with_name(name), "ab", buffering=0) as file:
             _append(file, text.encode("utf-8", "replace"))
-            _append(self._board, b"".join(events))
+            finite = {key: value for key, value in (scalars or {}).items() if math.isfinite(value)}
+            self._plot(lines[0]["step"], finite)
+
+    def _plot(self, step: int, scalars: dict[str, float]) -> None:
+        now = time.time()
+        events = [_record(Event(wall_time=now, step=step, summary=summary.scalar(name, value)))
+                  for name, value in scalars.items()]
+        _append(self._board, b"".join(events))
+        if self._wandb:
+            self._wandb.log(step, scalars)
 
     def close(self) -> None:
-        """Ends both files."""
+        """Ends all files."""
         self._files.close()
+        if self._wandb:
+            self._wandb.close()
 
 
 def _append(file: io.FileIO, data: bytes) -> None:
