@@ -6,6 +6,7 @@ from jax.sharding import NamedSharding
 from tiny_models import CONFIGS, logits, made, packed
 
 from easylm_imitation.models import create, unstack
+from easylm_imitation.models.attention import attention
 from easylm_imitation.sharding import BATCH, leaf_paths, make_mesh, shardings, specs
 
 MESHES = ("fsdp:8", "data:4,tensor:2", "fsdp:2,tensor:2,sequence:2", "replica:2,fsdp:2,tensor:2")
@@ -42,6 +43,24 @@ def test_gradients_come_back_in_the_parameters_shardings():
     assert jax.tree.map(lambda x: x.sharding, got) == where
     wanted = jax.jit(gradient)(params, tuple(np.concatenate([x] * 4) for x in packed()))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), got, wanted)
+
+
+def test_the_sequence_axis_shares_work_and_memory_of_attention_evenly():
+    """Each chunk of queries is spread over the devices, so none has more of the causal triangle than the others."""
+    def compiled(devices):
+        mesh = make_mesh(f"sequence:{devices}")
+        rows = [jax.ShapeDtypeStruct((1, 2048, heads, 32), jnp.float32, sharding=NamedSharding(mesh, BATCH))
+                for heads in (4, 2, 2)]
+        segments = jax.ShapeDtypeStruct((1, 2048), jnp.int32, sharding=NamedSharding(mesh, BATCH))
+
+        def gradient(q, k, v, segments):
+            return jax.grad(lambda *x: attention(*x, segments, backend="chunked").sum(), argnums=(0, 1, 2))(q, k, v)
+        with jax.set_mesh(mesh):
+            program = jax.jit(gradient).lower(*rows, segments).compile()
+        return program.cost_analysis()["flops"], program.memory_analysis().temp_size_in_bytes
+    (flops, memory), (flops_one, memory_one) = compiled(4), compiled(1)
+    assert flops < 0.26 * flops_one
+    assert memory < 0.35 * memory_one
 
 
 def test_a_fresh_model_is_the_same_on_every_mesh():
