@@ -81,6 +81,8 @@ class Looks:
             return
         finally:
             thread.shutdown(wait=False)
+        if not scores:
+            return
         self._log.beside(EVALUATIONS, [{"step": progress.step, "scores": scores}],
                          {f"evaluation/{name}": score for name, score in scores.items()})
         console.say(f"update {progress.step}: {_listed(scores)}")
