@@ -70,10 +70,9 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
     continues.
     """
     # ---- What shall run: checked whole, before the first file is written
-    workdir, traced = workdir_of(workdir), parse_profile(profile)
+    workdir, data_dir, traced = workdir_of(workdir), pathlib.Path(data_dir), parse_profile(profile)
     mesh = make_mesh(config.mesh)
     _check_looks(config, evaluate)
-    data_dir = pathlib.Path(data_dir)
     start = prepare(config, data_dir, workdir, init, mesh, teacher, mix)
     model = create(start.model)
     optimizer, learning_rate = make_optimizer(config.optimizer, start.total_steps)
@@ -93,9 +92,8 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         done = progress.step
 
         # ---- One compiled update, and what is written down about it
-        step_of = functools.partial(make_step, model, optimizer, learning_rate, mesh, abstract, distil=taught.distil)
-        update = CompiledStep(step_of(**_choices(config)), abstract, place.abstract(batch_kinds(taught.cache)),
-                              taught.arguments, mesh)
+        step_of = make_step(model, optimizer, learning_rate, mesh, abstract, distil=taught.distil, **_choices(config))
+        update = CompiledStep(step_of, abstract, place.abstract(batch_kinds(taught.cache)), taught.arguments, mesh)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
                                                       config.validation.keep_best))
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done, _wandb(config, run)))
@@ -105,15 +103,13 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         last = min(start.total_steps, done + (stop_after or start.total_steps))
         _announce(start, abstract, mesh, progress)
 
-        def save() -> None:
+        def save(wait: bool = False) -> None:
             recorder.flush()        # brings the totals up to this step, and says whether the weights can be trusted
             if recorder.sound:
                 checkpoints.save(state, loader.get_state(), recorder.progress, lineage_at(start, recorder.progress),
                                  looks.losses.get(recorder.progress.step))
-
-        def save_at_once() -> None:
-            save()
-            checkpoints.wait()
+            if wait:
+                checkpoints.wait()
 
         # ---- Updates. The order matters: a step's scalars are read when the next is queued (the host never waits for
         # ---- the device), and the loader's position is saved before the next batch is drawn
@@ -122,7 +118,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         advance = stack.enter_context(console.progress("training", start.total_steps))
         advance(done)
         for step in range(done + 1, last + 1):
-            with _data_of(step, data_dir, save_at_once):
+            with _data_of(step, data_dir, functools.partial(save, wait=True)):
                 rows = next(loader)
             batch = place(rows)
             with tracing.update(step - done), jax.transfer_guard("disallow"):
@@ -135,11 +131,10 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
                 recorder.flush()
                 looks(recorder.progress, state.params)
             if saving:
-                save()
+                save(wait=stopping)
             advance(note=recorder.note())
             if stopping:
                 break
-        checkpoints.wait()
         return _result(run, recorder, start, interruption)
 
 
