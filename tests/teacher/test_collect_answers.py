@@ -190,7 +190,7 @@ def test_a_budget_in_tokens_is_never_passed(files):
     """A request may cost (10 characters / 2.5) + 100 tokens at worst; it really costs 15."""
     with serving(Endpoint()) as endpoint:
         result = collect(endpoint, files, max_tokens=100, budget_tokens=140, concurrency=4)
-        assert (result.asked, result.unasked, result.kept) == (3, 3, 3)
+        assert (result.asked, result.missing, result.kept) == (3, 3, 3)
         again = collect(endpoint, files, max_tokens=100, budget_tokens=140)
         assert (again.asked, len(endpoint.requests)) == (0, 3)
         assert collect(endpoint, files, max_tokens=100, budget_tokens=10_000).kept == 6
@@ -226,7 +226,7 @@ def test_failed_prompts_are_counted_and_asked_again(files):
 def test_a_teacher_that_is_gone_stops_the_run_and_keeps_what_was_answered(files):
     with serving(Endpoint(lambda h, body, n: answer(body) if body["messages"][-1]["content"] == "question 0"
                           else send(h, 503, {}))) as endpoint:
-        with pytest.raises(UserError, match="3 prompts in a row failed.*HTTP 503.*the same command continues"):
+        with pytest.raises(UserError, match="3 requests in a row failed.*HTTP 503.*the same command continues"):
             collect(endpoint, files, attempts=1, give_up_after=3, concurrency=1)
     assert not files[1].exists()
     assert [e.status for e in ledger_of(files[1])] == ["ok", "failed", "failed", "failed"]
