@@ -39,6 +39,7 @@ class AskConfig:
     window: int = 32                        # requests that may be made before the oldest is answered
     timeout: float = 120.0                  # seconds for one attempt
     attempts: int = 6                       # of one request
+    longest_wait: float = 60.0              # seconds between two attempts, Retry-After aside
     give_up_after: int = 20                 # requests that fail, or bring nothing new, in a row
     api_key_env: str = "OPENAI_API_KEY"
     terms: str = ""                         # note for the card: what the teacher's terms say about its outputs
@@ -46,7 +47,7 @@ class AskConfig:
     # What may change under one --out, as it shapes no request; subclasses add theirs.
     FREE: ClassVar[frozenset[str]] = frozenset({
         "dataset", "price_in", "price_out", "budget_tokens", "budget_cost", "requests_per_minute", "tokens_per_minute",
-        "concurrency", "timeout", "attempts", "give_up_after", "api_key_env", "terms"})
+        "concurrency", "timeout", "attempts", "longest_wait", "give_up_after", "api_key_env", "terms"})
 
     def __post_init__(self):
         for name in ("max_tokens", "give_up_after", "window", "concurrency"):

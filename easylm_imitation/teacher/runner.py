@@ -84,7 +84,7 @@ async def _collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: 
     spent = run.spending
     result = CollectResult(
         str(out), " + ".join(labels), recipe.wanted, len(rows), missing, run.stopped, run.asked, run.reused,
-        run.failed, dict(recipe.dropped), spent.prompt_tokens, spent.completion_tokens, round(spent.cost, 6))
+        run.failed, dict(+recipe.dropped), spent.prompt_tokens, spent.completion_tokens, round(spent.cost, 6))
     _show(result)
     if not rows:
         raise UserError(f"--out {out} is not written: no answer to keep; the last lines of "
@@ -105,7 +105,8 @@ class _Teacher:
 async def _open_teacher(config: AskConfig, url: str, model: str, stack: contextlib.AsyncExitStack) -> _Teacher:
     client = await stack.enter_async_context(Client(ClientConfig(
         url, model, config.api_key_env, config.concurrency, config.timeout, config.attempts,
-        requests_per_minute=config.requests_per_minute, tokens_per_minute=config.tokens_per_minute)))
+        longest_wait=config.longest_wait, requests_per_minute=config.requests_per_minute,
+        tokens_per_minute=config.tokens_per_minute)))
     served = await client.model()
     return _Teacher(client, served.id, served.lineage.label if served.lineage else served.id)
 
