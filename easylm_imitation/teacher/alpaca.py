@@ -1,7 +1,6 @@
 """The recipe `alpaca`: each request shows 3 of the seed tasks and has the teacher write the rest of a list of 20, each
 with instruction, input and output; what passes the filters is kept."""
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -9,6 +8,7 @@ from easylm_imitation.records import LedgerEntry, Message
 from easylm_imitation.schema import UserError
 from easylm_imitation.teacher.inputs import SeedTask
 from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions, as_question
+from easylm_imitation.teacher.labelled import sections
 from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws
 
 _PROMPT = """Write a list of {total} varied tasks that people might give to a language model which reads and writes \
@@ -23,8 +23,6 @@ needs none, write <noinput>.
 
 Keep exactly to the form of the first tasks. The list of {total} tasks:
 """
-_TASK = re.compile(r"\s*(?:\d+\s*\.)?[\s*]*Instruction[\s*]*:[\s*]*(.*?)\n\s*(?:\d+\s*\.)?[\s*]*Input[\s*]*:[\s*]*(.*?)"
-                   r"\n\s*(?:\d+\s*\.)?[\s*]*Output[\s*]*:[\s*]*(.*?)\s*$", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,18 +88,28 @@ def _block(number: int, seed: SeedTask, instance: tuple[str, str]) -> str:
 
 
 def parse_tasks(text: str, cut_off: bool) -> list[tuple[str, str, str] | None]:
-    """(instruction, input, output) of each `###` block, None for one of another form. The request ends with the first
-    label, so the text may go on from there. `cut_off`: the last block is not whole, and left out.
+    """(instruction, input, output) of each task, None for one of another form. The request ends with the label of an
+    instruction, so the text may go on from there. `cut_off`: the last task is not whole, and left out.
 
-    >>> parse_tasks(" Name a fruit.\\n4. Input:\\n<noinput>\\n4. Output:\\nFig\\n###\\n5. Instru", cut_off=True)
+    >>> parse_tasks(" Name a fruit.\\n4. Input:\\n<noinput>\\n4. Output:\\nFig\\n###\\n5. Instruction: S", cut_off=True)
     [('Name a fruit.', '', 'Fig')]
     """
-    if not re.match(r"[\s#*]*(\d+\s*\.)?[\s*]*Instruction[\s*]*:", text):
-        text = "Instruction:" + text
-    blocks = [block for block in re.split(r"^\s*###+\s*(?:\n|(?=\d+\s*\.))", text, flags=re.MULTILINE) if block.strip()]
-    matches = [_TASK.match(block) for block in (blocks[:-1] if cut_off else blocks)]
-    return [match and (" ".join(match[1].split()), _given(match[2]), match[3].strip()) for match in matches]
+    found = sections(text, "Instruction", "Input", "Output")
+    labels = [label for label, _ in found]
+    if labels[:1] == [""]:
+        found[0] = ("" if labels[1:2] in (["Instruction"], ["#"]) else "Instruction", found[0][1])
+    tasks: list[list[tuple[str, str]]] = []
+    for label, content in found:
+        if label == "Instruction":
+            tasks.append([])
+        if tasks and label != "#":
+            tasks[-1].append((label, content))
+    return [_task(task) for task in (tasks[:-1] if cut_off else tasks)]
 
 
-def _given(text: str) -> str:
-    return "" if re.fullmatch(r"\W*(no ?input|none|n/a)?\W*", text.strip(), re.IGNORECASE) else text.strip()
+def _task(parts: list[tuple[str, str]]) -> tuple[str, str, str] | None:
+    if [label for label, _ in parts] != ["Instruction", "Input", "Output"]:
+        return None
+    (_, instruction), (_, given), (_, output) = parts
+    nothing = given.lower().strip("<>()[].* ") in ("", "noinput", "no input", "none", "n/a")
+    return " ".join(instruction.split()), "" if nothing else given, output

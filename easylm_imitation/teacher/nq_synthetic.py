@@ -2,20 +2,17 @@
 of Natural Questions, both the teacher's own. Each request shows 5 of 10 seed pairs, drawn anew; duplicates are dropped.
 """
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from easylm_imitation.records import LedgerEntry, Message
 from easylm_imitation.teacher.inputs import Pair
+from easylm_imitation.teacher.labelled import sections
 from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws, whole_lines
 
 # The request, as the paper prints it in its table 4.
 PROMPT = ("I want you to generate a series of questions and answers. I want the answers to be concise, just a few "
           "words. The questions should be lowercased and centered around Wikipedia-like entities. For example,")
-_LINE = r"[\s*#>-]*(?:\d+[.):]\s*)?[\s*]*{}\s*\d*\s*[.:)]+[\s*]*(\S.*?)[\s*]*$"
-_QUESTION = re.compile(_LINE.format("Q(?:uestion)?"), re.IGNORECASE)
-_ANSWER = re.compile(_LINE.format("A(?:nswer)?"), re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +64,12 @@ class NqSynthetic(Growing):
 
 
 def parse_pairs(text: str) -> list[Pair]:
-    """The pairs of a text: a line `Q: ...` and, next but for empty lines, `A: ...`; numbers, bold type do not matter.
+    """The pairs of a text: `Q: ...` on a line and `A: ...` below it. Further lines after an answer are left out.
 
     >>> parse_pairs("1. **Q:** who wrote emma\\n   A: Jane Austen\\nQ: unanswered\\nQ: capital of peru?\\nA: Lima")
     [Pair(question='who wrote emma', answer='Jane Austen'), Pair(question='capital of peru?', answer='Lima')]
     """
-    pairs, question = [], None
-    for line in filter(str.strip, text.splitlines()):
-        if match := _QUESTION.match(line):
-            question = match[1]
-        elif question and (match := _ANSWER.match(line)):
-            pairs.append(Pair(question, match[1]))
-            question = None
-        else:
-            question = None
-    return pairs
+    found = [(label[:1], content) for label, content in sections(text, "Question", "Answer", "Q", "A")]
+    pairs = [Pair(question.strip(" *"), answer.partition("\n")[0].strip(" *"))
+             for (first, question), (second, answer) in zip(found, found[1:]) if (first, second) == ("Q", "A")]
+    return [pair for pair in pairs if pair.question and pair.answer and "\n" not in pair.question]

@@ -15,6 +15,7 @@ from easylm_imitation.records import LedgerEntry, Message
 from easylm_imitation.schema import UserError
 from easylm_imitation.teacher.inputs import SeedTask
 from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions, as_question
+from easylm_imitation.teacher.labelled import sections
 from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws, whole_lines
 
 _INSTRUCTIONS = """Go on with this list of tasks for a language model. Write {more} more, one on a line with its \
@@ -29,10 +30,7 @@ for each label: first the label, then an input that it is right for.
 _INPUT_FIRST = """Write up to {most} examples for the last task in the form of the others: an input, then the right \
 output for it. A task that needs no input has one example, with the output alone.
 """
-_NUMBERED = re.compile(r"[\s*#-]*\d+\s*[.):]\s*[*\s]*(\S.*?)[\s*]*$")
-_EXAMPLE = re.compile(r"^[\s*#-]*Example\s*\d*[\s*:.]*$", re.IGNORECASE | re.MULTILINE)
-_FIELDS = re.compile(r"\s*(?:[*\s]*Input[\s*]*:[ *]*(.*?))?[*\s]*Output[\s*]*:[\s*]*(.*?)\s*$", re.DOTALL)
-_LABELLED = re.compile(r"\s*(.*?)[ *]*\n[\s*]*(?:Input[\s*]*:[\s*]*)?(.*?)\s*$", re.DOTALL)
+_NUMBERED = re.compile(r"[\s*#-]*+\d+\s*+[.):][*\s]*+(\S.*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,31 +156,43 @@ def parse_instructions(text: str) -> list[str]:
     lines = [line for line in text.splitlines() if line.strip()]
     if lines and not any(_NUMBERED.match(line) for line in lines[:1]) and not lines[0].rstrip().endswith(":"):
         lines[0] = "1. " + lines[0]
-    return [match[1] for match in map(_NUMBERED.match, lines) if match]
+    return [match[1].strip(" *") for match in map(_NUMBERED.match, lines) if match]
 
 
 def parse_examples(text: str, cut_off: bool) -> list[tuple[str, str]]:
     """(input, output) of each example; the request ends with the heading of the first. `cut_off`: the last is left out.
 
-    >>> parse_examples("Input: 2+2\\nOutput: 4\\nExample 2\\nOutput: none", cut_off=False)
+    >>> parse_examples("Input: 2+2\\nOutput: 4\\nExample 2:\\nOutput: none", cut_off=False)
     [('2+2', '4'), ('', 'none')]
     """
-    parts = [part for part in _EXAMPLE.split(text.partition("\nTask:")[0]) if part.strip()]
-    matches = map(_FIELDS.match, parts[:-1] if cut_off else parts)
-    return [(_nothing(match[1] or ""), match[2]) for match in matches if match]
+    text = re.sub(r"^([ *#]*Example[ *]*\d+)[ *:.]*$", r"\1:", text, flags=re.MULTILINE)
+    pairs, given = [], ""
+    for label, content in sections(text, "Example", "Input", "Output", "Task"):
+        if label == "Task":
+            break
+        if label == "Output":
+            pairs.append((given, content))
+        given = content if label == "Input" and not _is_nothing(content) else ""
+    return pairs[:-1] if cut_off else pairs
 
 
 def parse_labelled(text: str, cut_off: bool) -> list[tuple[str, str]]:
     """(input, label) of each example; the request ends with the first "Label:".
 
-    >>> parse_labelled(" Happy\\nInput: I won!\\nLabel: Sad\\nInput: I lost.", cut_off=False)
+    >>> parse_labelled(" Happy\\nInput: I won!\\nLabel: Sad\\nI lost.", cut_off=False)
     [('I won!', 'Happy'), ('I lost.', 'Sad')]
     """
-    parts = [part for part in re.split(r"^[\s*]*Label[\s*]*:", text.partition("\nTask:")[0], flags=re.MULTILINE)
-             if part.strip()]
-    matches = map(_LABELLED.match, parts[:-1] if cut_off else parts)
-    return [(match[2], match[1]) for match in matches if match and match[2]]
+    pairs: list[tuple[str, str]] = []
+    for label, content in sections(text, "Label", "Input", "Task"):
+        if label == "Task":
+            break
+        if label == "Input" and pairs:
+            pairs[-1] = (content, pairs[-1][1])
+        elif label in ("", "Label"):
+            first, _, rest = content.partition("\n")
+            pairs.append((rest.strip(), first.strip(" *")))
+    return [(given, label) for given, label in (pairs[:-1] if cut_off else pairs) if given]
 
 
-def _nothing(text: str) -> str:
-    return "" if text.strip().lower().strip("<>()[]. ") in ("none", "noinput", "no input", "n/a") else text.strip()
+def _is_nothing(text: str) -> bool:
+    return text.lower().strip("<>()[].* ") in ("none", "noinput", "no input", "n/a")

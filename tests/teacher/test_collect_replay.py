@@ -46,7 +46,7 @@ def test_requests_show_what_was_invented_before(seeds, tmp_path):
     in_order = sorted(endpoint.requests, key=lambda body: body["seed"])
     lists = [text_of(body) for body in in_order if text_of(body).startswith("Go on with")]
     own = {seed["instruction"] for seed in SEED_TASKS}
-    invented = [sum(line.partition(". ")[2] not in own for line in text.splitlines()[3:-1]) for text in lists]
+    invented = [sum(line.partition(". ")[2] not in own for line in text.splitlines()[2:-1]) for text in lists]
     assert (invented[0], invented[-1]) == (0, 2)
     assert invented == sorted(invented)
 
