@@ -32,6 +32,8 @@ class ListedConfig(AskConfig):
         super().__post_init__()
         if self.tries < 1:
             raise ValueError(f"tries={self.tries} must be at least 1")
+        if self.tries > 1 and self.temperature == 0:
+            raise ValueError(f"tries={self.tries} with temperature=0 pays for the same answer again; set tries=1")
 
     def useful(self, entry: LedgerEntry) -> str:
         """The answer's text. Raises Unusable for what the config drops."""

@@ -4,7 +4,7 @@ one a subset, and the dataset keeps that order. The system message is part of th
 """
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from easylm_imitation.records import Conversation, LedgerEntry, Message, Prompt
 from easylm_imitation.schema import UserError
@@ -36,6 +36,8 @@ class ExplanationsConfig(ListedConfig):
     systems: tuple[SystemMessage, ...] = (SystemMessage(""),)
     better: Better = Better()
 
+    FREE: ClassVar[frozenset[str]] = ListedConfig.FREE | {"better"}
+
     def __post_init__(self):
         super().__post_init__()
         if not self.systems:
@@ -59,7 +61,9 @@ class Explanations(Listed):
         if config.better.queries > len(queries):
             raise UserError(f"better.queries={config.better.queries}, but there are {len(queries)} queries")
         self.config = config
-        chosen = draws(config.seed, "better").sample(range(len(queries)), config.better.queries)
+        # By a rank of its own for each query: a larger subset contains the smaller one.
+        ranked = sorted(range(len(queries)), key=lambda i: draws(config.seed, f"better/{queries[i].id}").random())
+        chosen = ranked[:config.better.queries]
         stages = [(0, query) for query in queries] + [(1, queries[i]) for i in sorted(chosen)]
         super().__init__([self._ask(stage, query) for stage, query in stages], config.tries)
 

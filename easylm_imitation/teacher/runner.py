@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from easylm_imitation import console
-from easylm_imitation.client import Client, ClientConfig, Reply, RequestFailed
+from easylm_imitation.client import Client, ClientConfig, Reply, RequestFailed, ServedModel
 from easylm_imitation.journal import Journal
 from easylm_imitation.records import (
     CollectionCard,
@@ -72,6 +72,9 @@ async def _collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: 
                    inputs: str | os.PathLike | None) -> CollectResult:
     async with contextlib.AsyncExitStack() as stack:
         teachers = [await _open_teacher(config, url, model, stack) for url, model in zip(urls, config.models())]
+        if len({(teacher.client.base, teacher.model) for teacher in teachers}) < len(teachers):
+            raise UserError(f"both teachers are '{teachers[0].model}' of {teachers[0].client.base}; name another model "
+                            "for the second, or give --teacher twice")
         config = dataclasses.replace(config, model=teachers[0].model)
         ledger = stack.enter_context(Journal(LedgerEntry, _beside(out, "ledger.jsonl")))
         run = _Run(config, recipe, teachers, ledger)
@@ -90,16 +93,25 @@ async def _collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: 
         raise UserError(f"--out {out} is not written: no answer to keep; the last lines of "
                         f"{_beside(out, 'ledger.jsonl')} say why")
     write_jsonl(out, rows)
-    write_json(_beside(out, "card.json"), _card(config, result, labels, ledger.entries, inputs))
+    write_json(_beside(out, "card.json"), _card(config, result, teachers, ledger.entries, inputs))
     return result
 
 
 @dataclasses.dataclass(frozen=True)
 class _Teacher:
-    """Who is asked; `label` names it in the rows: `name@id` of its lineage, or its model id."""
+    """Who is asked."""
     client: Client
-    model: str
-    label: str
+    served: ServedModel
+
+    @property
+    def model(self) -> str:
+        """How requests name it."""
+        return self.served.id
+
+    @property
+    def label(self) -> str:
+        """How rows name it: `name@id` of its lineage, or its model id."""
+        return self.served.lineage.label if self.served.lineage else self.served.id
 
 
 async def _open_teacher(config: AskConfig, url: str, model: str, stack: contextlib.AsyncExitStack) -> _Teacher:
@@ -107,8 +119,7 @@ async def _open_teacher(config: AskConfig, url: str, model: str, stack: contextl
         url, model, config.api_key_env, config.concurrency, config.timeout, config.attempts,
         longest_wait=config.longest_wait, requests_per_minute=config.requests_per_minute,
         tokens_per_minute=config.tokens_per_minute)))
-    served = await client.model()
-    return _Teacher(client, served.id, served.lineage.label if served.lineage else served.id)
+    return _Teacher(client, await client.model())
 
 
 class _Run:
@@ -259,16 +270,17 @@ def _refuse_foreign_output(out: str | os.PathLike) -> None:
         raise UserError(f"--out {out} exists but no {ledger.name} beside it: not collected here; choose another name")
 
 
-def _card(config: AskConfig, result: CollectResult, teachers: Sequence[str], entries: Sequence[LedgerEntry],
+def _card(config: AskConfig, result: CollectResult, teachers: Sequence[_Teacher], entries: Sequence[LedgerEntry],
           inputs: str | os.PathLike | None) -> CollectionCard:
     times = sorted(entry.time for entry in entries if entry.time) or [""]
     answered = sum(entry.status == "ok" for entry in entries)
     terms = config.terms or ("not noted: before you train on these rows or hand them on, look up what the teacher's "
                              "provider, or the licence of its weights, allows to do with its outputs")
     return CollectionCard(
-        config.recipe, config.dataset, tuple(teachers), terms, times[0], times[-1], result.kept, result.wanted,
-        result.dropped, answered, len(entries) - answered, result.prompt_tokens, result.completion_tokens,
-        result.cost, OTHERS, digest(config), file_sha256(inputs) if inputs else "", code_version())
+        config.recipe, config.dataset, tuple(teacher.label for teacher in teachers), terms, times[0], times[-1],
+        result.kept, result.wanted, result.dropped, answered, len(entries) - answered, result.prompt_tokens,
+        result.completion_tokens, result.cost, OTHERS, digest(config), file_sha256(inputs) if inputs else "",
+        tuple(teacher.served.lineage for teacher in teachers if teacher.served.lineage), code_version())
 
 
 def _show(result: CollectResult) -> None:

@@ -293,7 +293,23 @@ def test_two_teachers_make_a_curriculum_whose_order_is_kept(tmp_path):
     assert read_json(CollectionCard, tmp_path / "out.jsonl.card.json").teachers == ("cheap", "good")
 
 
-def test_three_teachers_are_too_many(tmp_path):
+def test_the_better_teachers_subset_grows_with_its_number(tmp_path):
+    queries = write_lines(tmp_path / "q.jsonl", [{"id": f"q{i}", "prompt": f"question {i}"} for i in range(30)])
+    with serving(Endpoint(models=[{"id": "cheap"}, {"id": "good"}])) as endpoint:
+        for count in (3, 9):
+            config = explanations(**{"model": "cheap", "better.model": "good", "better.queries": count})
+            result = collect_from(config, [endpoint.url], queries, tmp_path / "out.jsonl")
+    assert (result.kept, result.asked, result.reused, len(endpoint.requests)) == (39, 6, 33, 39)
+
+
+def test_a_teacher_is_not_better_than_itself(tmp_path):
+    queries = write_lines(tmp_path / "q.jsonl", [{"id": "q", "prompt": "question"}])
+    with serving(Endpoint()) as endpoint, pytest.raises(UserError, match="both teachers are 'teacher'"):
+        collect_from(explanations(**{"better.queries": 1}), [endpoint.url], queries, tmp_path / "out.jsonl")
+    assert not endpoint.requests
+
+
+def test_more_teachers_than_the_recipe_asks_are_too_many(tmp_path):
     queries = write_lines(tmp_path / "q.jsonl", [{"id": "q", "prompt": "question"}])
     with pytest.raises(UserError, match="2 teachers for a recipe that asks 1"):
         collect_from(explanations(), ["http://a", "http://b"], queries, tmp_path / "out.jsonl")
