@@ -17,8 +17,8 @@ INTERRUPTED = "what was answered is kept, the same command continues"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     flags.add_config(parser)
-    parser.add_argument("--teacher", metavar="URL|X", required=True, action="append",
-                        help="an OpenAI-compatible endpoint; or a run dir or Hugging Face dir, served meanwhile; twice "
+    parser.add_argument("--teacher", metavar="URL|X", required=True,
+                        help="an OpenAI-compatible endpoint; or a run dir or Hugging Face dir, served meanwhile; A,B "
                              "for a recipe with two teachers, the cheaper one first")
     parser.add_argument("--prompts", metavar="FILE",
                         help='what the recipe starts from; for answers JSONL, a line like {"id": "p0", '
@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     make_recipe(config, args.prompts)       # a bad file is named before a model is served
     with contextlib.ExitStack() as stack:
         urls = [stack.enter_context(served(teacher, "--teacher", slots=config.concurrency,
-                                           chat=config.api == "chat")).url for teacher in args.teacher]
+                                           chat=config.api == "chat")).url for teacher in args.teacher.split(",")]
         return plain(collect_from(config, urls, args.prompts, args.out))

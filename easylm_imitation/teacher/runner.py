@@ -61,8 +61,8 @@ def collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: str | o
     be kept; what was answered by then stays in the ledger.
     """
     if len(urls) not in (1, len(config.models())):
-        raise UserError(f"{len(urls)} teachers for a recipe that asks {len(config.models())}; give --teacher once for "
-                        "each, or one address that serves all")
+        raise UserError(f"{len(urls)} teachers for a recipe that asks {len(config.models())}; write --teacher A,B, "
+                        "one for each, or one address that serves all")
     urls = list(urls) * (len(config.models()) if len(urls) == 1 else 1)
     _refuse_foreign_output(out)
     return asyncio.run(_collect(config, recipe, urls, pathlib.Path(out), inputs))
@@ -74,7 +74,7 @@ async def _collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: 
         teachers = [await _open_teacher(config, url, model, stack) for url, model in zip(urls, config.models())]
         if len({(teacher.client.base, teacher.model) for teacher in teachers}) < len(teachers):
             raise UserError(f"both teachers are '{teachers[0].model}' of {teachers[0].client.base}; name another model "
-                            "for the second, or give --teacher twice")
+                            "for the second, or write --teacher A,B")
         config = dataclasses.replace(config, model=teachers[0].model)
         ledger = stack.enter_context(Journal(LedgerEntry, _beside(out, "ledger.jsonl")))
         run = _Run(config, recipe, teachers, ledger)

@@ -1,5 +1,6 @@
 """Each recipe over a real local server: what it asks, what it makes of the answers, what it leaves out."""
 import functools
+import json
 import pathlib
 import re
 from collections import Counter
@@ -8,6 +9,7 @@ import pytest
 from collect_helpers import MATTERS, PAIRS, SEED_TASKS, collect, invents, ledger_of, rows_of, text_of, write_lines
 from endpoint import Endpoint, answer, serving
 
+from easylm_imitation.cli.main import main
 from easylm_imitation.config import load_one_of
 from easylm_imitation.records import CollectionCard, read_json
 from easylm_imitation.schema import UserError
@@ -291,6 +293,17 @@ def test_two_teachers_make_a_curriculum_whose_order_is_kept(tmp_path):
     assert [body["model"] for body in other.requests] == ["good"] * 4
     assert apart.cost == result.cost
     assert read_json(CollectionCard, tmp_path / "out.jsonl.card.json").teachers == ("cheap", "good")
+
+
+def test_the_verb_takes_a_recipe_and_two_teachers(tmp_path, capsys):
+    queries = write_lines(tmp_path / "q.jsonl", [{"id": f"q{i}", "prompt": f"question {i}"} for i in range(4)])
+    with serving(Endpoint(models=[{"id": "cheap"}])) as one, serving(Endpoint(models=[{"id": "good"}])) as other:
+        status = main(["collect", "--config", str(CONFIGS[0].parent / "explanations.py"), "--prompts", str(queries),
+                       "--teacher", f"{one.url},{other.url}", "--config.better.queries=2", "--json",
+                       "--out", str(tmp_path / "out.jsonl")])
+    assert status == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["teacher"] == "cheap + good"
+    assert (len(one.requests), len(other.requests)) == (4, 2)
 
 
 def test_the_better_teachers_subset_grows_with_its_number(tmp_path):
