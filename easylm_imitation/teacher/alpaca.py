@@ -62,9 +62,8 @@ class Alpaca(Growing):
         text = _PROMPT.format(total=self.config.tasks) + "\n" + "".join(shown)
         return Ask(str(number), (Message("user", f"{text}###\n{self.config.shots + 1}. Instruction:"),), number=number)
 
-    def read(self, ask: Ask, entry: LedgerEntry) -> int:
+    def read(self, ask: Ask, entry: LedgerEntry) -> None:
         """Every task that passes the filters."""
-        before = len(self.known.invented)
         for place, task in enumerate(parse_tasks(entry.response or "", entry.finish_reason == "length")):
             reason = self._fault(task)
             if reason:
@@ -72,7 +71,6 @@ class Alpaca(Growing):
             else:
                 instruction, given, output = task
                 self.add(ask, place, as_question(instruction, given), output, instruction=instruction, input=given)
-        return len(self.known.invented) - before
 
     def _fault(self, task: tuple[str, str, str] | None) -> str:
         if task is None:

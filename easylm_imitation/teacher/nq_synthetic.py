@@ -47,9 +47,9 @@ class NqSynthetic(Growing):
         text = "\n\n".join([PROMPT, *(f"Q: {pair.question}\nA: {pair.answer}" for pair in shown)])
         return Ask(str(number), (Message("user", text),), number=number)
 
-    def read(self, ask: Ask, entry: LedgerEntry) -> int:
+    def read(self, ask: Ask, entry: LedgerEntry) -> None:
         """Every pair that is new."""
-        found, before = parse_pairs(whole_lines(entry)), len(self._seen)
+        found = parse_pairs(whole_lines(entry))
         self.dropped["no pair in the answer"] += not found
         for place, pair in enumerate(found):
             if self._identity(pair) in self._seen:
@@ -57,7 +57,6 @@ class NqSynthetic(Growing):
             else:
                 self._seen.add(self._identity(pair))
                 self.add(ask, place, pair.question, pair.answer)
-        return len(self._seen) - before
 
     def _identity(self, pair: Pair) -> Pair | str:
         return pair if self.config.distinct == "pair" else pair.question

@@ -40,7 +40,7 @@ class AskConfig:
     timeout: float = 120.0                  # seconds for one attempt
     attempts: int = 6                       # of one request
     longest_wait: float = 60.0              # seconds between two attempts, Retry-After aside
-    give_up_after: int = 20                 # requests that fail, or bring nothing new, in a row
+    give_up_after: int = 20                 # requests that fail in a row; answers without a row, and 3 windows more
     api_key_env: str = "OPENAI_API_KEY"
     terms: str = ""                         # note for the card: what the teacher's terms say about its outputs
 
@@ -105,8 +105,8 @@ class Recipe(Protocol):
     def next(self) -> Ask | None:
         """The next request; None when none is needed before another answer is taken, or none at all."""
 
-    def take(self, ask: Ask, entry: LedgerEntry) -> bool:
-        """Reads an answer, or a failure. Whether that brought anything."""
+    def take(self, ask: Ask, entry: LedgerEntry) -> None:
+        """Reads an answer, or a failure."""
 
     def rows(self) -> Iterator[tuple[int, Conversation]]:
         """(teacher, conversation), in the dataset's order; the runner fills in the teacher's name."""
@@ -155,18 +155,17 @@ class Listed:
         """Further tries first."""
         return self._again.popleft() if self._again else next(self._first, None)
 
-    def take(self, ask: Ask, entry: LedgerEntry) -> bool:
+    def take(self, ask: Ask, entry: LedgerEntry) -> None:
         """Keeps the row, or asks again, or counts why not."""
-        if entry.status == "ok":
-            try:
-                self._rows[ask.key[:2]] = self.read(ask, entry)
-            except Unusable as why:
-                if ask.attempt + 1 < self.tries:
-                    self._again.append(dataclasses.replace(ask, attempt=ask.attempt + 1,
-                                                           number=ask.number + 1_000_000))
-                else:
-                    self.dropped[str(why)] += 1
-        return True     # a list comes to its end by itself
+        if entry.status == "failed":
+            return
+        try:
+            self._rows[ask.key[:2]] = self.read(ask, entry)
+        except Unusable as why:
+            if ask.attempt + 1 < self.tries:
+                self._again.append(dataclasses.replace(ask, attempt=ask.attempt + 1, number=ask.number + 1_000_000))
+            else:
+                self.dropped[str(why)] += 1
 
     def rows(self) -> Iterator[tuple[int, Conversation]]:
         """In the order of the list."""
@@ -211,8 +210,8 @@ class Growing:
         """Request `number`, from 0; its id is the number."""
         raise NotImplementedError
 
-    def read(self, ask: Ask, entry: LedgerEntry) -> int:
-        """Takes an answer in, rows by `self.add`; returns how much that brought."""
+    def read(self, ask: Ask, entry: LedgerEntry) -> None:
+        """Takes an answer in; rows by `self.add`."""
         raise NotImplementedError
 
     def foreseen(self) -> Sequence[Ask]:
@@ -229,10 +228,11 @@ class Growing:
         self._asked += 1
         return self.make(self._asked - 1)
 
-    def take(self, ask: Ask, entry: LedgerEntry) -> bool:
+    def take(self, ask: Ask, entry: LedgerEntry) -> None:
         """Reads an answer; a failure brought nothing."""
         self._taken += 1
-        return entry.status == "ok" and self.read(ask, entry) > 0
+        if entry.status == "ok":
+            self.read(ask, entry)
 
     def add(self, ask: Ask, place: int, question: str, answer: str, **meta: Any) -> None:
         """A row: the `place`-th of an answer. Its id leads to the ledger."""

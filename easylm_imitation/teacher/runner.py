@@ -247,12 +247,13 @@ class _Run:
 
     def _take(self, ask: Ask, entry: LedgerEntry, advance: Any) -> None:
         before = self.recipe.made
-        brought = self.recipe.take(ask, entry)
-        if entry.status == "ok":
-            self._nothing_new = 0 if brought else self._nothing_new + 1
-        if self._nothing_new >= self.config.give_up_after + self.config.window:
-            self.stopped = self.stopped or "nothing new"
+        self.recipe.take(ask, entry)
         made, cost = self.recipe.made, self.spending.cost
+        if entry.status == "ok":
+            self._nothing_new = 0 if made > before else self._nothing_new + 1
+        # Rows may take three steps (self-instruct), each of which fills a window before the next begins.
+        if self._nothing_new >= self.config.give_up_after + 3 * self.config.window:
+            self.stopped = self.stopped or "nothing new"
         expected = f" of about ${cost * self.recipe.wanted / made:.2f}" if made else ""
         advance(made - before, note=f"${cost:.2f}{expected}" if cost else "")
 

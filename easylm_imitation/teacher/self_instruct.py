@@ -2,8 +2,8 @@
 
     instructions (8 shown: 6 seeds, 2 invented) ─► is it a classification? ─► instances: label first, or input first
 
-Labels come first for classifications, as a teacher that writes the input first keeps to one label. The second and the
-third step of an instruction are asked before new instructions are.
+Labels come first for classifications, as a teacher that writes the input first keeps to one label. Instances are asked
+for before kinds, and kinds before new instructions.
 """
 import dataclasses
 import re
@@ -108,30 +108,27 @@ class SelfInstruct(Growing):
         those = [seed for seed in self.seeds if seed.is_classification == classification]
         return draw.sample(those, min(count, len(those)))
 
-    def read(self, ask: Ask, entry: LedgerEntry) -> int:
+    def read(self, ask: Ask, entry: LedgerEntry) -> None:
         """What the step brought: instructions, a kind, or instances."""
         if ask.step == "instructions":
-            return self._read_instructions(entry)
-        if ask.step == "kind":
+            self._read_instructions(entry)
+        elif ask.step == "kind":
             yes = (entry.response or "").strip(" *\n").lower().startswith("yes")
-            self._next_steps.append(("labelled" if yes else "examples", ask.about))
-            return 1
-        return self._read_instances(ask, entry)
+            self._next_steps.appendleft(("labelled" if yes else "examples", ask.about))
+        else:
+            self._read_instances(ask, entry)
 
-    def _read_instructions(self, entry: LedgerEntry) -> int:
+    def _read_instructions(self, entry: LedgerEntry) -> None:
         found = parse_instructions(whole_lines(entry))[:2 * self.config.instructions]
-        kept = 0
         for instruction in found:
             reason = self.known.offer(instruction)
             if reason:
                 self.dropped[reason] += 1
             else:
                 self._next_steps.append(("kind", instruction))
-                kept += 1
         self.dropped["no list in the answer"] += not found
-        return kept
 
-    def _read_instances(self, ask: Ask, entry: LedgerEntry) -> int:
+    def _read_instances(self, ask: Ask, entry: LedgerEntry) -> None:
         parse = parse_labelled if ask.step == "labelled" else parse_examples
         found = parse(entry.response or "", entry.finish_reason == "length")
         whole = [(given, output) for given, output in found if output and output != given]
@@ -144,7 +141,6 @@ class SelfInstruct(Growing):
         for place, (given, output) in enumerate(kept):
             self.add(ask, place, as_question(ask.about, given), output, instruction=ask.about, input=given,
                      classification=ask.step == "labelled")
-        return len(kept)
 
 
 def parse_instructions(text: str) -> list[str]:

@@ -201,9 +201,9 @@ def test_self_instruct_goes_from_instruction_to_kind_to_instances(tmp_path):
         [("user", "Judge whether the review is kind.\n\nLovely!"), ("assistant", "kind")],
         [("user", "Name fruits that grow on old trees."), ("assistant", "Apples.")]]
     steps = [text_of(body).split()[0] for body in endpoint.requests]
-    assert steps == ["Go", "Does", "Does", "Each", "Write"]
+    assert steps == ["Go", "Does", "Each", "Does", "Write"]
     assert result.dropped == {"instance is empty, repeats its input, or contradicts another": 3}
-    demos = text_of(endpoint.requests[3])
+    demos = text_of(endpoint.requests[2])
     assert all(seed["instruction"] not in demos for seed in SEED_TASKS if not seed["is_classification"])
 
 

@@ -54,11 +54,11 @@ def test_requests_show_what_was_invented_before(seeds, tmp_path):
 def test_a_collection_in_parts_asks_what_one_in_one_piece_asks(seeds, tmp_path):
     """Made larger, stopped by budgets, continued: the same rows and the same requests, none of them twice."""
     out, asked = tmp_path / "parts.jsonl", None
-    for settings in ({"rows": 3}, {"rows": 12}, {"budget_tokens": 1000}, {"budget_tokens": 1300}, {"rows": 40}):
-        result, now = run(seeds, out, shuffled, **({"max_tokens": 64} | settings))
+    for settings in ({"rows": 3}, {"rows": 12}, {"budget_tokens": 1000}, {"budget_tokens": 1200}, {}):
+        result, now = run(seeds, out, shuffled, **({"max_tokens": 64, "rows": 60} | settings))
         asked = asked + now if asked else now
         assert result.stopped == ("budget used up" if "budget_tokens" in settings else "")
-    _, whole = run(seeds, tmp_path / "whole.jsonl", max_tokens=64)
+    _, whole = run(seeds, tmp_path / "whole.jsonl", max_tokens=64, rows=60)
     assert asked == whole
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
