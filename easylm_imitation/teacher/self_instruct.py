@@ -6,6 +6,7 @@ Labels come first for classifications, as a teacher that writes the input first 
 for before kinds, and kinds before new instructions.
 """
 import dataclasses
+import random
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -73,10 +74,12 @@ class SelfInstruct(Growing):
     def make(self, number: int) -> Ask:
         """The next step of an instruction that waits for one, or a request for instructions."""
         step, instruction = self._next_steps.popleft() if self._next_steps else ("instructions", "")
-        text, most = getattr(self, f"_{step}")(draws(self.config.seed, number), instruction)
+        write = {"instructions": self._instructions, "kind": self._kind, "labelled": self._labelled,
+                 "examples": self._examples}[step]
+        text, most = write(draws(self.config.seed, number), instruction)
         return Ask(str(number), (Message("user", text),), number=number, step=step, about=instruction, max_tokens=most)
 
-    def _instructions(self, draw, _: str) -> tuple[str, int | None]:
+    def _instructions(self, draw: random.Random, _: str) -> tuple[str, int | None]:
         invented = self.known.invented
         some = draw.sample(invented, min(self.config.invented_shown, len(invented)))
         count = self.config.seeds_shown + self.config.invented_shown - len(some)
@@ -85,26 +88,26 @@ class SelfInstruct(Growing):
         lines = [f"{i}. {' '.join(text.split())}" for i, text in enumerate(shown, 1)]
         return "\n".join([_INSTRUCTIONS.format(more=self.config.instructions), *lines, f"{len(shown) + 1}."]), None
 
-    def _kind(self, draw, instruction: str) -> tuple[str, int]:
+    def _kind(self, draw: random.Random, instruction: str) -> tuple[str, int]:
         shown = self._seeds_of(draw, True, 4) + self._seeds_of(draw, False, 4)
         draw.shuffle(shown)
         lines = [f"Task: {seed.instruction}\nClassification: {'Yes' if seed.is_classification else 'No'}\n"
                  for seed in shown]
         return "\n".join([_KIND, *lines, f"Task: {instruction}\nClassification:"]), 8
 
-    def _labelled(self, draw, instruction: str) -> tuple[str, None]:
+    def _labelled(self, draw: random.Random, instruction: str) -> tuple[str, None]:
         lines = [f"Task: {seed.instruction}\n" + "".join(f"Label: {output}\nInput: {given}\n"
                  for given, output in seed.instances[:3]) for seed in self._seeds_of(draw, True, 3)]
         return "\n".join([_LABEL_FIRST, *lines, f"Task: {instruction}\nLabel:"]), None
 
-    def _examples(self, draw, instruction: str) -> tuple[str, None]:
+    def _examples(self, draw: random.Random, instruction: str) -> tuple[str, None]:
         lines = [f"Task: {seed.instruction}\n" + "".join(
             f"Example {i}\n" + (f"Input: {given}\n" if given else "") + f"Output: {output}\n"
             for i, (given, output) in enumerate(seed.instances[:3], 1)) for seed in self._seeds_of(draw, False, 3)]
         head = _INPUT_FIRST.format(most=self.config.instances)
         return "\n".join([head, *lines, f"Task: {instruction}\nExample 1\n"]), None
 
-    def _seeds_of(self, draw, classification: bool, count: int) -> list[SeedTask]:
+    def _seeds_of(self, draw: random.Random, classification: bool, count: int) -> list[SeedTask]:
         those = [seed for seed in self.seeds if seed.is_classification == classification]
         return draw.sample(those, min(count, len(those)))
 
