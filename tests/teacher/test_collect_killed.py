@@ -27,7 +27,7 @@ class Misbehaving(Endpoint):
     def __init__(self, seed):
         super().__init__(self.misbehave)
         self.seed, self.asked, self.known = seed, [], set()
-        self.doubled = []
+        self.doubled, self.manners = [], set()
 
     def misbehave(self, handler, body, n):
         request = digest(body)
@@ -37,6 +37,7 @@ class Misbehaving(Endpoint):
                 self.doubled.append(request)
             draw = random.Random(f"{self.seed}/{request}/{self.asked.count(request)}")
         manner = draw.choice(MANNERS) if draw.random() < 0.6 else ""
+        self.manners.add(manner)
         if manner == "429":
             return send(handler, 429, {"error": {"message": "slower"}}, [("Retry-After", "0")])
         if manner == "500":
@@ -79,6 +80,8 @@ def test_a_bad_teacher_and_a_killed_process_give_the_rows_of_a_quiet_run(tmp_pat
     result = json.loads(done.stdout.splitlines()[-1])
     assert_the_rows_of_a_quiet_run(recipe, inputs, out, tmp_path / "quiet.jsonl")
     assert endpoint.doubled == []
+    assert endpoint.manners == {"", *MANNERS}
+    assert {"", "I'm sorry, but I can't help with that."} <= {entry.response for entry in ledger_of(out)}
     assert_the_ledger_adds_up(result, out)
 
 
