@@ -31,6 +31,7 @@ from easylm_imitation.schema import UserError, build, nearest, plain
 T = TypeVar("T")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BUSY = frozenset({408, 409, 425, 429}) | frozenset(range(500, 600))
+_CHARACTERS_PER_TOKEN = 2.5     # low for English, so that the estimate of a prompt errs upwards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,50 @@ class ClientConfig:
     attempts: int = 6                       # of one request, the first included
     backoff: float = 0.5                    # seconds before the second attempt; doubles with each
     longest_wait: float = 60.0              # seconds; bounds the back-off, not a server's Retry-After
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None  # prompts and answers; until it is known, an answer counts as max_tokens
 
     def __post_init__(self):
-        for name in ("concurrency", "timeout", "attempts"):
-            if getattr(self, name) <= 0:
+        for name in ("concurrency", "timeout", "attempts", "requests_per_minute", "tokens_per_minute"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+
+
+class Bucket:
+    """A limit a minute: in any t seconds at most t/60 of it, and one second's worth, or one request, on top.
+
+    Who comes first goes first. A request larger than a second's worth goes when the bucket is full and leaves a debt.
+    `clock` and `sleep` may be those of a virtual time.
+    """
+
+    def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic,
+                 sleep: Callable[[float], Awaitable[None]] = asyncio.sleep):
+        self._rate = per_minute / 60
+        self._size = max(1.0, self._rate)
+        self._level, self._at = self._size, clock()
+        self._clock, self._sleep, self._turn = clock, sleep, asyncio.Lock()
+
+    async def take(self, amount: float) -> None:
+        """Waits until `amount` may be spent, and spends it."""
+        async with self._turn:
+            need = min(amount, self._size)
+            while self._fill() < need - 1e-9:
+                await self._sleep((need - self._level) / self._rate)
+            self._level -= amount
+
+    def give_back(self, amount: float) -> None:
+        """What was taken too much (below 0: too little), once that is known."""
+        self._level = min(self._size, self._level + amount)
+
+    def _fill(self) -> float:
+        now = self._clock()
+        self._level, self._at = min(self._size, self._level + (now - self._at) * self._rate), now
+        return self._level
+
+
+def prompt_tokens(characters: int) -> float:
+    """An estimate, on the high side, of the tokens of a prompt."""
+    return characters / _CHARACTERS_PER_TOKEN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +160,8 @@ class Client:
                             "can carry; set it to the key alone")
         self._slots = asyncio.Semaphore(config.concurrency)
         self._resume_at = 0.0       # monotonic time before which nothing is sent: the server asked for a pause
+        self._requests = Bucket(config.requests_per_minute) if config.requests_per_minute else None
+        self._tokens = Bucket(config.tokens_per_minute) if config.tokens_per_minute else None
         self._http: httpx.AsyncClient | None = None
         self._model = config.model
 
@@ -185,18 +227,37 @@ class Client:
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             seconds = round(time.monotonic() - started, 4)
             texts = text_of(choice), choice.get("finish_reason"), answer.get("model") or self._model
-            return Reply(*map(_writable, texts), usage.get("prompt_tokens"), usage.get("completion_tokens"), seconds)
+            texts = (self._clean(_writable(text)) for text in texts)
+            return Reply(*texts, usage.get("prompt_tokens"), usage.get("completion_tokens"), seconds)
 
         async with self._slots:
             started = time.monotonic()
             return await self._send("POST", self.base + path, body, read)
 
+    async def _spend(self, body: dict[str, Any]) -> float:
+        """Waits for the limits a minute; returns the tokens that the request may cost, 0 where nobody counts."""
+        if self._requests:
+            await self._requests.take(1)
+        if not self._tokens:
+            return 0.0
+        asked = body["prompt"] if "prompt" in body else "".join(m["content"] for m in body["messages"])
+        worst = (prompt_tokens(len(asked)) if isinstance(asked, str) else len(asked)) + body["max_tokens"]
+        await self._tokens.take(worst)
+        return worst
+
+    def _settle(self, worst: float, reply: Any) -> None:
+        if worst and isinstance(reply, Reply) and None not in (reply.prompt_tokens, reply.completion_tokens):
+            self._tokens.give_back(worst - reply.prompt_tokens - reply.completion_tokens)
+
     async def _send(self, method: str, url: str, body: dict | None, read: Callable[[dict], T]) -> T:
         attempts = self.config.attempts if method == "POST" else min(3, self.config.attempts)
         for attempt in range(1, attempts + 1):
+            worst = await self._spend(body) if body else 0.0
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
             try:
-                return await self._attempt(method, url, body, read)
+                reply = await self._attempt(method, url, body, read)
+                self._settle(worst, reply)
+                return reply
             except _Busy as busy:
                 if attempt == attempts:
                     raise self._gave_up(method, url, busy, attempts) from None

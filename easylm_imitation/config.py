@@ -33,6 +33,15 @@ def load(cls: type[T], path: str | None, overrides: Sequence[str] = ()) -> T:
     return build(cls, mapping, where)
 
 
+def load_one_of(classes: Mapping[str, type], key: str, path: str | None, overrides: Sequence[str] = ()) -> Any:
+    """`load` for files of several kinds: their leaf `key` names the class (absent: the first of `classes`)."""
+    said = [text.partition("=")[2] for text in overrides if text.startswith(f"{PREFIX}{key}=")]
+    name = said[-1] if said else (_read(path) if path else {}).get(key, next(iter(classes)))
+    if name not in classes:
+        raise UserError(f"{path or 'config'}.{key}: {name!r} is none of them{nearest(str(name), classes)}")
+    return load(classes[name], path, overrides)
+
+
 def _read(path: str) -> dict[str, Any]:
     file, arguments = pathlib.Path(path), []
     if not file.is_file() and ".py:" in path:

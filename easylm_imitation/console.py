@@ -79,7 +79,7 @@ def _lines(label: str, total: int | None) -> Callable[..., None]:
         nonlocal done, shown
         done += n
         now = time.monotonic()
-        if now - shown >= 10 or done == total:
+        if now - shown >= 10 or (n and done == total):
             shown = now
             say(f"{label}: {done}/{total if total is not None else '?'} {note}".rstrip())
     return advance

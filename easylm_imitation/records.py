@@ -65,6 +65,32 @@ class LedgerEntry:
     error: str = ""
     response: str | None = None     # the text, None when failed
     request: str = ""               # hash of what was asked: messages, model and sampling; an answer serves that alone
+    attempt: int = 0                # 0-based, of the tries at one answer whose earlier ones were no use
+    time: str = ""                  # UTC, ISO 8601: when it was written
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectionCard:
+    """`<out>.card.json`: what `collect` asked whom, when, under which terms, and what came of it and was paid."""
+    recipe: str
+    dataset: str
+    teachers: tuple[str, ...]       # as in the conversations
+    terms: str                      # a note on what the teacher's terms say about training on its outputs
+    first: str                      # UTC, ISO 8601: of the ledger's entries
+    last: str
+    rows: int
+    wanted: int
+    dropped: dict[str, int]         # reason -> count
+    requests: int                   # answered ones
+    failures: int                   # of the ledger
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float                     # US dollars
+    others: dict[str, float]        # what others report to have paid, US dollars
+    config: str                     # hash of the resolved config
+    input: str = ""                 # SHA-256 of the input file; "" without one
+    lineages: tuple["Lineage", ...] = ()    # of the teachers that offer one
+    code: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,7 +361,13 @@ EXAMPLES: dict[type, dict[str, Any]] = {
     LedgerEntry: {
         "prompt_id": "p0", "sample": 0, "status": "ok", "model": "gpt-4", "prompt_tokens": 5, "completion_tokens": 6,
         "cost": 0.0005, "seconds": 0.8, "finish_reason": "stop", "error": "", "response": "Oslo is in Norway.",
-        "request": "9999999999999999"},
+        "request": "9999999999999999", "attempt": 0, "time": "2026-01-01T00:00:00Z"},
+    CollectionCard: {
+        "recipe": "nq-synthetic", "dataset": "nq-synthetic", "teachers": ["gpt-4"], "terms": "ask the provider",
+        "first": "2026-01-01T00:00:00Z", "last": "2026-01-01T01:00:00Z", "rows": 60, "wanted": 60,
+        "dropped": {"duplicate": 3}, "requests": 6, "failures": 1, "prompt_tokens": 900, "completion_tokens": 2000,
+        "cost": 0.02, "others": {"Vicuna": 300.0}, "config": "cccccccccccccccc", "input": "00", "lineages": [],
+        "code": "0.1.0"},
     Lineage: {
         "id": "0f0f0f0f0f0f0f0f", "name": "imitation", "base": "aaaaaaaaaaaaaaaa", "base_name": "base",
         "init": "aaaaaaaaaaaaaaaa", "teachers": ["gpt-4"], "data_card": "bbbbbbbbbbbbbbbb", "tokens": 20000,

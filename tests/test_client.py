@@ -7,6 +7,8 @@ import time
 
 import pytest
 from endpoint import Endpoint, answer, drop, send, serving
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from easylm_imitation import client as client_module
 from easylm_imitation.client import Client, ClientConfig, RequestFailed, base_url, for_each, served_model, with_client
@@ -182,6 +184,93 @@ def test_no_more_requests_in_flight_than_asked_for():
         replies = with_client(ClientConfig(endpoint.url, model="teacher", concurrency=3), many)
     assert [r.text for r in replies] == [f"answer to {i}" for i in range(12)]
     assert endpoint.most_in_flight == 3
+
+
+class VirtualTime:
+    """A clock that only sleeping moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    async def sleep(self, seconds):
+        self.now += seconds
+        await asyncio.sleep(0)
+
+    def bucket(self, per_minute):
+        return client_module.Bucket(per_minute, clock=lambda: self.now, sleep=self.sleep)
+
+
+def spend(per_minute, amounts):
+    """[(virtual second, amount)] of taking all amounts at once."""
+    log = []
+
+    async def all_of_them():
+        virtual = VirtualTime()
+        bucket = virtual.bucket(per_minute)
+
+        async def one(amount):
+            await bucket.take(amount)
+            log.append((virtual.now, amount))
+        await asyncio.gather(*map(one, amounts))
+    asyncio.run(all_of_them())
+    return log
+
+
+@given(st.floats(1, 1e4), st.lists(st.floats(1, 400), min_size=1, max_size=60))
+@settings(deadline=None)
+def test_a_limit_holds_over_every_span_of_time_and_keeps_the_order(per_minute, amounts):
+    log = spend(per_minute, amounts)
+    assert [amount for _, amount in log] == amounts
+    burst = max(1.0, per_minute / 60, *amounts)
+    for first, (start, _) in enumerate(log):
+        for last in range(first, len(log)):
+            spent = sum(amount for _, amount in log[first:last + 1])
+            assert spent <= (log[last][0] - start) * per_minute / 60 + burst + 1e-6
+    total = sum(amounts[:-1])
+    assert log[-1][0] <= (total + max(1.0, per_minute / 60)) / (per_minute / 60) + 1e-6, "no slower than the limit"
+
+
+def test_what_an_answer_did_not_use_is_given_back():
+    async def second_at(unused):
+        virtual = VirtualTime()
+        bucket = virtual.bucket(600)        # ten a second
+        await bucket.take(100)
+        bucket.give_back(unused)
+        await bucket.take(10)
+        return virtual.now
+    assert asyncio.run(second_at(0)) == pytest.approx(10)
+    assert asyncio.run(second_at(90)) == pytest.approx(1)
+    assert asyncio.run(second_at(500)) == 0, "never more than the bucket holds"
+
+
+@pytest.mark.parametrize(("limit", "gap"), [({"requests_per_minute": 30}, 2.0), ({"tokens_per_minute": 900}, 1.0),
+                                            ({"requests_per_minute": 30, "tokens_per_minute": 100}, 9.0)])
+def test_the_limits_space_what_a_real_server_sees(limit, gap):
+    """A request may cost 2.8 + 100 tokens at worst and costs 15; the server reads the virtual clock at each arrival."""
+    virtual, arrivals = VirtualTime(), []
+
+    def behave(handler, body, n):
+        arrivals.append(virtual.now)
+        return send(handler, 500, {}) if len(arrivals) == 2 else answer(body)
+
+    async def ask_five(c):
+        for name in ("_requests", "_tokens"):
+            if getattr(c, name):
+                setattr(c, name, virtual.bucket(limit[name[1:] + "_per_minute"]))
+        for i in range(4):
+            await c.chat([Message("user", f"{i} words")], max_tokens=100)
+    with serving(Endpoint(behave)) as endpoint:
+        with_client(ClientConfig(endpoint.url, model="teacher", backoff=0.01, **limit), ask_five)
+    assert len(arrivals) == 5
+    pauses = [b - a for a, b in zip(arrivals, arrivals[1:])]
+    assert pauses[1] >= pauses[0] - 1e-6, "a further attempt is a request like others"
+    assert min(pauses) == pytest.approx(gap)
+
+
+def test_a_key_that_an_answer_repeats_is_not_passed_on(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(Endpoint(lambda handler, body, n: answer(body, text=f"Your key is {KEY}."))) as endpoint:
+        assert ask(endpoint).text == "Your key is ***."
 
 
 def test_models_carry_lineage_and_context_where_offered():

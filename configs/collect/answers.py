@@ -13,10 +13,12 @@ import ml_collections
 
 def get_config():
     config = ml_collections.ConfigDict()
+    config.recipe = "answers"
     config.dataset = "answers"
     config.samples = 1
     config.temperature = 0.7
     config.max_tokens = 1024
+    config.tries = 3
     config.empty = "drop"
     config.truncated = "drop"
     config.concurrency = 8

@@ -1,10 +1,11 @@
-"""`collect`: prompts in, the teacher's answers out as conversations. The library does the work (teacher/answers.py)."""
+"""`collect`: a recipe and a teacher in, conversations out. The library does the work (teacher/)."""
 import argparse
+import contextlib
 from typing import Any
 
 from easylm_imitation.cli import flags
 from easylm_imitation.cli.served import served
-from easylm_imitation.config import load
+from easylm_imitation.config import load_one_of
 from easylm_imitation.schema import plain
 
 HELP = "ask a stronger model and keep its answers as conversations"
@@ -17,15 +18,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     flags.add_config(parser)
     parser.add_argument("--teacher", metavar="URL|X", required=True,
-                        help="an OpenAI-compatible endpoint; or a run dir or Hugging Face dir, served meanwhile")
-    parser.add_argument("--prompts", metavar="FILE", required=True,
-                        help='JSONL, a line like {"id": "p0", "prompt": "..."} or {"id": "p0", "messages": [...]}')
+                        help="an OpenAI-compatible endpoint; or a run dir or Hugging Face dir, served meanwhile; A,B "
+                             "for a recipe with two teachers, the cheaper one first")
+    parser.add_argument("--prompts", metavar="FILE",
+                        help='what the recipe starts from; for answers JSONL, a line like {"id": "p0", '
+                             '"prompt": "..."} or {"id": "p0", "messages": [...]}')
     flags.add_out(parser, "the conversations file; its ledger is kept beside it, and the same command continues")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Collects; returns the counts. Raises UserError."""
-    from easylm_imitation.teacher import CollectConfig, collect_answers
-    config = load(CollectConfig, args.config, args.overrides)
-    with served(args.teacher, "--teacher", slots=config.concurrency, chat=True) as teacher:
-        return plain(collect_answers(config, teacher.url, args.prompts, args.out))
+    from easylm_imitation.teacher.recipes import RECIPES, collect_from, make_recipe
+    config = load_one_of(RECIPES, "recipe", args.config, args.overrides)
+    make_recipe(config, args.prompts)       # a bad file is named before a model is served
+    with contextlib.ExitStack() as stack:
+        urls = [stack.enter_context(served(teacher, "--teacher", slots=config.concurrency,
+                                           chat=config.api == "chat")).url for teacher in args.teacher.split(",")]
+        return plain(collect_from(config, urls, args.prompts, args.out))

@@ -4,19 +4,26 @@ A request is let through only when its worst case (an estimate of the prompt, an
 have) still fits below the ceiling, together with the requests in flight. So a budget is kept, not noticed afterwards.
 """
 import asyncio
+from collections.abc import Sequence
 
+from easylm_imitation.client import prompt_tokens
 from easylm_imitation.records import LedgerEntry
 
-_CHARACTERS_PER_TOKEN = 2.5     # low for English, so that the estimate of a prompt errs upwards
+OTHERS = {"Alpaca (52,000 instructions, and training)": 600.0, "Vicuna (training)": 300.0,
+          "the paper's human raters": 5000.0}
+"""What others report to have paid, in US dollars: a measure for one's own bill."""
 
 
 class Spending:
-    """Tokens and dollars so far. `tokens` and `cost` are ceilings (None: no limit); prices are dollars per million."""
+    """Tokens and dollars so far. `prices` of each teacher: dollars per million tokens of prompts and of answers.
 
-    def __init__(self, *, price_in: float, price_out: float, tokens: int | None, cost: float | None):
+    `tokens` and `cost` are ceilings (None: no limit).
+    """
+
+    def __init__(self, prices: Sequence[tuple[float, float]], *, tokens: int | None, cost: float | None):
         self.prompt_tokens = self.completion_tokens = 0
         self.cost = 0.0
-        self._prices, self._limits = (price_in, price_out), (tokens, cost)
+        self._prices, self._limits = prices, (tokens, cost)
         self._held: dict[object, tuple[float, float]] = {}
         self._changed = asyncio.Condition()
 
@@ -25,9 +32,10 @@ class Spending:
         """Whether there is a ceiling at all."""
         return self._limits != (None, None)
 
-    def price(self, prompt_tokens: float, completion_tokens: float) -> float:
+    def price(self, teacher: int, prompt_tokens: float, completion_tokens: float) -> float:
         """Dollars for one request."""
-        return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
+        of_prompt, of_answer = self._prices[teacher]
+        return (prompt_tokens * of_prompt + completion_tokens * of_answer) / 1e6
 
     def add(self, entry: LedgerEntry) -> None:
         """Counts one entry of the ledger."""
@@ -35,10 +43,10 @@ class Spending:
         self.completion_tokens += entry.completion_tokens
         self.cost += entry.cost
 
-    async def hold(self, key: object, characters: int, max_tokens: int) -> bool:
+    async def hold(self, key: object, teacher: int, characters: int, max_tokens: int) -> bool:
         """Reserves the worst case of a request; waits for room while others are in flight. False: none is left."""
-        prompt = characters / _CHARACTERS_PER_TOKEN
-        worst = (prompt + max_tokens, self.price(prompt, max_tokens))
+        prompt = prompt_tokens(characters)
+        worst = (prompt + max_tokens, self.price(teacher, prompt, max_tokens))
         async with self._changed:
             while not self._fits(worst):
                 if not self._held:

@@ -186,11 +186,30 @@ def test_empty_and_truncated_answers_are_dropped_and_counted_or_kept(files):
     assert len(endpoint.requests) == 6, "what is kept is decided when writing, not when asking"
 
 
+def test_answers_of_no_use_are_asked_for_again_with_another_seed(files):
+    """Prompt 0 is refused once, prompt 1 always, prompt 2 answered with nothing once."""
+    def behave(handler, body, n):
+        kind = body["messages"][-1]["content"][-1]
+        refusal = "I'm sorry, but I can't help with that."
+        return answer(body, **({"text": refusal} if (kind, n) == ("0", 1) or kind == "1" else
+                               {"text": ""} if (kind, n) == ("2", 1) else {}))
+    with serving(Endpoint(behave)) as endpoint:
+        result = collect(endpoint, files, tries=3, refusals="drop", seed=0)
+        assert (result.kept, result.dropped, result.missing) == (5, {"refusal": 1}, 0)
+        again = collect(endpoint, files, tries=4, refusals="drop", seed=0)
+        assert (again.asked, again.reused, again.kept) == (1, 10, 5)
+        assert collect(endpoint, files, tries=1, refusals="keep", seed=0).kept == 5, "an empty answer is no row"
+    assert asked(endpoint) == {f"question {i}": times for i, times in enumerate((2, 4, 2, 1, 1, 1))}
+    seeds = [body["seed"] for body in endpoint.requests if body["messages"][-1]["content"] == "question 1"]
+    assert len(set(seeds)) == 4
+    assert [c.id for c in read_jsonl(Conversation, files[1])] == ["p0", "p1", "p3", "p4", "p5"]
+
+
 def test_a_budget_in_tokens_is_never_passed(files):
     """A request may cost (10 characters / 2.5) + 100 tokens at worst; it really costs 15."""
     with serving(Endpoint()) as endpoint:
         result = collect(endpoint, files, max_tokens=100, budget_tokens=140, concurrency=4)
-        assert (result.asked, result.unasked, result.kept) == (3, 3, 3)
+        assert (result.asked, result.missing, result.kept) == (3, 3, 3)
         again = collect(endpoint, files, max_tokens=100, budget_tokens=140)
         assert (again.asked, len(endpoint.requests)) == (0, 3)
         assert collect(endpoint, files, max_tokens=100, budget_tokens=10_000).kept == 6
@@ -226,7 +245,7 @@ def test_failed_prompts_are_counted_and_asked_again(files):
 def test_a_teacher_that_is_gone_stops_the_run_and_keeps_what_was_answered(files):
     with serving(Endpoint(lambda h, body, n: answer(body) if body["messages"][-1]["content"] == "question 0"
                           else send(h, 503, {}))) as endpoint:
-        with pytest.raises(UserError, match="3 prompts in a row failed.*HTTP 503.*the same command continues"):
+        with pytest.raises(UserError, match="3 requests in a row failed.*HTTP 503.*the same command continues"):
             collect(endpoint, files, attempts=1, give_up_after=3, concurrency=1)
     assert not files[1].exists()
     assert [e.status for e in ledger_of(files[1])] == ["ok", "failed", "failed", "failed"]
@@ -274,7 +293,8 @@ def test_a_broken_line_inside_the_ledger_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(("settings", "says"), [
-    ({"samples": 0}, "samples=0"), ({"samples": 2, "temperature": 0.0}, "equal answers"),
+    ({"samples": 0}, "samples=0"), ({"tries": 2, "temperature": 0.0}, "the same answer again"),
+    ({"samples": 2, "temperature": 0.0}, "equal answers"),
     ({"budget_cost": 1.0}, "price_in")])
 def test_settings_that_make_no_sense_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
