@@ -10,6 +10,7 @@ import numpy as np
 from easylm_imitation.data.folding import Folded, fold, span_hashes, window_hashes
 
 _PASSAGE = 40           # words: an item's piece at most; passages of texts are twice as long and overlap by half
+_CELLS = 1 << 24        # of the table of passages and words that is held at once
 _COMMON = 10            # a window that more items of a set share is its boilerplate, and tells nothing
 
 
@@ -113,7 +114,7 @@ class Windows:
         same = ~new[1:]
         reach[:-1][same] = np.minimum(reach[:-1], places[1:] - places[:-1])[same]
         starts = np.flatnonzero(new)
-        covered = np.add.reduceat(reach, starts) if len(starts) else np.zeros(0)
+        covered = _sums(reach, np.diff(starts, append=len(texts)))
         return Found(texts[starts], items[starts], covered / self._extent[items[starts]])
 
 
@@ -161,24 +162,33 @@ class RareWords:
 
     def match(self, folded: Folded) -> Found:
         """What a batch of texts holds of the items."""
-        passages, text_of = self._passages(*folded.words())
-        passage, word = passages // self._size, passages % self._size
+        passage, word, text_of = self._passages(*folded.words())
+        at_once = max(1, _CELLS // self._size)
+        parts = [np.zeros((3, 0))]
+        for start in range(0, len(text_of), at_once):
+            first, last = np.searchsorted(passage, (start, start + at_once))
+            found, pieces, weights = self._hold(passage[first:last] - start, word[first:last])
+            parts.append(np.stack([text_of[found + start], pieces, weights]))
+        texts, pieces, weights = np.concatenate(parts, 1)
+        return self._items(texts.astype(np.int64), pieces.astype(np.int64), weights)
+
+    def _hold(self, passage: np.ndarray, word: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(passages, pieces, weights) of the pieces that passages hold, of which all words are given."""
+        held = np.zeros((passage.max(initial=0) + 1) * self._size, bool)
+        held[passage * self._size + word] = True
         counts = self._posting_counts[word]
         pieces = self._posting[ranges(self._posting_starts[word], counts)]
-        candidates = np.unique(np.repeat(passage, counts) * len(self._owners) + pieces)
+        candidates = _different(np.repeat(passage, counts) * len(self._owners) + pieces)
         passage, piece = candidates // len(self._owners), candidates % len(self._owners)
         counts = self._counts[piece]
-        which = np.repeat(np.arange(len(piece)), counts)
         words = self._words[ranges(self._starts[piece], counts)]
-        wanted = passage[which] * self._size + words
-        at = np.minimum(np.searchsorted(passages, wanted), max(0, len(passages) - 1))
-        held = passages[at] == wanted if len(passages) else np.zeros(0, bool)
-        weight = np.bincount(which[held], self._weights[words[held]], len(piece))
+        there = held[np.repeat(passage * self._size, counts) + words]
+        weight = _sums(self._weights[words] * there, counts)
         enough = weight >= self._share * self._total[piece] - 1e-9
-        return self._items(text_of[passage[enough]], piece[enough], weight[enough])
+        return passage[enough], piece[enough], weight[enough]
 
-    def _passages(self, words: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(sorted passage * vocabulary + word of all words that items have, text of each passage)."""
+    def _passages(self, words: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(passage, word) of all words that items have, by passage; and the text of each passage."""
         blocks = -(-np.diff(offsets) // _PASSAGE)
         passages = np.maximum(blocks - 1, 1)
         text_of = np.repeat(np.arange(len(passages)), passages)
@@ -187,9 +197,9 @@ class RareWords:
         text = np.searchsorted(offsets, places, "right") - 1
         block = (places - offsets[text]) // _PASSAGE
         later, earlier = block < passages[text], block > 0
-        keys = [(before[text] + block)[later] * self._size + numbers[later],
-                (before[text] + block - 1)[earlier] * self._size + numbers[earlier]]
-        return np.unique(np.concatenate(keys)), text_of
+        passage = np.concatenate([(before[text] + block)[later], (before[text] + block - 1)[earlier]])
+        order = np.argsort(passage, kind="stable")
+        return passage[order], np.concatenate([numbers[later], numbers[earlier]])[order], text_of
 
     def _items(self, texts: np.ndarray, pieces: np.ndarray, weights: np.ndarray) -> Found:
         """A piece counts by its best passage; an item by its pieces."""
@@ -198,9 +208,19 @@ class RareWords:
         order = np.lexsort((items, best.texts))
         texts, items, weights = best.texts[order], items[order], best.scores[order]
         starts = np.flatnonzero(_changes(texts, items))
-        total = np.add.reduceat(weights, starts) if len(starts) else np.zeros(0)
-        scores = total / self._item_total[items[starts]] if len(starts) else total
-        return Found(texts[starts], items[starts], scores).at_least(0.5)
+        total = _sums(weights, np.diff(starts, append=len(texts)))
+        return Found(texts[starts], items[starts], total / self._item_total[items[starts]]).at_least(0.5)
+
+
+def _different(values: np.ndarray) -> np.ndarray:
+    """Sorted, each once (numpy's own `unique` goes through a slower table)."""
+    values = np.sort(values)
+    return values[np.concatenate([np.ones(min(1, len(values)), bool), values[1:] != values[:-1]])]
+
+
+def _sums(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The sum of the first counts[0] values, of the next counts[1], ...; every count is at least 1."""
+    return np.add.reduceat(values, np.cumsum(counts) - counts) if len(counts) else np.zeros(0)
 
 
 def _best(texts: np.ndarray, items: np.ndarray, scores: np.ndarray) -> Found:
