@@ -8,13 +8,15 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from easylm_imitation.text import Tokenizer, train_bpe
 
 CHATML = ("<|im_start|>", "<|im_end|>")
+# every control token that a template of ours needs
+CONTROL = (*CHATML, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|query|>", "<|output|>")
 TEXTS = ("User: where is the cat? Assistant: The cat is in the house. The house is by the sea.",
          "system user assistant\nHello there, how are you? I am well, thank you.\n### Instruction: ### Response:",
          "USER: what ASSISTANT: a café and a naïve 東京 🙂 line\n\nline")
 
 
 @functools.cache
-def byte_tokenizer(specials=("<eos>", *CHATML), merges=(), use_regex=True, bos=None):
+def byte_tokenizer(specials=("<eos>", *CONTROL), merges=(), use_regex=True, bos=None):
     """Ids 0 to 255 are the bytes; then merges of two characters each; then the specials, the first of which is EOS."""
     names = {byte: character for byte, character in _byte_characters().items()}
     vocab = {character: byte for byte, character in names.items()}
@@ -38,7 +40,7 @@ def _byte_characters():
 @functools.cache
 def trained():
     """Byte-level BPE, one token for beginning and end, as GPT-2."""
-    return train_bpe(TEXTS * 4, 320, ("<|endoftext|>", *CHATML))
+    return train_bpe(TEXTS * 4, 320, ("<|endoftext|>", *CONTROL))
 
 
 def _sentencepiece_model():
@@ -61,7 +63,7 @@ def _sentencepiece(normalizer=None, pre_tokenizer=None):
         backend.pre_tokenizer = pre_tokenizer
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
                                          decoders.Strip(" ", 1, 0)])
-    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in ("<s>", "</s>", *CHATML)])
+    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in ("<s>", "</s>", *CONTROL)])
     return Tokenizer(backend, eos="</s>", bos="<s>")
 
 

@@ -6,15 +6,18 @@ no earlier answer opens with white space or punctuation that the tokenizer would
 """
 from collections.abc import Sequence
 
+from easylm_imitation.text.own_template import OwnTemplate
 from easylm_imitation.text.rows import check_template, special_token
 from easylm_imitation.text.template import Piece, Template, Turn
 from easylm_imitation.text.tokenizer import Tokenizer
 
 
 def chat_jinja(template: Template, tokenizer: Tokenizer) -> str:
-    """The Jinja chat template, with the tokenizer's own end and beginning tokens written out. Raises UserError when the
-    tokenizer lacks one of the template's tokens."""
+    """The Jinja chat template, with the tokenizer's own end and beginning tokens written out, and the template's id in
+    a comment. Raises UserError when the tokenizer lacks one of the template's tokens."""
     check_template(template, tokenizer)
+    if isinstance(template, OwnTemplate):
+        return template.source
 
     def literal(pieces: Sequence[Piece]) -> str:
         return _quoted("".join(_spelled(piece, tokenizer) for piece in pieces))
@@ -25,8 +28,10 @@ def chat_jinja(template: Template, tokenizer: Tokenizer) -> str:
     trim = "|trim" if template.strip else ""
     default = "none" if template.default_system is None else _quoted(template.default_system)
     content = f"(message['content']{trim})"
-    answer = f"{literal((*template.assistant.before, template.lead))} + {content} + {literal((template.end,))}"
+    answer = (f"{literal(template.assistant.before)} + {_lead(template)} + {content} + "
+              f"{literal((template.tail, template.end))}")
     return "".join((
+        f"{{#- {template.id} -#}}",
         "{%- if messages[0]['role'] == 'system' %}",
         "{%- set system = messages[0]['content'] %}{%- set turns = messages[1:] %}",
         f"{{%- else %}}{{%- set system = {default} %}}{{%- set turns = messages %}}{{%- endif %}}",
@@ -41,6 +46,15 @@ def chat_jinja(template: Template, tokenizer: Tokenizer) -> str:
         f"{{%- else %}}{{{{- {answer} }}}}{{%- endif %}}",
         "{%- endfor %}",
         f"{{%- if add_generation_prompt %}}{{{{- {literal(template.assistant.before)} }}}}{{%- endif %}}"))
+
+
+def _lead(template: Template) -> str:
+    """Template.lead_of as a Jinja expression."""
+    if not template.lead_between_words:
+        return _quoted(template.lead)
+    white = "[' ', '\\n', '\\t']"
+    return (f"('' if turns[loop.index0 - 1]['content'][-1:] in {white} or message['content'][:1] in {white} "
+            f"else {_quoted(template.lead)})")
 
 
 def _spelled(piece: Piece, tokenizer: Tokenizer) -> str:

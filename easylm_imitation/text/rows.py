@@ -12,7 +12,8 @@ import numpy as np
 
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
-from easylm_imitation.text.template import Fault, Piece, Special, Template, fault_of
+from easylm_imitation.text.own_template import Marked, OwnTemplate, end_token, own_pieces
+from easylm_imitation.text.template import Fault, Loss, Piece, Special, Template, fault_of
 from easylm_imitation.text.tokenizer import Tokenizer
 
 
@@ -24,18 +25,13 @@ class Row:
     loss_weights: np.ndarray    # float32 [T]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Answer:
-    """A piece that carries loss."""
-    text: str
-
-
 def tokenize(template: Template, tokenizer: Tokenizer, conversation: Conversation) -> Row:
     """The training row of a conversation. Raises UserError, naming it, where its roles are out of order or no answer
     ends it.
 
-    An answer and its end token weigh 1, everything else 0. A `document` is [BOS if any] + text + EOS, all of it
-    weighing 1 but the first token. With the template `plain`, a tokenizer whose ids are bytes, and 256 as its EOS and
+    An answer and its end token weigh 1, everything else 0; with a template's `loss` "last" only the last answer, with
+    "all" everything but the first token. A `document` is [BOS if any] + text + EOS, all of it weighing 1 but the first
+    token. With the template `plain`, a tokenizer whose ids are bytes, and 256 as its EOS and
     no BOS:
 
         user "a", assistant "b"   ->   "User: a\\nAssistant:" " b" <eos>
@@ -51,7 +47,7 @@ def tokenize(template: Template, tokenizer: Tokenizer, conversation: Conversatio
         raise UserError(f"{where}: {fault}; fix the source, or drop it")
     if messages[0].role == "document":
         return _document(tokenizer, messages[0].content)
-    return _row(tokenizer, _pieces(template, messages))
+    return _row(tokenizer, _pieces(template, tokenizer, messages), template.loss)
 
 
 def prompt_ids(template: Template, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -62,20 +58,22 @@ def prompt_ids(template: Template, tokenizer: Tokenizer, messages: Sequence[Mess
         fault = Fault("the last message must be the user's")
     if fault:
         raise UserError(f"messages: {fault}")
-    pieces = [*_pieces(template, messages), *template.assistant.before]
-    return _row(tokenizer, pieces).tokens.tolist()
+    return _row(tokenizer, _pieces(template, tokenizer, messages, generate=True)).tokens.tolist()
 
 
 def stop_ids(template: Template, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids that end an answer: the template's end token, the tokenizer's EOS, and <|endoftext|> where there is one."""
-    ids = {special_token(template.end, tokenizer), tokenizer.eos_id}
+    end = end_token(template, tokenizer) if isinstance(template, OwnTemplate) else template.end
+    ids = {special_token(end, tokenizer), tokenizer.eos_id}
     if tokenizer.has_token("<|endoftext|>"):
         ids.add(tokenizer.special_id("<|endoftext|>"))
     return tuple(sorted(ids))
 
 
 def check_template(template: Template, tokenizer: Tokenizer) -> None:
-    """Raises UserError when the tokenizer lacks a control token of the template."""
+    """Raises UserError when the tokenizer lacks a control token of the template, or its own template gives no rows."""
+    if isinstance(template, OwnTemplate):
+        end_token(template, tokenizer)
     missing = [name for name in template.specials() if not tokenizer.has_token(name)]
     if missing:
         raise UserError(f"template '{template.name}': the tokenizer has no {' or '.join(missing)}; take one that "
@@ -89,21 +87,37 @@ def special_token(piece: Special, tokenizer: Tokenizer) -> int | None:
     return tokenizer.eos_id if piece.name == "eos" else tokenizer.special_id(piece.name)
 
 
-def _pieces(template: Template, messages: Sequence[Message]) -> Iterator[Piece | _Answer]:
-    """What `messages` look like in `template`; the text after an answer comes only before another turn."""
-    yield from template.begin
+def _pieces(template: Template, tokenizer: Tokenizer, messages: Sequence[Message], generate: bool = False
+            ) -> Iterable[Marked]:
+    """What `messages` look like in `template`, with the generation prompt after them where `generate`."""
+    if isinstance(template, OwnTemplate):
+        return own_pieces(template, tokenizer, messages, generate)
+    return _turns(template, messages, generate)
+
+
+def _turns(template: Template, messages: Sequence[Message], generate: bool) -> Iterator[Marked]:
+    """The text after an answer comes only before another turn."""
+    yield from _silent(template.begin)
     system, turns = _system_and_turns(template, messages)
     if system is not None:
-        yield from (*template.system.before, _content(template, system), *template.system.after)
+        yield from _silent((*template.system.before, _content(template, system), *template.system.after))
+    question = ""
     for i, message in enumerate(turns):
-        if i and message.role == "user":
-            yield from template.assistant.after
+        content = _content(template, message.content)
         if message.role == "user":
-            yield from (*template.user.before, _content(template, message.content), *template.user.after)
+            yield from _silent((*(template.assistant.after if i else ()), *template.user.before, content,
+                                *template.user.after))
+            question = content
         else:
-            yield from template.assistant.before
-            yield _Answer(template.lead + _content(template, message.content))
-            yield template.end
+            yield from _silent(template.assistant.before)
+            yield Marked(template.lead_of(question, content) + content + template.tail, True)
+            yield Marked(template.end, True)
+    if generate:
+        yield from _silent(template.assistant.before)
+
+
+def _silent(pieces: Iterable[Piece]) -> Iterator[Marked]:
+    return (Marked(piece, False) for piece in pieces)
 
 
 def _system_and_turns(template: Template, messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:
@@ -116,30 +130,40 @@ def _content(template: Template, content: str) -> str:
     return content.strip() if template.strip else content
 
 
-def _row(tokenizer: Tokenizer, pieces: Iterable[Piece | _Answer]) -> Row:
+def _row(tokenizer: Tokenizer, pieces: Iterable[Marked], loss: Loss = "answers") -> Row:
     tokens: list[int] = []
-    weights: list[float] = []
-    previous: Piece | _Answer | None = None
-    for piece in _joined(pieces):
-        if isinstance(piece, Special):
-            token_id = special_token(piece, tokenizer)
-            ids, learned = [] if token_id is None else [token_id], isinstance(previous, _Answer)
+    answers: list[int] = []     # of each token: the number of its answer from 1, or 0
+    answer, previous = 0, Marked("", False)
+    for marked in _joined(pieces):
+        answer += marked.learned and not previous.learned
+        if isinstance(marked.piece, Special):
+            token_id = special_token(marked.piece, tokenizer)
+            ids = [] if token_id is None else [token_id]
         else:
-            text, learned = (piece.text, True) if isinstance(piece, _Answer) else (piece, False)
-            ids = tokenizer.encode_after(text, isinstance(previous, Special)) if tokens else tokenizer.encode(text)
+            after_special = isinstance(previous.piece, Special)
+            ids = tokenizer.encode_after(marked.piece, after_special) if tokens else tokenizer.encode(marked.piece)
         tokens += ids
-        weights += [float(learned)] * len(ids)
-        previous = piece
-    return Row(np.asarray(tokens, np.int32), np.asarray(weights, np.float32))
+        answers += [answer if marked.learned else 0] * len(ids)
+        previous = marked
+    return Row(np.asarray(tokens, np.int32), _weights(np.asarray(answers, np.int32), loss))
 
 
-def _joined(pieces: Iterable[Piece | _Answer]) -> Iterator[Piece | _Answer]:
-    """`pieces` with neighbouring texts as one, and without empty ones."""
-    for is_text, group in itertools.groupby(pieces, lambda piece: isinstance(piece, str)):
-        if not is_text:
+def _weights(answers: np.ndarray, loss: Loss) -> np.ndarray:
+    """float32 [T]. `answers` int32 [T]: of each token the number of its answer, 0 for what is none."""
+    learned = {"answers": answers > 0, "last": answers == max(1, answers.max(initial=0)), "all": answers >= 0}[loss]
+    weights = learned.astype(np.float32)
+    weights[:1] = 0.0
+    return weights
+
+
+def _joined(pieces: Iterable[Marked]) -> Iterator[Marked]:
+    """`pieces` with neighbouring texts of one kind as one, and without empty ones; an answer is never joined."""
+    for (silent_text, _), group in itertools.groupby(
+            pieces, lambda marked: (isinstance(marked.piece, str) and not marked.learned, marked.learned)):
+        if not silent_text:
             yield from group
-        elif text := "".join(group):
-            yield text
+        elif text := "".join(marked.piece for marked in group):
+            yield Marked(text, False)
 
 
 def _document(tokenizer: Tokenizer, text: str) -> Row:

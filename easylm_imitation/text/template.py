@@ -7,7 +7,7 @@ differences in what carries loss: only the answer and its end token do, and a ro
 """
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from easylm_imitation.records import Message, digest
 from easylm_imitation.schema import UserError, nearest
@@ -20,6 +20,9 @@ class Special:
 
 
 Piece = str | Special
+Loss = Literal["answers", "last", "all"]
+LOSSES: tuple[Loss, ...] = ("answers", "last", "all")
+"""What the loss covers: answers with their end tokens; the last answer with its end token; all but the first token."""
 BOS, EOS = Special("bos"), Special("eos")
 
 
@@ -32,9 +35,9 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """One chat format. `assistant.before` is the generation prompt; `lead` (often " ") opens every answer and belongs
-    to it: the model writes it, loss falls on it, a server takes it off again. `end` closes an answer, and carries loss
-    too.
+    """One chat format. `assistant.before` is the generation prompt; `lead` (often " ") opens every answer and `tail`
+    closes it. Both belong to it: the model writes them, loss falls on them, a server takes them off again. `end` comes
+    last, and carries loss too.
     """
     name: str
     system: Turn
@@ -46,11 +49,23 @@ class Template:
     default_system: str | None = None   # stands in when a conversation has no system message
     strip: bool = False                 # contents lose white space at both ends
     stop_strings: tuple[str, ...] = ()  # text that ends an answer, for formats whose end token a model may not know
+    tail: str = ""
+    lead_between_words: bool = False    # no lead where the question ends, or the answer begins, with white space
+    loss: Loss = "answers"
 
     @property
     def id(self) -> str:
         """`name@` and eight hex digits over the whole definition."""
-        return f"{self.name}@{digest(self, 8)}"
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, default in _ADDED_LATER.items():      # so that older definitions keep their ids
+            if content[name] == default:
+                del content[name]
+        return f"{self.name}@{digest(content, 8)}"
+
+    def lead_of(self, question: str, answer: str) -> str:
+        """What opens this answer to this question (contents as they stand in the row)."""
+        apart = question[-1:] in _WHITE or answer[:1] in _WHITE
+        return "" if self.lead_between_words and apart else self.lead
 
     def specials(self) -> tuple[str, ...]:
         """Names of the control tokens that the tokenizer must have, "bos" and "eos" aside."""
@@ -59,6 +74,10 @@ class Template:
             pieces += [*turn.before, *turn.after]
         names = {piece.name for piece in pieces if isinstance(piece, Special)}
         return tuple(sorted(names - {"bos", "eos"}))
+
+
+_WHITE = (" ", "\n", "\t")
+_ADDED_LATER = {"tail": "", "lead_between_words": False, "loss": "answers"}
 
 
 class Fault(NamedTuple):
@@ -91,15 +110,18 @@ def fault_of(messages: Sequence[Message]) -> Fault | None:
     return None
 
 
-def get_template(name: str) -> Template:
-    """The template called `name` (an id such as "chatml@0123abcd" counts when the definition is the same). Raises
-    UserError."""
-    template = TEMPLATES.get(name.partition("@")[0])
-    if template is None:
-        raise UserError(f"unknown template '{name}'{nearest(name, TEMPLATES)}")
-    if "@" in name and name != template.id:
-        raise UserError(f"template '{name}' is defined otherwise in this version ({template.id}); build the data again")
-    return template
+def with_loss(template: Template, loss: str) -> Template:
+    """The template with loss on something else than answers, which its name then says. Raises UserError."""
+    if loss not in LOSSES:
+        raise UserError(f"template '{template.name}:{loss}': the loss may cover {', '.join(LOSSES)}{_meant(loss)}")
+    if loss == "answers":
+        return template
+    return dataclasses.replace(template, name=f"{template.name}:{loss}", loss=loss)
+
+
+def _meant(loss: str) -> str:
+    close = nearest(loss, LOSSES)
+    return close if "did you mean" in close else ""
 
 
 def _chatml_turn(role: str) -> Turn:
@@ -136,4 +158,47 @@ _PLAIN = Template(
     "plain", system=Turn((), ("\n",)), user=Turn(("User: ",), ("\n",)), assistant=Turn(("Assistant:",), ("\n",)),
     lead=" ")
 
-TEMPLATES: dict[str, Template] = {t.name: t for t in (_CHATML, _TULU, _VICUNA, _ALPACA, _PLAIN)}
+# EasyLM's koala_data_pipeline: the model is asked to write right after "GPT:". Koala knows no system message; one
+# stands after the opening words.
+_KOALA = Template(
+    "koala", begin=(BOS, "BEGINNING OF CONVERSATION: "), system=Turn((), (" ",)), user=Turn(("USER: ",), (" ",)),
+    assistant=Turn(("GPT:",)))
+
+# GPT4All's training: prompt, line break, response. Made for one round; a line break stands before another.
+_GPT4ALL = Template(
+    "gpt4all", system=Turn((), ("\n",)), user=Turn((), ("\n",)), assistant=Turn((), ("\n",)))
+
+# Dolly's own prompt, its keys as text; it learns its "### End" too. A context joins the user's message.
+_DOLLY = Template(
+    "dolly", system=Turn((), ("\n\n",)), user=Turn(("### Instruction:\n",), ("\n\n",)),
+    assistant=Turn(("### Response:\n",), ("\n\n",)), tail="\n\n### End", stop_strings=("\n\n### End",),
+    default_system="Below is an instruction that describes a task. "
+                   "Write a response that appropriately completes the request.")
+
+# Meta's llama repository (chat_completion): every round begins with BOS, the system message stands in the first.
+_LLAMA2 = Template(
+    "llama2", begin=(BOS, "[INST] "), system=Turn(("<<SYS>>\n",), ("\n<</SYS>>\n\n",)), user=Turn((), (" [/INST]",)),
+    assistant=Turn((), (BOS, "[INST] ")), lead=" ", tail=" ", strip=True)
+
+
+def _llama3_turn(role: str) -> Turn:
+    return Turn((Special("<|start_header_id|>"), role, Special("<|end_header_id|>"), "\n\n"), (Special("<|eot_id|>"),))
+
+
+# Meta's llama3 repository (ChatFormat), without the dates that 3.1's Jinja template puts into the system message.
+_LLAMA3 = Template(
+    "llama3", system=_llama3_turn("system"), user=_llama3_turn("user"),
+    assistant=Turn(_llama3_turn("assistant").before), end=Special("<|eot_id|>"), strip=True)
+
+# The False Promise paper: "special tokens that demarcate the beginning of each user query and model output", which it
+# does not name. As control tokens, which the tokenizer must have; Koala's code has them as text.
+_PAPER = Template(
+    "paper", system=Turn((), ("\n",)), user=Turn((Special("<|query|>"),)), assistant=Turn((Special("<|output|>"),)))
+
+# open-instruct's records of prompt and completion: a space between them where neither brings white space.
+_PROMPT_COMPLETION = Template(
+    "prompt-completion", system=Turn((), ("\n",)), user=Turn(()), assistant=Turn((), ("\n",)), lead=" ",
+    lead_between_words=True)
+
+TEMPLATES: dict[str, Template] = {t.name: t for t in (
+    _CHATML, _TULU, _VICUNA, _ALPACA, _PLAIN, _KOALA, _GPT4ALL, _DOLLY, _LLAMA2, _LLAMA3, _PAPER, _PROMPT_COMPLETION)}

@@ -27,11 +27,14 @@ class Tokenizer:
     """Text <-> ids. Never adds a beginning or end token by itself; templates do that.
 
     Attributes: `vocab_size` (largest id + 1), `bos_id` (or None), `eos_id`, `pad_id` (the EOS id when the tokenizer has
-    no padding token), `definition` (the text of a tokenizer.json).
+    no padding token), `definition` (the text of a tokenizer.json), `chat_template` (the Jinja text that came with it,
+    or None).
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, eos: str, bos: str | None = None, pad: str | None = None):
+    def __init__(self, backend: tokenizers.Tokenizer, *, eos: str, bos: str | None = None, pad: str | None = None,
+                 chat_template: str | None = None):
         """Takes `backend` over. `eos`, `bos`, `pad`: tokens by name. Raises UserError if it lacks one of them."""
+        self.chat_template = chat_template
         _mark_control(backend, {name for name in (eos, bos, pad) if name is not None})
         self.definition = backend.to_str()  # the text of a tokenizer.json
         self._parsing = backend
@@ -96,6 +99,10 @@ class Tokenizer:
         """Whether a token is spelled exactly `name`."""
         return self._parsing.token_to_id(name) is not None
 
+    def special_names(self) -> list[str]:
+        """How the special tokens are spelled."""
+        return [token.content for token in self._parsing.get_added_tokens_decoder().values() if token.special]
+
     def stream(self) -> "Stream":
         """Decodes one id at a time, for streaming."""
         return Stream(self)
@@ -119,7 +126,7 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple:
         return _restore, (self.definition, self._name(self.eos_id), self._name(self.bos_id),
-                          self._name(self.pad_id) if self.has_pad else None)
+                          self._name(self.pad_id) if self.has_pad else None, self.chat_template)
 
     def _name(self, token_id: int | None) -> str | None:
         return None if token_id is None else self.token(token_id)
@@ -169,8 +176,8 @@ class Stream:
         return self._tokenizer.decode(self._context + self._pending)[len(shown):]
 
 
-def _restore(definition: str, eos: str, bos: str | None, pad: str | None) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(definition), eos=eos, bos=bos, pad=pad)
+def _restore(definition: str, eos: str, bos: str | None, pad: str | None, chat: str | None) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(definition), eos=eos, bos=bos, pad=pad, chat_template=chat)
 
 
 def _mark_control(backend: tokenizers.Tokenizer, names: set[str]) -> None:

@@ -44,9 +44,20 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     if eos is None:
         raise UserError(f"tokenizer {path}: no end token; name it as \"eos_token\" in {folder}/tokenizer_config.json")
     try:
-        return Tokenizer(backend, eos=eos, bos=bos, pad=pad)
+        return Tokenizer(backend, eos=eos, bos=bos, pad=pad, chat_template=_chat_template(folder))
     except UserError as error:
         raise UserError(f"tokenizer {path}: {error}") from None
+
+
+def _chat_template(folder: pathlib.Path) -> str | None:
+    """The folder's Jinja chat template; of several, the one called "default"."""
+    own = folder / "chat_template.jinja"
+    if own.is_file():
+        return own.read_text(encoding="utf-8")
+    said = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(said, list):
+        said = next((entry.get("template") for entry in said if entry.get("name") == "default"), None)
+    return said if isinstance(said, str) else None
 
 
 def _read_backend(path: pathlib.Path) -> tokenizers.Tokenizer:

@@ -1,11 +1,12 @@
-"""Rows in integers, computed by hand, for every template. Ids 0-255 are bytes, 256 EOS, 257 and 258 ChatML's marks."""
+"""Rows in integers, computed by hand, for every template. Ids 0-255 are bytes, 256 EOS, 257 and 258 ChatML's marks,
+259 to 261 LLaMA 3's, 262 and 263 the paper's."""
 import numpy as np
 import pytest
 from tiny_tokenizers import byte_tokenizer
 
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
-from easylm_imitation.text import TEMPLATES, tokenize
+from easylm_imitation.text import TEMPLATES, get_template, tokenize
 
 TWO_ROUNDS = (Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "c"),
               Message("assistant", "d"))
@@ -34,6 +35,22 @@ GOLDEN = {
         ([32, 98, 256], 1),
         ([10, 85, 115, 101, 114, 58, 32, 99, 10, 65, 115, 115, 105, 115, 116, 97, 110, 116, 58], 0),
         ([32, 100, 256], 1)],
+    "koala": [
+        ([*b"BEGINNING OF CONVERSATION: s USER: a GPT:"], 0), ([98, 256], 1),
+        ([*b"USER: c GPT:"], 0), ([100, 256], 1)],
+    "gpt4all": [([*b"s\na\n"], 0), ([98, 256], 1), ([*b"\nc\n"], 0), ([100, 256], 1)],
+    "dolly": [
+        ([*b"s\n\n### Instruction:\na\n\n### Response:\n"], 0), ([*b"b\n\n### End", 256], 1),
+        ([*b"\n\n### Instruction:\nc\n\n### Response:\n"], 0), ([*b"d\n\n### End", 256], 1)],
+    "llama2": [
+        ([*b"[INST] <<SYS>>\ns\n<</SYS>>\n\na [/INST]"], 0), ([32, 98, 32, 256], 1),
+        ([*b"[INST] c [/INST]"], 0), ([32, 100, 32, 256], 1)],
+    "llama3": [
+        ([259, *SYSTEM, 260, 10, 10, 115, 261, 259, *USER, 260, 10, 10, 97, 261, 259, *ASSISTANT, 260, 10, 10], 0),
+        ([98, 261], 1),
+        ([259, *USER, 260, 10, 10, 99, 261, 259, *ASSISTANT, 260, 10, 10], 0), ([100, 261], 1)],
+    "paper": [([115, 10, 262, 97, 263], 0), ([98, 256], 1), ([262, 99, 263], 0), ([100, 256], 1)],
+    "prompt-completion": [([*b"s\na"], 0), ([32, 98, 256], 1), ([*b"\nc"], 0), ([32, 100, 256], 1)],
 }
 
 
@@ -54,7 +71,8 @@ def test_two_rounds_in_integers(template):
     assert row.loss_weights.dtype == np.float32
 
 
-@pytest.mark.parametrize("template", ["tulu", "vicuna", "alpaca", "plain"])
+@pytest.mark.parametrize("template", ["tulu", "vicuna", "alpaca", "plain", "koala", "gpt4all", "dolly",
+                                      "prompt-completion"])
 def test_a_beginning_token_stands_first_and_weighs_nothing(template):
     tokenizer = byte_tokenizer(specials=("<eos>", "<bos>"), bos="<bos>")
     row = row_of(template, TWO_ROUNDS, tokenizer)
@@ -65,6 +83,35 @@ def test_a_beginning_token_stands_first_and_weighs_nothing(template):
 def test_chatml_has_no_beginning_token():
     tokenizer = byte_tokenizer(specials=("<eos>", "<|im_start|>", "<|im_end|>"), bos="<eos>")
     assert row_of("chatml", TWO_ROUNDS, tokenizer).tokens[0] == 257
+
+
+def test_every_round_of_llama_2_begins_anew():
+    row = row_of("llama2", TWO_ROUNDS, byte_tokenizer(specials=("<eos>", "<bos>"), bos="<bos>"))
+    starts = [i for i, token in enumerate(row.tokens) if token == 257]
+    assert bytes(row.tokens[starts[1] + 1:starts[1] + 9].tolist()) == b"[INST] c"
+    assert row.tokens[starts[1] - 1] == 256
+    assert row.loss_weights[starts].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("question", "answer", "lead"), [
+    ("a", "b", b" "), ("a ", "b", b""), ("a\n", "b", b""), ("a", "\nb", b""), ("a", "\tb", b""), ("a", "", b" ")])
+def test_a_completion_gets_a_space_only_between_words(question, answer, lead):
+    row = row_of("prompt-completion", [Message("user", question), Message("assistant", answer)])
+    assert bytes(row.tokens[:-1].tolist()) == question.encode() + lead + answer.encode()
+
+
+def test_the_loss_covers_what_the_name_says():
+    for name in TEMPLATES:
+        usual = row_of(name, TWO_ROUNDS)
+        everything, last = (tokenize(get_template(f"{name}:{loss}"), byte_tokenizer(),
+                                     Conversation("d", "x", TWO_ROUNDS)) for loss in ("all", "last"))
+        assert usual.tokens.tolist() == everything.tokens.tolist() == last.tokens.tolist()
+        assert everything.loss_weights.tolist() == [0] + [1] * (len(usual.tokens) - 1)
+        answer = [token for token, weight in zip(*map(np.ndarray.tolist, (last.tokens, last.loss_weights))) if weight]
+        assert answer == [token for tokens, _ in GOLDEN[name][-1:] for token in tokens]
+    assert get_template("tulu:answers") is TEMPLATES["tulu"]
+    with pytest.raises(UserError, match="template 'tulu:lost': the loss may cover answers, last, all; did you mean"):
+        get_template("tulu:lost")
 
 
 def test_the_worked_example_of_tokenize():
@@ -80,7 +127,9 @@ def test_the_worked_example_of_tokenize():
 @pytest.mark.parametrize(("template", "opening"), [
     ("chatml", "system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
     ("vicuna", "A chat between a curious user and an artificial intelligence assistant. "),
-    ("alpaca", "Below is an instruction that describes a task. "), ("plain", "User: a"), ("tulu", "<|user|>\na")])
+    ("alpaca", "Below is an instruction that describes a task. "), ("llama2", "[INST] a [/INST] b "),
+    ("koala", "BEGINNING OF CONVERSATION: USER: a GPT:b"), ("dolly", "Below is an instruction that describes a task. "),
+    ("plain", "User: a"), ("tulu", "<|user|>\na")])
 def test_what_opens_a_conversation_without_a_system_message(template, opening):
     row = row_of(template, [Message("user", "a"), Message("assistant", "b")])
     assert byte_tokenizer().decode(row.tokens).startswith(opening)

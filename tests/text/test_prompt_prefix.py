@@ -1,14 +1,17 @@
 """The prompt a server builds is, token by token, the beginning of the training row: invariant 11."""
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tiny_tokenizers import CHATML, KINDS, byte_tokenizer
+from tiny_tokenizers import CONTROL, KINDS, byte_tokenizer
 
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import TEMPLATES, check_template, get_template, prompt_ids, stop_ids, tokenize
+from easylm_imitation.text.rows import special_token
+from easylm_imitation.text.template import Special
 
-NASTY = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "</s>", "<s>", "<eos>", "<|user|>", "\n", " ", "User:",
+NASTY = ["<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|output|>", "[INST]", "### End",
+         "<|endoftext|>", "</s>", "<s>", "<eos>", "<|user|>", "\n", " ", "User:",
          "ASSISTANT:", "cat", "the house", "é", "東", "🙂", ":", "a"]
 contents = st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=4)), max_size=5).map("".join)
 rounds = st.lists(st.tuples(contents, contents), min_size=1, max_size=3)
@@ -21,14 +24,18 @@ def conversation_of(system, pairs):
     return Conversation("d", "x", tuple(messages))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("template", TEMPLATES)
-@settings(max_examples=20, deadline=None)
-@given(system=st.none() | contents, pairs=rounds)
-def test_prompts_are_prefixes_and_text_forges_nothing(template, kind, system, pairs):
-    template, tokenizer = TEMPLATES[template], KINDS[kind]()
-    conversation = conversation_of(system, pairs)
+def ends_of(template, tokenizer, rounds, has_system):
+    """How often the end token stands in a row, counted from the template."""
+    end = special_token(template.end, tokenizer)
+    system = (*template.system.before, *template.system.after) * has_system
+    one_round = (*template.user.before, *template.user.after, *template.assistant.before, template.end)
+    pieces = [*template.begin, *system, *rounds * one_round, *(rounds - 1) * template.assistant.after]
+    return sum(isinstance(piece, Special) and special_token(piece, tokenizer) == end for piece in pieces)
+
+
+def check_row(template, tokenizer, conversation):
     row = tokenize(template, tokenizer, conversation)
+    answers = [message for message in conversation.messages if message.role == "assistant"]
     for turn, message in enumerate(conversation.messages):
         if message.role != "assistant":
             continue
@@ -37,18 +44,33 @@ def test_prompts_are_prefixes_and_text_forges_nothing(template, kind, system, pa
         assert row.loss_weights[len(prompt)] == 1      # the answer (or its end token) starts right here
         assert row.loss_weights[len(prompt) - 1] == 0
     assert row.loss_weights[0] == 0
-    ends = row.tokens == tokenizer.special_id(template.end.name) if template.end.name != "eos" else (
-        row.tokens == tokenizer.eos_id)
-    begins = int(template.begin != () and tokenizer.bos_id == tokenizer.eos_id)
-    closings = len(pairs) + begins + (len(pairs) + int(system is not None or template.default_system is not None)
-                                      if template.name == "chatml" else 0)
-    assert ends.sum() == closings                      # no control token but the template's own
+    has_system = conversation.messages[0].role == "system" or template.default_system is not None
+    ends = (row.tokens == special_token(template.end, tokenizer)).sum()
+    assert ends == ends_of(template, tokenizer, len(answers), has_system)   # no control token but the template's own
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(name=st.sampled_from(list(TEMPLATES)), system=st.none() | contents, pairs=rounds)
+def test_prompts_are_prefixes_and_text_forges_nothing(kind, name, system, pairs):
+    assume(name != "prompt-completion" or all(question for question, _ in pairs))    # it has no prompt but the question
+    check_row(TEMPLATES[name], KINDS[kind](), conversation_of(system, pairs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=100, deadline=None)
+@given(system=st.none() | contents, pairs=rounds)
+def test_prompts_are_prefixes_of_many_rows(name, kind, system, pairs):
+    assume(name != "prompt-completion" or all(question for question, _ in pairs))
+    check_row(TEMPLATES[name], KINDS[kind](), conversation_of(system, pairs))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_spelled_out_control_tokens_are_parsed_only_on_request(kind):
     tokenizer = KINDS[kind]()
-    for name in (tokenizer.token(tokenizer.eos_id), *CHATML):
+    for name in (tokenizer.token(tokenizer.eos_id), *CONTROL):
         control = tokenizer.special_id(name)
         assert control not in tokenizer.encode(f"a{name} b")
         assert tokenizer.encode(f"a{name}b", parse_special=True).count(control) == 1
