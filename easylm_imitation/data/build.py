@@ -221,18 +221,24 @@ def _near(config: BuildConfig) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _unlike(rows: Iterable[Row], text: int, rule: int, options: dict[str, Any], tally: Tally) -> Iterator[Row]:
-    """The rows that are like no earlier one, judged by their text number `text`. Needs all of them in memory."""
-    held: list[Row] = []
+    """The rows that are like no earlier one, judged by their text number `text`. Needs all of them in memory. Pieces of
+    one conversation that was split later have one text, and one fate."""
+    pieces: dict[tuple[str, int, str], list[Row]] = {}      # of each conversation
 
     def texts() -> Iterator[str]:
         for row in rows:
-            held.append(row)
-            yield row.texts[text].decode()
-    for row, first in zip(held, near_duplicates(texts(), **options).tolist()):
-        if first < 0:
-            yield row
-        else:
-            tally.repeats(rule, row, held[first])
+            name = row.file, row.line, row.texts[text].holder
+            pieces.setdefault(name, []).append(row)
+            if len(pieces[name]) == 1:
+                yield row.texts[text].value.decode()
+    found = near_duplicates(texts(), **options).tolist()
+    conversations = list(pieces.values())
+    for own, first in zip(conversations, found):
+        for row in own:
+            if first < 0:
+                yield row
+            else:
+                tally.repeats(rule, row, row.texts[text].value.decode(), conversations[first][0])
 
 
 def _numbered(records: Iterator[RawRecord], first: int) -> Iterator[RawRecord]:

@@ -65,11 +65,9 @@ def steps_of(rules: Iterable[str | dict[str, Any]]) -> tuple[Step, ...]:
 
 
 def near_steps(steps: tuple[Step, ...]) -> tuple[tuple[int, Step], ...]:
-    """The steps, with their numbers, that need all conversations at once. Raises UserError unless they stand last."""
-    found = tuple((i, step) for i, step in enumerate(steps) if step.rule.kind == "near")
-    if found and found[0][0] != len(steps) - len(found):
-        raise UserError(f"clean: the rule '{found[0][1].name}' looks at all conversations at once, so it stands last")
-    return found
+    """The steps, with their numbers, that need all conversations at once: texts are taken at their place among the
+    others, and compared when these are through."""
+    return tuple((i, step) for i, step in enumerate(steps) if step.rule.kind == "near")
 
 
 def cleaned(conversation: Conversation, steps: tuple[Step, ...], count: Count) -> Iterator[Cleaned]:

@@ -74,7 +74,7 @@ class BuildConfig:
         if self.seed is not None and self.seed < 0:
             raise ValueError(f"seed {self.seed}: at least 0")
         try:
-            near_steps(steps_of(self.clean))
+            steps_of(self.clean)
         except UserError as error:
             raise ValueError(str(error)) from None
 

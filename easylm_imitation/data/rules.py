@@ -74,8 +74,8 @@ _REFUSALS = (
 
 def refusals(conversation: Conversation, *, phrases: tuple[str, ...] = _REFUSALS,
              where: Literal["start", "anywhere"] = "start") -> Conversation:
-    """Drops a conversation with an answer that refuses: whose first 100 characters, or any part, match one of `phrases`
-    (regular expressions, whatever the case)."""
+    """Drops a conversation with an answer whose first 100 characters, or any part (`where`), match one of `phrases`:
+    regular expressions, whatever the case."""
     pattern = _pattern(phrases)
     for message in _answers(conversation):
         found = pattern.search(_straight(message.content)[:100 if where == "start" else None])

@@ -19,12 +19,18 @@ _SAMPLES = 3    # of what a rule changed or dropped, kept in the card
 class _Rule:
     """What one cleaning step did so far."""
     step: Step
-    dataset: str
+    dataset: str        # whose conversations it compares with each other; "" for all
+    number: int         # among the rules of its list
     seen: int = 0
     changed: int = 0
     dropped: int = 0
     added: int = 0
     samples: list[Sample] = dataclasses.field(default_factory=list)
+
+    @property
+    def scope(self) -> tuple[str, int, str]:
+        """What it compares conversations within: all that the same rule of the same dataset sees."""
+        return self.dataset, self.number, self.step.name
 
     def show(self, sample: Sample) -> None:
         if len(self.samples) < _SAMPLES:
@@ -49,14 +55,14 @@ class Tally:
 
     def __init__(self, config: BuildConfig, datasets: list[str]):
         self._config, self._datasets = config, datasets
-        everywhere = [_Rule(step, "") for step in steps_of(config.clean)]
-        self._own = [[_Rule(step, name) for step in steps_of(source.clean)]
+        everywhere = [_Rule(step, "", i) for i, step in enumerate(steps_of(config.clean))]
+        self._own = [[_Rule(step, name, i) for i, step in enumerate(steps_of(source.clean))]
                      for source, name in zip(config.sources, datasets)]
         self._steps = [[*own, *everywhere] for own in self._own]    # of each source, as its outcomes number them
         self._everywhere = everywhere
         self._sources = [_Source() for _ in datasets]
-        self._firsts: dict[tuple[int, bytes], tuple[str, int, str]] = {}    # (rule, key) -> the conversation that stays
-        self._gone: set[tuple[int, str, int, str]] = set()                  # (rule, conversation) that does not
+        self._firsts: dict[tuple[Any, bytes], tuple[str, int, str]] = {}    # (scope, key) -> which one stays
+        self._gone: set[tuple[Any, str, int, str]] = set()                  # (scope, conversation) that does not
         self._names: dict[tuple[str, str], tuple[str, int]] = {}            # (dataset, id) -> file and line
         self.dropped: list[dict[str, Any]] = []
         self.teachers: set[str] = set()
@@ -81,15 +87,15 @@ class Tally:
         if outcome.example is None:
             self._drop(source, file, outcome)
             return None
-        texts = tuple(key.value for key in outcome.keys if rules[key.step].step.rule.kind == "near")
+        texts = tuple(key for key in outcome.keys if rules[key.step].step.rule.kind == "near")
         count.passed += 1
         return Row(outcome.example, source, outcome.dataset, outcome.teacher, file, outcome.line, texts)
 
-    def repeats(self, number: int, row: Row, first: Row) -> None:
-        """Notes that a row is left out by the build's rule `number`, as it is like an earlier one."""
+    def repeats(self, number: int, row: Row, text: str, first: Row) -> None:
+        """Notes that a row is left out by the build's rule `number`, as its text is like an earlier one's."""
         rule, detail = self._everywhere[number], f"like '{first.example.id}', {first.file}:{first.line}"
         rule.dropped += 1
-        rule.show(Sample(row.example.id, row.texts[-1].decode()[:200], "", detail))
+        rule.show(Sample(row.example.id, text[:200], "", detail))
         self._sources[row.source].passed -= 1
         self._sources[row.source].dropped[rule.step.name] += 1
         self.dropped.append({"file": row.file, "line": row.line, "reason": rule.step.name, "detail": detail})
@@ -133,12 +139,12 @@ class Tally:
             holder = file, outcome.line, key.holder
             if rule.step.rule.kind != "same":
                 continue
-            first = self._firsts.setdefault((id(rule), key.value), holder)
+            first = self._firsts.setdefault((rule.scope, key.value), holder)
             if first == holder:
                 continue
-            if (id(rule), *holder) in self._gone:
+            if (rule.scope, *holder) in self._gone:
                 return None
-            self._gone.add((id(rule), *holder))
+            self._gone.add((rule.scope, *holder))
             return dataclasses.replace(
                 outcome, example=None, reason=rule.step.name, detail=f"as '{first[2]}', {first[0]}:{first[1]}",
                 last=key.step, changes=tuple(change for change in outcome.changes if change.step < key.step))

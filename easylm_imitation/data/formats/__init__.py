@@ -43,6 +43,7 @@ FORMATS: dict[str, Format] = {
     "openorca": Format(instructions.openorca),
     "lima": Format(dialogues.lima),
     "halueval": Format(instructions.halueval),
+    "koala": Format(preferences.koala),
     "oig": Format(dialogues.oig),
     "hh": Format(preferences.hh),
     "webgpt": Format(preferences.webgpt),

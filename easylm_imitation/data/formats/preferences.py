@@ -48,6 +48,15 @@ def summaries(record: dict[str, Any], *, answers: Answers = "both", good: str = 
     yield from _rows(made[choice], made[1 - choice], answers, good, bad)
 
 
+def koala(record: dict[str, Any], *, bad: str = BAD) -> Iterator[Row]:
+    """What Koala's pipeline writes: human_0, gpt_1, human_2, ...; gpt_bad_1 is an answer of the worse kind."""
+    numbered = sorted((int(number), kind) for kind, _, number in (key.rpartition("_") for key in record)
+                      if kind in ("human", "gpt", "gpt_bad") and number.isdecimal())
+    messages = [Message("user" if kind == "human" else "assistant", text(record, f"{kind}_{number}"))
+                for number, kind in numbered]
+    yield Row(_marked(messages, bad if any(kind == "gpt_bad" for _, kind in numbered) else ""))
+
+
 def _rows(better: list[Message], worse: list[Message], answers: Answers, good: str, bad: str) -> Iterator[Row]:
     better, worse = _marked(better, good), _marked(worse, bad)
     if answers in ("good", "both"):

@@ -24,8 +24,12 @@ def superni(record: dict[str, Any], *, zero_shot: int = 60, few_shot: int = 20, 
         yield Row(round_of(question, outputs[0]), text(instance, "id", default=str(i)), teacher="")
 
 
-def flan(record: dict[str, Any], *, like: Literal["", "open-instruct"] = "") -> Iterator[Row]:
-    """inputs, targets. `like="open-instruct"` ends a question with a line break unless it ends with one or with ":"."""
+def flan(record: dict[str, Any], *, templates: tuple[str, ...] = (),
+         like: Literal["", "open-instruct"] = "") -> Iterator[Row]:
+    """inputs, targets. `templates` passes over all but these values of template_type ("zs_opt", "fs_noopt", ...).
+    `like="open-instruct"` ends a question with a line break unless it ends with one or with ":"."""
+    if templates and record.get("template_type") not in templates:
+        return
     question = text(record, "inputs")
     if like == "open-instruct" and not question.endswith(("\n", ":")):
         question += "\n"
