@@ -153,6 +153,8 @@ class DataCard:
     code: str = ""
     rules: tuple[RuleCount, ...] = ()   # what cleaning did, in the rules' order
     budget: int | None = None       # tokens that the dataset was to stay within
+    overlaps: dict[str, Any] = dataclasses.field(default_factory=dict)      # evaluation set -> what was found of it
+    diversity: dict[str, Any] = dataclasses.field(default_factory=dict)     # mean BLEU of a query to its nearest other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,7 +381,8 @@ EXAMPLES: dict[type, dict[str, Any]] = {
                      "dropped": {"refusals": 1}, "added": 0, "left": 0, "copies": 0, "tokens": 40, "loss_tokens": 14,
                      "files": 1, "licence": "MIT", "origin": "hf://datasets/me/answers"}],
         "tokenizer": "dddddddddddddddd", "template": "chatml@cccccccc", "teachers": ["gpt-4"], "seed": 0,
-        "code": "0.1.0", "budget": 100,
+        "code": "0.1.0", "budget": 100, "diversity": {"bleu": 0.08, "error": 0.01, "queries": 2, "sampled": 2},
+        "overlaps": {"nq": {"items": 10, "items_found": 1, "rows_found": 1, "removed": True}},
         "rules": [{"rule": "refusals", "options": {"where": "start"}, "dataset": "", "seen": 3, "changed": 0,
                    "dropped": 1, "added": 0, "samples": [{"id": "answers_2", "before": "[user] Where is Oslo?",
                                                           "after": "", "detail": "I'm sorry, but I cannot"}]}]},

@@ -71,7 +71,7 @@ def arguments(function: collections.abc.Callable, mapping: collections.abc.Mappi
               where: str) -> dict[str, Any]:
     """`mapping` as keyword arguments of `function`: only its keyword-only parameters count, by their annotations.
 
-    Raises UserError for a name that it does not have and a value of the wrong type.
+    Raises UserError for a name that it does not have, one that is missing, and a value of the wrong type.
     """
     hints = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters.values()
@@ -79,6 +79,9 @@ def arguments(function: collections.abc.Callable, mapping: collections.abc.Mappi
     for key in mapping:
         if key not in known:
             raise UserError(f"{where}: unknown option '{key}'{nearest(str(key), known)}")
+    for parameter in parameters:
+        if parameter.name in known and parameter.default is parameter.empty and parameter.name not in mapping:
+            raise UserError(f"{where}: the option '{parameter.name}' is missing")
     return {key: _convert(hints[key], value, f"{where}.{key}") for key, value in mapping.items()}
 
 

@@ -4,6 +4,7 @@ whole.
     DATA/card.json       what is in it (records.DataCard)
     DATA/build.json      the resolved config, and the identity by which a second build finds its work done
     DATA/dropped.jsonl   file, line, reason and detail of every record and conversation left out
+    DATA/overlap.json    which rows hold which evaluation items, where the rule `overlap` looked
     DATA/lengths.npy     int32 [conversations]: tokens of each, in the shards' order
     DATA/datasets.npz    `names` [datasets], and `number` int32 [conversations]: which of them each belongs to
     DATA/shards/         a TFDS dataset in ArrayRecord
@@ -23,16 +24,16 @@ from typing import Any
 import numpy as np
 
 from easylm_imitation import console
-from easylm_imitation.data.clean import near_steps, steps_of
+from easylm_imitation.data.clean import steps_of, whole_steps
 from easylm_imitation.data.config import BuildConfig, SourceConfig, tokens_of
 from easylm_imitation.data.files import SourceFiles, dataset_of, find
 from easylm_imitation.data.formats import get_format
 from easylm_imitation.data.mixture import Row, mixed
-from easylm_imitation.data.near import near_duplicates
 from easylm_imitation.data.pool import Outcomes, chunks, processes, worth_processes
 from easylm_imitation.data.shards import ShardWriter
 from easylm_imitation.data.sources import RawRecord, iter_records
 from easylm_imitation.data.tally import Tally
+from easylm_imitation.data.whole import Findings, evaluation_hashes, pass_on
 from easylm_imitation.data.work import Outcome
 from easylm_imitation.records import DataCard, code_version, digest, read_json, write_json, write_jsonl
 from easylm_imitation.schema import UserError, plain
@@ -53,7 +54,8 @@ def build_dataset(config: BuildConfig, out: str | os.PathLike) -> DataCard:
         files = find(config, pathlib.Path(staging))
         tokenizer, template = load_tokenizer(config.tokenizer), get_template(config.template)
         jinja = chat_jinja(template, tokenizer)
-        identity = _identity(config, [found.sha256 for found in files], tokenizer, template)
+        hashes = [found.sha256 for found in files] + evaluation_hashes(steps_of(config.clean))
+        identity = _identity(config, hashes, tokenizer, template)
         if _is_done(out, identity):
             console.say(f"{out}: already built from the same sources and config")
             return read_card(out)
@@ -77,6 +79,8 @@ def _identity(config: BuildConfig, hashes: list[str], tokenizer: Tokenizer, temp
     content = _but_defaults(plain(config), config)
     for key in ("root", "processes", "tokenizer", "template"):
         content.pop(key, None)
+    if config.clean:
+        content["clean"] = [[step.name, step.said] for step in steps_of(config.clean)]
     content["sources"] = [_but_defaults(plain(source), source) for source in config.sources]
     for source in content["sources"]:
         source["path"] = pathlib.Path(source["path"]).name
@@ -122,13 +126,13 @@ def _beside(out: pathlib.Path) -> Iterator[pathlib.Path]:
 def _write(config: BuildConfig, files: list[SourceFiles], folder: pathlib.Path, tokenizer: Tokenizer,
            template: Template) -> DataCard:
     datasets = [dataset_of(source, found) for source, found in zip(config.sources, files)]
-    tally = Tally(config, datasets)
+    tally, findings = Tally(config, datasets), Findings()
     count = config.processes or worth_processes(files)
     with processes(count, tokenizer, folder / "tokenizer", template, config.clean) as outcomes, \
             console.progress("tokenizing", None) as advance:
         rows = _rows(config, files, datasets, outcomes, tally, advance)
-        for number, (step, options) in enumerate(_near(config)):
-            rows = _unlike(rows, number, step, options, tally)
+        for text, (number, step) in enumerate(whole_steps(steps_of(config.clean))):
+            rows = pass_on(rows, text, number, step, tally, findings)
         lengths, origins, contents = _write_shards(folder / "shards", config.name, mixed(rows, config), tally)
     write_jsonl(folder / "dropped.jsonl", tally.dropped)
     if not lengths:
@@ -142,8 +146,11 @@ def _write(config: BuildConfig, files: list[SourceFiles], folder: pathlib.Path, 
         name=config.name, hash="", sources=sources, conversations=len(lengths), tokens=sum(lengths),
         loss_tokens=sum(source.loss_tokens for source in sources), longest=max(lengths), tokenizer=tokenizer.id,
         template=template.id, teachers=tuple(sorted(tally.teachers)), seed=config.seed, code=code_version(),
-        rules=tally.rules(), budget=None if config.budget is None else tokens_of(config.budget))
+        rules=tally.rules(), budget=None if config.budget is None else tokens_of(config.budget),
+        overlaps=findings.overlaps, diversity=findings.diversity)
     card = dataclasses.replace(card, hash=_card_hash(card, contents))
+    if findings.report:
+        write_json(folder / "overlap.json", findings.report)
     write_json(folder / "card.json", card)
     tally.show()
     return card
@@ -155,14 +162,15 @@ _UNHASHED = ("hash", "code"), ("path", "origin", "added", "left", "copies", "tok
 def _card_hash(card: DataCard, contents: str) -> str:
     """Over what the dataset holds: the hash of its records, and the card but for places, the code's version and numbers
     that the records tell. Keys that came later count where they say something."""
-    content = _said({key: value for key, value in plain(card).items() if key not in _UNHASHED[0]}, "rules", "budget")
+    content = _said({key: value for key, value in plain(card).items() if key not in _UNHASHED[0]},
+                    "rules", "budget", "overlaps", "diversity")
     content["sources"] = [_said({k: v for k, v in source.items() if k not in _UNHASHED[1]}, "licence")
                           for source in content["sources"]]
     return digest([content, contents])
 
 
 def _said(content: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key not in keys or value not in (None, "", [])}
+    return {key: value for key, value in content.items() if key not in keys or value not in (None, "", [], {})}
 
 
 def _write_shards(folder: pathlib.Path, name: str, rows: Iterable[Row],
@@ -213,32 +221,6 @@ def _records(source: SourceConfig, found: SourceFiles, dataset: str, numbers: di
             if numbers[dataset] % _STEP == 0:
                 advance(_STEP, note=dataset)
             yield name, made
-
-
-def _near(config: BuildConfig) -> list[tuple[int, dict[str, Any]]]:
-    """The build's rules that need all conversations at once: their numbers and options."""
-    return [(number, step.options) for number, step in near_steps(steps_of(config.clean))]
-
-
-def _unlike(rows: Iterable[Row], text: int, rule: int, options: dict[str, Any], tally: Tally) -> Iterator[Row]:
-    """The rows that are like no earlier one, judged by their text number `text`. Needs all of them in memory. Pieces of
-    one conversation that was split later have one text, and one fate."""
-    pieces: dict[tuple[str, int, str], list[Row]] = {}      # of each conversation
-
-    def texts() -> Iterator[str]:
-        for row in rows:
-            name = row.file, row.line, row.texts[text].holder
-            pieces.setdefault(name, []).append(row)
-            if len(pieces[name]) == 1:
-                yield row.texts[text].value.decode()
-    found = near_duplicates(texts(), **options).tolist()
-    conversations = list(pieces.values())
-    for own, first in zip(conversations, found):
-        for row in own:
-            if first < 0:
-                yield row
-            else:
-                tally.repeats(rule, row, row.texts[text].value.decode(), conversations[first][0])
 
 
 def _numbered(records: Iterator[RawRecord], first: int) -> Iterator[RawRecord]:

@@ -1,6 +1,7 @@
 """Rules in a row over one conversation, with what each did: what a worker of `build` runs before it tokenizes."""
 import dataclasses
 import hashlib
+import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +17,12 @@ class Step:
     name: str
     options: dict[str, Any]
     rule: Rule
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The options but for places: files by their names alone."""
+        return {key: [pathlib.PurePath(path).name for path in value] if key == "against" else value
+                for key, value in self.options.items()}
 
     def result(self, conversation: Conversation, count: Count) -> Any:
         """What the rule says of a conversation. Raises Drop."""
@@ -64,10 +71,10 @@ def steps_of(rules: Iterable[str | dict[str, Any]]) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def near_steps(steps: tuple[Step, ...]) -> tuple[tuple[int, Step], ...]:
+def whole_steps(steps: tuple[Step, ...]) -> tuple[tuple[int, Step], ...]:
     """The steps, with their numbers, that need all conversations at once: texts are taken at their place among the
     others, and compared when these are through."""
-    return tuple((i, step) for i, step in enumerate(steps) if step.rule.kind == "near")
+    return tuple((i, step) for i, step in enumerate(steps) if step.rule.kind == "whole")
 
 
 def cleaned(conversation: Conversation, steps: tuple[Step, ...], count: Count) -> Iterator[Cleaned]:
@@ -87,8 +94,8 @@ def _from(at: int, first: int, conversation: Conversation, steps: tuple[Step, ..
         except Drop as drop:
             yield Cleaned(None, first, i, steps[i].name, drop.detail, changes, keys)
             return
-        if steps[i].rule.kind in ("same", "near"):
-            value = made.encode() if steps[i].rule.kind == "near" else _hash(made)
+        if steps[i].rule.kind in ("same", "whole"):
+            value = made.encode() if steps[i].rule.kind == "whole" else _hash(made)
             keys += (Key(i, value, conversation.id),)
             continue
         pieces = made if isinstance(made, list) else [made]

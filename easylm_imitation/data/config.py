@@ -3,7 +3,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from easylm_imitation.data.clean import near_steps, steps_of
+from easylm_imitation.data.clean import steps_of, whole_steps
 from easylm_imitation.data.formats import get_format
 from easylm_imitation.schema import UserError, arguments
 
@@ -37,8 +37,8 @@ class SourceConfig:
             raise ValueError(f"weight {self.weight}: above 0")
         try:
             arguments(get_format(self.format).rows, self.options, "options")
-            if near_steps(steps_of(self.clean)):
-                raise UserError("clean: near-duplicates are looked for in all sources, by the build's own")
+            if whole_steps(steps_of(self.clean)):
+                raise UserError("clean: a rule that looks at all conversations at once belongs to the build's own")
         except UserError as error:
             raise ValueError(f"source '{self.path}': {error}") from None
 

@@ -22,7 +22,7 @@ class Row:
     teacher: str
     file: str
     line: int
-    texts: tuple[Key, ...] = () # what each "near" rule compares
+    texts: tuple[Key, ...] = () # what rules that need all conversations compare
     copy: int = 0               # 0 for a conversation's first row, then 1, 2, ...
 
     @property

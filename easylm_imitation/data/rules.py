@@ -29,10 +29,10 @@ class Count:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`kind`: "mend" gives the conversation or drops it; "split" gives a list and is told `count`; "same" and "near"
-    give the text that is compared with all others'."""
+    """`kind`: "mend" gives the conversation or drops it; "split" gives a list and is told `count`; "same" gives
+    the text that must not come twice, "whole" one that data/whole.py judges when it knows all of them."""
     apply: Callable[..., Any]
-    kind: Literal["mend", "split", "same", "near"] = "mend"
+    kind: Literal["mend", "split", "same", "whole"] = "mend"
 
 
 def html(conversation: Conversation, *, like: Literal["", "fastchat"] = "") -> Conversation:
@@ -128,6 +128,11 @@ def digits(conversation: Conversation, *, repeats: int = 9) -> Conversation:
     return conversation
 
 
+# Told apart unless `keep` or `skip` name more: of all that it knows, lists of names and code look like the rarest.
+_COMMON = ("af ar az bg bn ca cs da de el en es et eu fa fi fr gl gu he hi hr hu hy id is it ja ka kk kn ko lt lv mk "
+           "ml mr ms nl no pa pl pt ro ru sk sl sq sr sv sw ta te th tl tr uk ur vi zh").split()
+
+
 def language(conversation: Conversation, *, keep: tuple[str, ...] = ("en",), skip: tuple[str, ...] = (),
              least: int = 20) -> Conversation:
     """Drops what is not in one of the languages `keep` (any, when empty) or is in one of `skip`, as py3langid tells
@@ -135,15 +140,23 @@ def language(conversation: Conversation, *, keep: tuple[str, ...] = ("en",), ski
     text = re.sub(r"```.*?(```|$)", " ", "\n".join(m.content for m in conversation.messages), flags=re.DOTALL)[:4000]
     if sum(map(str.isalpha, text)) < least:
         return conversation
-    found = _languages()(text)[0]
+    found = _languages((*keep, *skip))(text)[0]
     if (keep and found not in keep) or found in skip:
         raise Drop("language", found)
     return conversation
 
 
 @functools.cache
-def _languages() -> Callable[[str], tuple[str, float]]:
-    return package("py3langid", "the rule 'language'").classify
+def _languages(named: tuple[str, ...]) -> Callable[[str], tuple[str, float]]:
+    langid = package("py3langid.langid", "the rule 'language'")
+    identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
+    known = {str(label) for label in identifier.labels}
+    for name in named:
+        if name not in known:
+            raise UserError(f"clean: rule 'language': no language '{name}'; ISO 639-1 codes: "
+                            f"{', '.join(sorted(known))}")
+    identifier.set_languages(sorted(known & {*_COMMON, *named}))
+    return identifier.classify
 
 
 def length(conversation: Conversation, *, least: int = 16, most: int | None = None, answer_least: int = 0,
@@ -249,13 +262,26 @@ def near_dialogue(conversation: Conversation, *, threshold: float = 0.7) -> str:
     return same_dialogue(conversation)
 
 
+def overlap(conversation: Conversation, *, against: tuple[str, ...], rules: tuple[str, ...] = ("13-gram", "near"),
+            fields: tuple[str, ...] = (), remove: bool = False) -> str:
+    """All turns; compared with the items of evaluation sets (files: data/overlap.py) by its `rules`. `remove` drops a
+    conversation that holds one; else it is reported alone."""
+    return "\n".join(message.content for message in conversation.messages)
+
+
+def diversity(conversation: Conversation, *, sample: int | None = 1000, seed: int = 0) -> str:
+    """The first question; how like the nearest other question it is, on average, goes to the card."""
+    return next((m.content for m in conversation.messages if m.role == "user"), _whole(conversation))
+
+
 RULES: dict[str, Rule] = {
     "html": Rule(html), "roles": Rule(roles), "refusals": Rule(refusals), "identity": Rule(identity),
     "numbering": Rule(numbering), "digits": Rule(digits), "language": Rule(language), "length": Rule(length),
     "tokens": Rule(tokens, "split"), "split": Rule(split, "split"),
     "same-query": Rule(same_query, "same"), "same-opening": Rule(same_opening, "same"),
     "same-dialogue": Rule(same_dialogue, "same"),
-    "near-query": Rule(near_query, "near"), "near-dialogue": Rule(near_dialogue, "near"),
+    "near-query": Rule(near_query, "whole"), "near-dialogue": Rule(near_dialogue, "whole"),
+    "overlap": Rule(overlap, "whole"), "diversity": Rule(diversity, "whole"),
 }
 
 

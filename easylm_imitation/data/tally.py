@@ -10,6 +10,7 @@ from easylm_imitation.data.files import SourceFiles
 from easylm_imitation.data.mixture import Row
 from easylm_imitation.data.work import Outcome
 from easylm_imitation.records import RuleCount, Sample, SourceCount
+from easylm_imitation.schema import plain
 
 _SHOWN = 10     # dropped records named on screen
 _SAMPLES = 3    # of what a rule changed or dropped, kept in the card
@@ -87,13 +88,13 @@ class Tally:
         if outcome.example is None:
             self._drop(source, file, outcome)
             return None
-        texts = tuple(key for key in outcome.keys if rules[key.step].step.rule.kind == "near")
+        texts = tuple(key for key in outcome.keys if rules[key.step].step.rule.kind == "whole")
         count.passed += 1
         return Row(outcome.example, source, outcome.dataset, outcome.teacher, file, outcome.line, texts)
 
-    def repeats(self, number: int, row: Row, text: str, first: Row) -> None:
-        """Notes that a row is left out by the build's rule `number`, as its text is like an earlier one's."""
-        rule, detail = self._everywhere[number], f"like '{first.example.id}', {first.file}:{first.line}"
+    def leave_out(self, number: int, row: Row, text: str, detail: str) -> None:
+        """Notes that a row is left out by the build's rule `number`, which judged its text."""
+        rule = self._everywhere[number]
         rule.dropped += 1
         rule.show(Sample(row.example.id, text[:200], "", detail))
         self._sources[row.source].passed -= 1
@@ -119,8 +120,8 @@ class Tally:
 
     def rules(self) -> tuple[RuleCount, ...]:
         """Of each rule, for the card."""
-        return tuple(RuleCount(rule.step.name, rule.step.options, rule.dataset, rule.seen, rule.changed, rule.dropped,
-                               rule.added, tuple(rule.samples))
+        return tuple(RuleCount(rule.step.name, plain(rule.step.said), rule.dataset, rule.seen, rule.changed,
+                               rule.dropped, rule.added, tuple(rule.samples))
                      for rules in (*self._own, self._everywhere) for rule in rules)
 
     def reasons(self) -> dict[str, int]:

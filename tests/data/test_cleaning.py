@@ -8,6 +8,7 @@ from data_helpers import turns, write_lines
 from easylm_imitation.cli.main import main
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset, pool
 from easylm_imitation.data.shards import open_shards
+from easylm_imitation.schema import UserError
 from easylm_imitation.text import load_tokenizer
 
 LONG = ["q" * 40, "a" * 40] * 3
@@ -136,3 +137,53 @@ def get_config():
     assert "refusals: refusal: [user] Do it for me. [assistant] I'm sorry, but I cannot do that." in shown
     assert "-> [user] Hello there? [assistant] Good **day** to you." in shown
     assert json.loads((tmp_path / "out" / "card.json").read_text())["rules"][2]["options"] == {"where": "anywhere"}
+
+
+ITEM = "which of the twelve planets beyond the outer ring was first seen by the blind astronomer of Tarsis"
+
+
+@pytest.fixture
+def evaluation(tmp_path, config):
+    """A config of four conversations, of which the second, split in two, holds the item `q1` of the set `exam`."""
+    write_lines(tmp_path / "exam.jsonl", [{"id": "q0", "text": "nothing that anybody here has ever asked or answered"},
+                                          {"id": "q1", "text": ITEM}])
+    write_lines(tmp_path / "a.jsonl", [
+        {"id": "clean", "messages": turns("Name a cat, please.", "Tom, from the film.")},
+        {"id": "leak", "messages": turns(f"Tell me: {ITEM.upper()}?", "The ninth.", "Thank you " * 9, "Welcome.")},
+        {"id": "last", "messages": turns("Where is Oslo, and why?", "In Norway.")}])
+    rule = {"rule": "overlap", "against": [str(tmp_path / "exam.jsonl")], "rules": ["13-gram"]}
+    return dataclasses.replace(config, sources=(SourceConfig("a.jsonl"),), clean=(
+        rule, "diversity", {"rule": "split", "tokens": 170}))
+
+
+def test_overlap_with_an_evaluation_set_is_reported_and_removed_on_request(tmp_path, evaluation):
+    told = build_dataset(evaluation, tmp_path / "told")
+    assert ids(tmp_path / "told") == ["clean", "leak_0", "leak_2", "last"]
+    found = told.overlaps["exam"]
+    assert (found["items"], found["items_found"], found["rows_found"], found["removed"]) == (2, 1, 1, False)
+    report = json.loads((tmp_path / "told" / "overlap.json").read_text())
+    assert report["exam"]["matches"] == [{"row": "a/leak", "item": "q1", "rules": {"13-gram": 1.0}}]
+    assert told.diversity["queries"] == 3
+    assert 0 <= told.diversity["bleu"] < 1
+    rules = ({**evaluation.clean[0], "remove": True}, *evaluation.clean[1:])
+    removed = build_dataset(dataclasses.replace(evaluation, clean=rules), tmp_path / "removed")
+    assert ids(tmp_path / "removed") == ["clean", "last"]
+    assert removed.sources[0].dropped == {"overlap": 2}
+    assert removed.rules[0].dropped == 2
+    assert removed.rules[0].samples[0].detail == "holds 'q1' of exam"
+    assert removed.diversity["queries"] == 2
+
+
+def test_evaluation_sets_count_by_their_contents_and_not_their_places(tmp_path, evaluation, capsys):
+    first = build_dataset(evaluation, tmp_path / "out")
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "exam.jsonl").rename(tmp_path / "elsewhere" / "exam.jsonl")
+    with pytest.raises(UserError, match="exam.jsonl"):      # before anything is read
+        build_dataset(evaluation, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    rules = ({**evaluation.clean[0], "against": [str(moved)]}, *evaluation.clean[1:])
+    assert build_dataset(dataclasses.replace(evaluation, clean=rules), tmp_path / "out") == first
+    assert "already built" in capsys.readouterr().err
+    write_lines(moved, [{"id": "q1", "text": "another text"}])
+    with pytest.raises(UserError, match="another config|other sources"):
+        build_dataset(dataclasses.replace(evaluation, clean=rules), tmp_path / "out")

@@ -182,7 +182,8 @@ def test_teachers_stand_where_a_model_wrote():
     ({"options": {"x": 1}}, "unknown option 'x'; known: none"),
     ({"clean": ["refusal"]}, "'refusal' is no rule; did you mean 'refusals'"),
     ({"clean": [{"rule": "split", "token": 3}]}, "rule 'split': unknown option 'token'; did you mean 'tokens'"),
-    ({"clean": [{"tokens": 3}]}, "names no rule"), ({"clean": ["near-query"]}, "looked for in all sources")])
+    ({"clean": [{"rule": "overlap"}]}, "rule 'overlap': the option 'against' is missing"),
+    ({"clean": [{"tokens": 3}]}, "names no rule"), ({"clean": ["near-query"]}, "belongs to the build's own")])
 def test_mistakes_in_a_source_are_told_before_anything_is_read(change, message):
     with pytest.raises(UserError, match=message):
         build(SourceConfig, {"path": "x", **change}, "config")

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easylm_imitation.data.clean import near_steps, steps_of
+from easylm_imitation.data.clean import steps_of, whole_steps
 from easylm_imitation.data.rules import RULES, Count
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation, Message
+from easylm_imitation.schema import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COUNT = Count(lambda messages: sum(len(m.content) for m in messages), len)
@@ -96,6 +97,16 @@ def test_what_a_rule_drops_and_lets_pass(rule, options, kept, dropped):
     assert caught.value.detail
 
 
+def test_lists_of_names_and_code_are_not_taken_for_rare_languages():
+    states = "1. Alabama\n2. Alaska\n3. Arizona\n4. Arkansas\n5. California\n6. Colorado\n7. Connecticut\n8. Delaware"
+    for question, answer in (("Output the names of the US states", states),
+                             ("Write a Python code to print \"Hello World\" 5 times.",
+                              "for i in range(5):\n    print(\"Hello World\")")):
+        assert result("language", dialogue(question, answer)) == dialogue(question, answer)
+    with pytest.raises(UserError, match="no language 'english'; ISO 639-1 codes: .*, en, "):
+        result("language", dialogue("Where is the library?", "At the market."), keep=["english"])
+
+
 def test_what_counts_as_the_same():
     one, two = dialogue("Name a  cat", "Tom"), dialogue("name a\ncat ", "Kit")
     assert result("same-query", one) == result("same-query", two)
@@ -154,7 +165,7 @@ def test_documents_pass_through_every_rule():
 
 
 def test_rules_that_need_all_conversations_at_once_are_known():
-    assert [i for i, _ in near_steps(steps_of(["near-query", "roles", "near-dialogue"]))] == [0, 2]
+    assert [i for i, _ in whole_steps(steps_of(["near-query", "roles", "near-dialogue"]))] == [0, 2]
 
 
 def test_the_docs_name_every_rule():
