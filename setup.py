@@ -8,8 +8,10 @@ CORE = [
 ]
 SERVE = ["fastapi", "uvicorn[standard]"]
 EVAL = ["lm-eval[api]>=0.4.13", "matplotlib", "scipy"]
+DATA = ["fsspec", "pyarrow", "zstandard", "markdownify", "py3langid"]
 WANDB = ["wandb>=0.31"]
-TEST = [*WANDB, "torch==2.13.0", "sentencepiece", "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "openai"]
+TEST = [*DATA, *WANDB, "torch==2.13.0", "sentencepiece", "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff",
+        "openai"]
 
 setuptools.setup(
     name="easylm_imitation",
@@ -21,7 +23,8 @@ setuptools.setup(
     package_data={"easylm_imitation": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.jinja"]},
     install_requires=CORE,
     extras_require={
-        "serve": SERVE, "eval": EVAL, "test": TEST, "beam": ["apache-beam"], "wandb": WANDB, "tpu": ["jax[tpu]"],
+        "data": DATA, "serve": SERVE, "eval": EVAL, "test": TEST, "beam": ["apache-beam"], "wandb": WANDB,
+        "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
     },
     entry_points={"console_scripts": ["easylm-imitation = easylm_imitation.cli.main:main"]},

@@ -123,13 +123,44 @@ class Lineage:
 
 @dataclasses.dataclass(frozen=True)
 class SourceCount:
-    """What `build` did with one source file. read = kept + the sum of dropped."""
+    """What `build` did with one source, in conversations. read + added = kept + left + the sum of dropped; its rows in
+    the dataset are kept + copies. A record that cannot be read counts as one conversation."""
     path: str
     dataset: str
-    sha256: str
+    sha256: str                     # of the file; of several files, a hash over theirs
     read: int
     kept: int
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)   # reason -> count
+    added: int = 0                  # by splitting long ones
+    left: int = 0                   # out of the mixture by its sizes, caps and budget
+    copies: int = 0                 # rows beyond each conversation's first, by weight
+    tokens: int = 0                 # of its rows
+    loss_tokens: int = 0
+    files: int = 1
+    licence: str = ""
+    origin: str = ""                # where the files are to be had
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A conversation that a cleaning rule met: how it began before and after, "" when the rule dropped it."""
+    id: str
+    before: str
+    after: str = ""
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleCount:
+    """What one cleaning rule did. seen + added = left in + dropped."""
+    rule: str
+    options: dict[str, Any]
+    dataset: str                    # the source that it was for; "" for all of them
+    seen: int
+    changed: int
+    dropped: int
+    added: int                      # by splitting
+    samples: tuple[Sample, ...] = ()    # the first few that it changed or dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +178,10 @@ class DataCard:
     teachers: tuple[str, ...] = ()
     seed: int | None = None         # of the conversations' order; None: as in the sources
     code: str = ""
+    rules: tuple[RuleCount, ...] = ()   # what cleaning did, in the rules' order
+    budget: int | None = None       # tokens that the dataset was to stay within
+    overlaps: dict[str, Any] = dataclasses.field(default_factory=dict)      # evaluation set -> what was found of it
+    diversity: dict[str, Any] = dataclasses.field(default_factory=dict)     # mean BLEU of a query to its nearest other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,9 +412,14 @@ EXAMPLES: dict[type, dict[str, Any]] = {
         "name": "answers", "hash": "bbbbbbbbbbbbbbbb", "conversations": 2, "tokens": 40, "loss_tokens": 14,
         "longest": 21,
         "sources": [{"path": "answers.jsonl", "dataset": "answers", "sha256": "00", "read": 3, "kept": 2,
-                     "dropped": {"empty turn": 1}}],
+                     "dropped": {"refusals": 1}, "added": 0, "left": 0, "copies": 0, "tokens": 40, "loss_tokens": 14,
+                     "files": 1, "licence": "MIT", "origin": "hf://datasets/me/answers"}],
         "tokenizer": "dddddddddddddddd", "template": "chatml@cccccccc", "teachers": ["gpt-4"], "seed": 0,
-        "code": "0.1.0"},
+        "code": "0.1.0", "budget": 100, "diversity": {"bleu": 0.08, "error": 0.01, "queries": 2, "sampled": 2},
+        "overlaps": {"nq": {"items": 10, "items_found": 1, "rows_found": 1, "removed": True}},
+        "rules": [{"rule": "refusals", "options": {"where": "start"}, "dataset": "", "seen": 3, "changed": 0,
+                   "dropped": 1, "added": 0, "samples": [{"id": "answers_2", "before": "[user] Where is Oslo?",
+                                                          "after": "", "detail": "I'm sorry, but I cannot"}]}]},
     Answer: {"prompt_id": "p0", "prompt": "Where is Oslo?", "answer": "In Norway.", "model": "imitation",
              "dataset": "broad", "finish_reason": "stop", "request": "9999999999999999"},
     Results: {

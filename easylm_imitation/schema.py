@@ -6,6 +6,7 @@ wrong type, so that a typo stops the work before it starts. `plain(value)` is th
 import collections.abc
 import dataclasses
 import difflib
+import inspect
 import types
 import typing
 from typing import Any, TypeVar
@@ -34,6 +35,13 @@ def nearest(name: str, known: collections.abc.Iterable[str]) -> str:
     return f"; known: {', '.join(sorted(by_lower.values())) or 'none'}"
 
 
+def by_nearness(name: str, known: collections.abc.Iterable[str]) -> str:
+    """All known names with commas, those most like `name` first."""
+    def distance(other: str) -> tuple[float, str]:
+        return -difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio(), other
+    return ", ".join(sorted(known, key=distance))
+
+
 def build(cls: type[T], mapping: collections.abc.Mapping[str, Any], where: str) -> T:
     """Makes dataclass `cls` from `mapping`; `where` names the place in errors (a file, a line, a config path).
 
@@ -57,6 +65,24 @@ def build(cls: type[T], mapping: collections.abc.Mapping[str, Any], where: str) 
         return cls(**values)
     except ValueError as error:  # a dataclass's own __post_init__ check
         raise UserError(f"{where}: {error}") from error
+
+
+def arguments(function: collections.abc.Callable, mapping: collections.abc.Mapping[str, Any],
+              where: str) -> dict[str, Any]:
+    """`mapping` as keyword arguments of `function`: only its keyword-only parameters count, by their annotations.
+
+    Raises UserError for a name that it does not have, one that is missing, and a value of the wrong type.
+    """
+    hints = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    for key in mapping:
+        if key not in known:
+            raise UserError(f"{where}: unknown option '{key}'{nearest(str(key), known)}")
+    for parameter in parameters:
+        if parameter.name in known and parameter.default is parameter.empty and parameter.name not in mapping:
+            raise UserError(f"{where}: the option '{parameter.name}' is missing")
+    return {key: _convert(hints[key], value, f"{where}.{key}") for key, value in mapping.items()}
 
 
 def plain(value: Any) -> Any:

@@ -9,7 +9,8 @@ from easylm_imitation import records
 from easylm_imitation.records import EXAMPLES, Conversation, Lineage, Message, Prompt
 from easylm_imitation.schema import UserError, build, plain
 
-PARTS = {records.Message, records.SourceCount, records.Item, records.TaskResult}     # live inside other records
+PARTS = {records.Message, records.SourceCount, records.Sample, records.RuleCount, records.Item,
+         records.TaskResult}    # live inside other records
 
 
 def test_every_record_has_a_golden_example():

@@ -1,11 +1,14 @@
 """`build`: raw files to a dataset of tokenized shards."""
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from easylm_imitation import console
 from easylm_imitation.cli import flags
 from easylm_imitation.config import load
 from easylm_imitation.schema import Incomplete, plain
+
+if TYPE_CHECKING:
+    from easylm_imitation.records import DataCard
 
 HELP = "turn raw conversation files into a dataset of tokenized shards and a data card"
 EXAMPLE = ("easylm-imitation build --config configs/data/gpteacher.py --config.root=DIR --config.tokenizer=TOKENIZER "
@@ -25,9 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     config = load(BuildConfig, args.config, args.overrides)
     card = build_dataset(config, args.out)
-    rows = [[s.dataset, s.read, s.kept, ", ".join(f"{n} {reason}" for reason, n in s.dropped.items()) or "0"]
-            for s in card.sources]
-    console.table(card.name, ["source", "read", "kept", "dropped"], rows)
+    _show(card)
     console.say(f"{card.conversations} conversations, {card.tokens} tokens, {card.loss_tokens} of them with loss; the "
                 f"longest has {card.longest}")
     console.say(f"{args.out}: card {card.hash}, template {card.template}, tokenizer {card.tokenizer}")
@@ -37,3 +38,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise Incomplete(f"{broken} of {read} records are malformed; the rest is built, and {args.out}/dropped.jsonl "
                          "names the file and line of each", plain(card))
     return plain(card)
+
+
+def _show(card: "DataCard") -> None:
+    """Tables of sources and, where there are any, of cleaning rules with a few of what each met."""
+    rows = [[s.dataset, s.read, s.kept, s.tokens, ", ".join(f"{n} {reason}" for reason, n in s.dropped.items()) or "0"]
+            for s in card.sources]
+    console.table(card.name, ["source", "read", "kept", "tokens", "dropped"], rows)
+    if any(s.added or s.left or s.copies for s in card.sources):
+        rows = [[s.dataset, s.added, s.left, s.copies] for s in card.sources]
+        console.table("mixture", ["source", "added by splitting", "left out of the mixture", "copies by weight"], rows)
+    if not card.rules:
+        return
+    rows = [[r.rule, r.dataset or "all", r.seen, r.changed, r.dropped, r.added] for r in card.rules]
+    console.table("cleaning", ["rule", "source", "seen", "changed", "dropped", "added"], rows)
+    for rule in card.rules:
+        for sample in rule.samples:
+            did = f"-> {sample.after}" if sample.after else f"dropped ({sample.detail})"
+            console.say(f"{rule.rule}: {sample.id}: {sample.before}\n  {did}".replace("\n\n", "\n"))

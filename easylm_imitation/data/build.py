@@ -3,13 +3,13 @@ whole.
 
     DATA/card.json       what is in it (records.DataCard)
     DATA/build.json      the resolved config, and the identity by which a second build finds its work done
-    DATA/dropped.jsonl   file, line, reason and detail of every record left out
+    DATA/dropped.jsonl   file, line, reason and detail of every record and conversation left out
+    DATA/overlap.json    which rows hold which evaluation items, where the rule `overlap` looked
     DATA/lengths.npy     int32 [conversations]: tokens of each, in the shards' order
     DATA/datasets.npz    `names` [datasets], and `number` int32 [conversations]: which of them each belongs to
     DATA/shards/         a TFDS dataset in ArrayRecord
     DATA/tokenizer/      the tokenizer, with the template as its chat template
 """
-import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -19,29 +19,25 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from easylm_imitation import console
-from easylm_imitation.data.config import BuildConfig
+from easylm_imitation.data.clean import steps_of, whole_steps
+from easylm_imitation.data.config import BuildConfig, SourceConfig, tokens_of
+from easylm_imitation.data.files import SourceFiles, dataset_of, find
+from easylm_imitation.data.formats import get_format
+from easylm_imitation.data.mixture import Row, mixed
 from easylm_imitation.data.pool import Outcomes, chunks, processes, worth_processes
-from easylm_imitation.data.shards import Example, ShardWriter
+from easylm_imitation.data.shards import ShardWriter
 from easylm_imitation.data.sources import RawRecord, iter_records
 from easylm_imitation.data.tally import Tally
-from easylm_imitation.records import (
-    DataCard,
-    SourceCount,
-    code_version,
-    digest,
-    file_sha256,
-    read_json,
-    write_json,
-    write_jsonl,
-)
+from easylm_imitation.data.whole import Findings, evaluation_hashes, pass_on
+from easylm_imitation.data.work import Outcome
+from easylm_imitation.records import DataCard, code_version, digest, read_json, write_json, write_jsonl
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, get_template, load_tokenizer
-
-Sourced = tuple[Example, str]   # with the dataset that it belongs to
 
 _STEP = 256     # records between two steps of the progress bar
 _FORMAT = 2     # raised when the same sources and config come to give other records or other files
@@ -54,21 +50,19 @@ def build_dataset(config: BuildConfig, out: str | os.PathLike) -> DataCard:
     `out` that holds something else, and a dataset that comes out empty.
     """
     out = pathlib.Path(out)
-    files = [pathlib.Path(config.root) / source.path for source in config.sources]
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"source {file}: no such file; set --config.root or the source's path")
-    tokenizer, template = load_tokenizer(config.tokenizer), get_template(config.template)
-    jinja = chat_jinja(template, tokenizer)
-    hashes = [file_sha256(file) for file in files]
-    identity = _identity(config, hashes, tokenizer, template)
-    if _is_done(out, identity):
-        console.say(f"{out}: already built from the same sources and config")
-        return read_card(out)
-    with _beside(out) as folder:
-        tokenizer.save(folder / "tokenizer", chat_template=jinja)
-        write_json(folder / "build.json", {"identity": identity, "config": config})
-        card = _write(config, files, hashes, folder, tokenizer, template)
+    with tempfile.TemporaryDirectory(prefix="easylm_imitation.") as staging:
+        files = find(config, pathlib.Path(staging))
+        tokenizer, template = load_tokenizer(config.tokenizer), get_template(config.template)
+        jinja = chat_jinja(template, tokenizer)
+        hashes = [found.sha256 for found in files] + evaluation_hashes(steps_of(config.clean))
+        identity = _identity(config, hashes, tokenizer, template)
+        if _is_done(out, identity):
+            console.say(f"{out}: already built from the same sources and config")
+            return read_card(out)
+        with _beside(out) as folder:
+            tokenizer.save(folder / "tokenizer", chat_template=jinja)
+            write_json(folder / "build.json", {"identity": identity, "config": config})
+            card = _write(config, files, folder, tokenizer, template)
     return card
 
 
@@ -82,12 +76,25 @@ def read_card(folder: str | os.PathLike) -> DataCard:
 
 def _identity(config: BuildConfig, hashes: list[str], tokenizer: Tokenizer, template: Template) -> str:
     """Equal for builds that give equal datasets: contents count, places do not."""
-    content = plain(config)
+    content = _but_defaults(plain(config), config)
     for key in ("root", "processes", "tokenizer", "template"):
-        del content[key]
+        content.pop(key, None)
+    if config.clean:
+        content["clean"] = [[step.name, step.said] for step in steps_of(config.clean)]
+    content["sources"] = [_but_defaults(plain(source), source) for source in config.sources]
     for source in content["sources"]:
         source["path"] = pathlib.Path(source["path"]).name
     return digest([_FORMAT, content, hashes, tokenizer.id, template.id])
+
+
+_FIRST_KEYS = {"path", "format", "dataset", "teacher", "limit", "name", "sources", "seed"}
+
+
+def _but_defaults(content: dict[str, Any], config: BuildConfig | SourceConfig) -> dict[str, Any]:
+    """Without later keys that say nothing, so that a new one leaves older datasets what they are."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return {key: value for key, value in content.items()
+            if key in _FIRST_KEYS or (value not in ([], {}) and value != defaults[key])}
 
 
 def _is_done(out: pathlib.Path, identity: str) -> bool:
@@ -116,15 +123,17 @@ def _beside(out: pathlib.Path) -> Iterator[pathlib.Path]:
         raise
 
 
-def _write(config: BuildConfig, files: list[pathlib.Path], hashes: list[str], folder: pathlib.Path,
-           tokenizer: Tokenizer, template: Template) -> DataCard:
-    tally = Tally()
+def _write(config: BuildConfig, files: list[SourceFiles], folder: pathlib.Path, tokenizer: Tokenizer,
+           template: Template) -> DataCard:
+    datasets = [dataset_of(source, found) for source, found in zip(config.sources, files)]
+    tally, findings = Tally(config, datasets), Findings()
     count = config.processes or worth_processes(files)
-    with processes(count, tokenizer, folder / "tokenizer", template) as outcomes, \
+    with processes(count, tokenizer, folder / "tokenizer", template, config.clean) as outcomes, \
             console.progress("tokenizing", None) as advance:
-        examples = _examples(config, zip(files, hashes, strict=True), outcomes, tally, advance)
-        lengths, origins, contents = _write_shards(folder / "shards", config.name, _shuffled(examples, config.seed),
-                                                   tally)
+        rows = _rows(config, files, datasets, outcomes, tally, advance)
+        for text, (number, step) in enumerate(whole_steps(steps_of(config.clean))):
+            rows = pass_on(rows, text, number, step, tally, findings)
+        lengths, origins, contents = _write_shards(folder / "shards", config.name, mixed(rows, config), tally)
     write_jsonl(folder / "dropped.jsonl", tally.dropped)
     if not lengths:
         reasons = ", ".join(f"{n} {reason}" for reason, n in tally.reasons().items()) or "no records"
@@ -132,76 +141,86 @@ def _write(config: BuildConfig, files: list[pathlib.Path], hashes: list[str], fo
     np.save(folder / "lengths.npy", np.asarray(lengths, np.int32))
     names, number = np.unique(origins, return_inverse=True)
     np.savez(folder / "datasets.npz", names=names, number=number.astype(np.int32))
+    sources = tally.sources(files)
     card = DataCard(
-        name=config.name, hash="", sources=tuple(tally.sources), conversations=len(lengths), tokens=sum(lengths),
-        loss_tokens=tally.loss_tokens, longest=max(lengths), tokenizer=tokenizer.id, template=template.id,
-        teachers=tuple(sorted(tally.teachers)), seed=config.seed, code=code_version())
+        name=config.name, hash="", sources=sources, conversations=len(lengths), tokens=sum(lengths),
+        loss_tokens=sum(source.loss_tokens for source in sources), longest=max(lengths), tokenizer=tokenizer.id,
+        template=template.id, teachers=tuple(sorted(tally.teachers)), seed=config.seed, code=code_version(),
+        rules=tally.rules(), budget=None if config.budget is None else tokens_of(config.budget),
+        overlaps=findings.overlaps, diversity=findings.diversity)
     card = dataclasses.replace(card, hash=_card_hash(card, contents))
+    if findings.report:
+        write_json(folder / "overlap.json", findings.report)
     write_json(folder / "card.json", card)
     tally.show()
     return card
 
 
+_UNHASHED = ("hash", "code"), ("path", "origin", "added", "left", "copies", "tokens", "loss_tokens", "files")
+
+
 def _card_hash(card: DataCard, contents: str) -> str:
-    """Over what the dataset holds: the hash of its records, and the card but for its places and the code's version."""
-    content = {key: value for key, value in plain(card).items() if key not in ("hash", "code")}
-    content["sources"] = [{k: v for k, v in source.items() if k != "path"} for source in content["sources"]]
+    """Over what the dataset holds: the hash of its records, and the card but for places, the code's version and numbers
+    that the records tell. Keys that came later count where they say something."""
+    content = _said({key: value for key, value in plain(card).items() if key not in _UNHASHED[0]},
+                    "rules", "budget", "overlaps", "diversity")
+    content["sources"] = [_said({k: v for k, v in source.items() if k not in _UNHASHED[1]}, "licence")
+                          for source in content["sources"]]
     return digest([content, contents])
 
 
-def _write_shards(folder: pathlib.Path, name: str, examples: Iterable[Sourced],
+def _said(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in keys or value not in (None, "", [], {})}
+
+
+def _write_shards(folder: pathlib.Path, name: str, rows: Iterable[Row],
                   tally: Tally) -> tuple[list[int], list[str], str]:
-    """Writes all examples; returns their lengths in tokens, their datasets, and a hash of the records.
+    """Writes all rows; returns their lengths in tokens, their datasets, and a hash of the records.
 
     Not of the files: a record's fields stand in an order that differs from process to process.
     """
     writer, lengths, origins, contents = ShardWriter(folder, description=name), [], [], hashlib.sha256()
-    for sourced in chunks(examples, 1000):
-        chunk = [example for example, _ in sourced]
-        writer.write(chunk)
-        lengths += [len(example.tokens) for example in chunk]
-        origins += [dataset for _, dataset in sourced]
-        for example in chunk:
+    for chunk in chunks(rows, 1000):
+        writer.write([row.example for row in chunk])
+        lengths += [row.tokens for row in chunk]
+        origins += [row.dataset for row in chunk]
+        for row in chunk:
+            example = row.example
             name_bytes = example.id.encode("utf-8", "surrogatepass")
             contents.update(np.asarray([len(name_bytes), len(example.tokens)], "<i8").tobytes() + name_bytes)
             contents.update(np.asarray(example.tokens, "<i4").tobytes())
             contents.update(np.asarray(example.loss_weights, "<f4").tobytes())
-        tally.loss_tokens += sum(int(np.count_nonzero(example.loss_weights)) for example in chunk)
+            tally.write(row, int(np.count_nonzero(example.loss_weights)))
     writer.close()
     return lengths, origins, contents.hexdigest()
 
 
-def _shuffled(examples: Iterator[Sourced], seed: int | None) -> Iterable[Sourced]:
-    """In an order that `seed` decides (which needs all of them in memory, 8 bytes a token), or as they come."""
-    if seed is None:
-        return examples
-    held = list(examples)
-    return (held[i] for i in np.random.default_rng(seed).permutation(len(held)))
-
-
-def _examples(config: BuildConfig, files: Iterable[tuple[pathlib.Path, str]], outcomes: Outcomes, tally: Tally,
-              advance: Callable[..., None]) -> Iterator[Sourced]:
-    """The examples of all sources with their datasets, in order; the tally fills as they pass."""
-    numbers = collections.Counter()     # records read of each dataset: files of one dataset go on counting
-    for source, (file, sha256) in zip(config.sources, files, strict=True):
-        dataset = source.dataset or file.name.partition(".")[0]
-        read, kept, dropped = 0, 0, collections.Counter()
-        for outcome in outcomes(_numbered(iter_records(file), numbers[dataset]), source, dataset):
-            read += 1
-            outcome = tally.unlike_others(file, outcome)
-            if outcome.example is None:
-                dropped[outcome.reason] += 1
-                tally.drop(file, outcome)
-            else:
-                kept += 1
-                tally.teachers |= {outcome.teacher} - {""}
-                yield outcome.example, outcome.dataset
-            if read % _STEP == 0:
-                advance(_STEP, note=dataset)
-            if kept == source.limit:
+def _rows(config: BuildConfig, files: list[SourceFiles], datasets: list[str], outcomes: Outcomes, tally: Tally,
+          advance: Callable[..., None]) -> Iterator[Row]:
+    """The rows of all sources, in order; the tally fills as they pass."""
+    numbers = dict.fromkeys(datasets, 0)    # records read of each dataset: files of one dataset go on counting
+    for i, (source, found, dataset) in enumerate(zip(config.sources, files, datasets)):
+        passed = 0
+        for file, made in _records(source, found, dataset, numbers, outcomes, advance):
+            for outcome in made:
+                row = tally.judged(i, file, outcome)
+                if row is not None and passed != source.limit:
+                    passed += 1
+                    yield row
+            if passed == source.limit:
                 break
-        numbers[dataset] += read
-        tally.sources.append(SourceCount(source.path, dataset, sha256, read, kept, dict(sorted(dropped.items()))))
+
+
+def _records(source: SourceConfig, found: SourceFiles, dataset: str, numbers: dict[str, int], outcomes: Outcomes,
+             advance: Callable[..., None]) -> Iterator[tuple[str, list[Outcome]]]:
+    """(file, outcomes) of each record of a source."""
+    whole = get_format(source.format).whole
+    for path, name in zip(found.paths, found.names, strict=True):
+        for made in outcomes(_numbered(iter_records(path, whole), numbers[dataset]), source, dataset):
+            numbers[dataset] += 1
+            if numbers[dataset] % _STEP == 0:
+                advance(_STEP, note=dataset)
+            yield name, made
 
 
 def _numbered(records: Iterator[RawRecord], first: int) -> Iterator[RawRecord]:

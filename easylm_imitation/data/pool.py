@@ -9,34 +9,37 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from easylm_imitation.data import work
-from easylm_imitation.data.config import SourceConfig
+from easylm_imitation.data.config import CleanRule, SourceConfig
+from easylm_imitation.data.files import SourceFiles
 from easylm_imitation.data.sources import RawRecord
 from easylm_imitation.text import Template, Tokenizer
 
 T = TypeVar("T")
-Outcomes = Callable[[Iterator[RawRecord], SourceConfig, str], Iterator[work.Outcome]]
+Outcomes = Callable[[Iterator[RawRecord], SourceConfig, str], Iterator[list[work.Outcome]]]
 
 _CHUNK = 256            # records a worker takes at a time
 _WORTH = 4_000_000      # bytes of input, gzipped or not, from which starting processes (a second or two) pays
 
 
-def worth_processes(files: Iterable[pathlib.Path]) -> int:
+def worth_processes(files: Iterable[SourceFiles]) -> int:
     """How many processes inputs of this size deserve."""
-    return (os.cpu_count() or 1) if sum(file.stat().st_size for file in files) >= _WORTH else 1
+    return (os.cpu_count() or 1) if sum(found.size for found in files) >= _WORTH else 1
 
 
 @contextlib.contextmanager
-def processes(count: int, tokenizer: Tokenizer, folder: pathlib.Path, template: Template) -> Iterator[Outcomes]:
-    """Yields `outcomes(records, source, dataset)`: one outcome a record, in order; by `count` processes.
+def processes(count: int, tokenizer: Tokenizer, folder: pathlib.Path, template: Template,
+              clean: tuple[CleanRule, ...]) -> Iterator[Outcomes]:
+    """Yields `outcomes(records, source, dataset)`: each record's list of outcomes, in order; by `count` processes.
 
-    `folder` holds `tokenizer`, for other processes to read.
+    `folder` holds `tokenizer`, for other processes to read; `clean` are the rules for all sources.
     """
     if count == 1:
-        worker = work.Worker(tokenizer, template)
+        worker = work.Worker(tokenizer, template, clean)
         yield lambda records, *source: (o for chunk in chunks(records, _CHUNK) for o in worker.outcomes(chunk, *source))
         return
     spawn = multiprocessing.get_context("spawn")  # threads of this process (jax's, rich's) do not survive a fork
-    with concurrent.futures.ProcessPoolExecutor(count, spawn, work.start, (str(folder), template.name)) as pool:
+    arguments = str(folder), template.name, clean
+    with concurrent.futures.ProcessPoolExecutor(count, spawn, work.start, arguments) as pool:
         yield lambda records, *source: _in_order(pool, records, source, ahead=4 * count)
 
 
@@ -53,7 +56,7 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _in_order(pool: concurrent.futures.Executor, records: Iterator[RawRecord], source: tuple[Any, ...],
-              ahead: int) -> Iterator[work.Outcome]:
+              ahead: int) -> Iterator[list[work.Outcome]]:
     """Outcomes in the records' order, with at most `ahead` chunks under way."""
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
     try:

@@ -1,10 +1,12 @@
-"""Raw files as numbered records: JSONL or one JSON array, gzipped or not (told by content, not by name).
+"""Raw files as numbered records: JSONL, one JSON array, one JSON object, tab-separated lines or Parquet; plain, gzip or
+zstd. Packing and Parquet are told by content, not by name.
 
 A bad line of a JSONL file is that line's fault, and the rest is read. A JSON array that breaks off cannot be read past
 the break, and half a file is no dataset: that is an error.
 """
 import dataclasses
 import gzip
+import importlib
 import io
 import json
 import pathlib
@@ -17,6 +19,8 @@ from easylm_imitation.schema import UserError
 MALFORMED = ("bad JSON", "bad UTF-8", "bad text", "wrong shape")
 """Reasons of a Drop that mean a damaged or mistaken file; the others are rules about what a conversation must have."""
 
+_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"     # what such files begin with
+
 
 class Drop(Exception):
     """A record that cannot be used. `reason` is one of a few words that counts gather under; `detail` says more."""
@@ -28,46 +32,115 @@ class Drop(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class RawRecord:
-    """A line of JSONL, not parsed yet (`raw` is bytes), or an element of an array (`raw` is the parsed value)."""
-    line: int       # from 1, in the unpacked file: where the record starts
+    """A line, not parsed yet (`raw` is bytes), or an element of an array or a row of a table (the parsed value)."""
+    line: int       # from 1, in the unpacked file: where the record starts; of Parquet, the row
     number: int     # from 0, counting records
     raw: Any
 
-    def parse(self) -> dict[str, Any]:
-        """The record as a mapping. Raises Drop: "bad JSON", "bad UTF-8", "bad text"."""
-        value = self._line() if isinstance(self.raw, bytes) else self.raw
+    def parse(self, columns: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The record as a mapping; `columns` names the cells of a tab-separated line. Raises Drop: "bad JSON", "bad
+        UTF-8", "bad text", "wrong shape"."""
+        value = self._line(columns) if isinstance(self.raw, bytes) else self.raw
         if not isinstance(value, dict):
             raise Drop("bad JSON", f"expected an object, got {type(value).__name__}")
         if not has_utf8(value):
             raise Drop("bad text", "half of a surrogate pair")
         return value
 
-    def _line(self) -> dict[str, Any]:
+    def _line(self, columns: tuple[str, ...]) -> dict[str, Any]:
         try:
-            return parse_line(self.raw.decode("utf-8"), "")
+            line = self.raw.decode("utf-8")
+            return cells(line, columns) if columns else parse_line(line, "")
         except UnicodeDecodeError as error:
             raise Drop("bad UTF-8", f"byte {error.start} of the line") from None
         except UserError as error:
             raise Drop("bad JSON", str(error).removeprefix(": ")) from None
 
 
-def iter_records(path: pathlib.Path) -> Iterator[RawRecord]:
-    """The records of a file, in order; blank lines are none. Raises UserError for a file that cannot be read as a
-    whole."""
+def cells(line: str, columns: tuple[str, ...]) -> dict[str, Any]:
+    """The cells of a tab-separated line by name, with the line breaks that stand in them as \\n."""
+    values = line.rstrip("\r\n").split("\t")
+    if len(values) != len(columns):
+        raise Drop("wrong shape", f"{len(values)} cells, not {len(columns)}: {', '.join(columns)}")
+    return {name: value.replace("\\n", "\n") for name, value in zip(columns, values, strict=True)}
+
+
+def iter_records(path: pathlib.Path, whole: bool = False) -> Iterator[RawRecord]:
+    """The records of a file, in order; blank lines are none. `whole`: the file is one JSON object.
+
+    Raises UserError for a file that cannot be read as a whole, and where the package that reads it is missing.
+    """
     try:
         with _open(path) as file:
+            if file.peek(4)[:4] == _PARQUET:
+                yield from _table(path)
+                return
             first = _first_byte(file)
-            yield from (_array(path, file.read()) if first == b"[" else _lines(file))
-    except (OSError, EOFError) as error:  # EOFError: a gzip stream that breaks off
+            if whole and first == b"{":     # as an array of one
+                yield from _array(path, b"[" + file.read() + b"]")
+            else:
+                yield from (_array(path, file.read()) if first == b"[" else _lines(file))
+    except (OSError, EOFError) as error:  # EOFError: a packed stream that breaks off
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def package(name: str, purpose: str) -> Any:
+    """The package of that name, which not every installation has. Raises UserError saying what it is needed for."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"{purpose} needs the package '{name}': pip install 'easylm_imitation[data]'") from None
 
 
 def _open(path: pathlib.Path) -> BinaryIO:
     file = open(path, "rb")
-    if file.peek(2)[:2] != b"\x1f\x8b":
+    start = file.peek(4)[:4]
+    if start[:2] != _GZIP and start != _ZSTD:
         return file
-    file.close()    # gzip closes only what it opened itself
+    file.close()    # a reader of packed files closes only what it opened itself
+    if start == _ZSTD:
+        return _zstd(path)
     return io.BufferedReader(gzip.open(path, "rb"))
+
+
+def _zstd(path: pathlib.Path) -> BinaryIO:
+    zstandard = package("zstandard", f"{path}: a zstd file")
+    reader = zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
+    return io.BufferedReader(_Whole(reader, zstandard.ZstdError))
+
+
+class _Whole(io.RawIOBase):
+    """A stream whose own errors are EOFErrors; a damaged file is then told as a gzip file is."""
+
+    def __init__(self, stream: Any, error: type[Exception]):
+        self._stream, self._error = stream, error
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return self._stream.readinto(buffer)
+        except self._error as error:
+            raise EOFError(str(error)) from None
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _table(path: pathlib.Path) -> Iterator[RawRecord]:
+    """Rows of a Parquet file; what JSON cannot say (dates) becomes text."""
+    pyarrow, parquet = (package(name, f"{path}: a Parquet file") for name in ("pyarrow", "pyarrow.parquet"))
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1000):
+                for row in batch.to_pylist():
+                    yield RawRecord(number + 1, number, json.loads(json.dumps(row, default=str)))
+                    number += 1
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 def _first_byte(file: BinaryIO) -> bytes:

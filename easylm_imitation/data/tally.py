@@ -1,44 +1,128 @@
 """What a build counts on its way, and what it shows of the records that it left out."""
 import collections
 import dataclasses
-import pathlib
 from typing import Any
 
 from easylm_imitation import console
+from easylm_imitation.data.clean import Step, steps_of
+from easylm_imitation.data.config import BuildConfig
+from easylm_imitation.data.files import SourceFiles
+from easylm_imitation.data.mixture import Row
 from easylm_imitation.data.work import Outcome
-from easylm_imitation.records import SourceCount
+from easylm_imitation.records import RuleCount, Sample, SourceCount
+from easylm_imitation.schema import plain
 
 _SHOWN = 10     # dropped records named on screen
+_SAMPLES = 3    # of what a rule changed or dropped, kept in the card
 
 
 @dataclasses.dataclass
+class _Rule:
+    """What one cleaning step did so far."""
+    step: Step
+    dataset: str        # whose conversations it compares with each other; "" for all
+    number: int         # among the rules of its list
+    seen: int = 0
+    changed: int = 0
+    dropped: int = 0
+    added: int = 0
+    samples: list[Sample] = dataclasses.field(default_factory=list)
+
+    @property
+    def scope(self) -> tuple[str, int, str]:
+        """What it compares conversations within: all that the same rule of the same dataset sees."""
+        return self.dataset, self.number, self.step.name
+
+    def show(self, sample: Sample) -> None:
+        if len(self.samples) < _SAMPLES:
+            self.samples.append(sample)
+
+
+@dataclasses.dataclass
+class _Source:
+    """What became of one source so far."""
+    read: int = 0
+    added: int = 0
+    passed: int = 0     # cleaning, that is
+    kept: int = 0
+    copies: int = 0
+    tokens: int = 0
+    loss_tokens: int = 0
+    dropped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+
 class Tally:
     """Counts of a build, filled in as outcomes pass."""
-    sources: list[SourceCount] = dataclasses.field(default_factory=list)
-    dropped: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    teachers: set[str] = dataclasses.field(default_factory=set)
-    names: dict[tuple[str, str], tuple[pathlib.Path, int]] = dataclasses.field(default_factory=dict)
-    """(dataset, id) -> file and line of the conversation."""
-    loss_tokens: int = 0
 
-    def unlike_others(self, file: pathlib.Path, outcome: Outcome) -> Outcome:
-        """The outcome, or a dropped one when its dataset has a conversation of that id already: the first one stays."""
+    def __init__(self, config: BuildConfig, datasets: list[str]):
+        self._config, self._datasets = config, datasets
+        everywhere = [_Rule(step, "", i) for i, step in enumerate(steps_of(config.clean))]
+        self._own = [[_Rule(step, name, i) for i, step in enumerate(steps_of(source.clean))]
+                     for source, name in zip(config.sources, datasets)]
+        self._steps = [[*own, *everywhere] for own in self._own]    # of each source, as its outcomes number them
+        self._everywhere = everywhere
+        self._sources = [_Source() for _ in datasets]
+        self._firsts: dict[tuple[Any, bytes], tuple[str, int, str]] = {}    # (scope, key) -> which one stays
+        self._gone: set[tuple[Any, str, int, str]] = set()                  # (scope, conversation) that does not
+        self._names: dict[tuple[str, str], tuple[str, int]] = {}            # (dataset, id) -> file and line
+        self.dropped: list[dict[str, Any]] = []
+        self.teachers: set[str] = set()
+        self._said = 0
+
+    def judged(self, source: int, file: str, outcome: Outcome) -> Row | None:
+        """The row of an outcome, or None when it is dropped, here at the latest: for repeating another conversation."""
+        dropped = self._repeats(source, file, outcome)
+        if dropped is None:     # a further piece of a conversation that was dropped whole
+            return None
+        outcome, rules = dropped, self._steps[source]
+        count = self._sources[source]
+        count.read += outcome.first == 0    # further pieces begin later
+        for rule in rules[outcome.first:outcome.last + 1]:
+            rule.seen += 1
+        for change in outcome.changes:
+            rules[change.step].changed += 1
+            rules[change.step].added += change.added
+            count.added += change.added
+            rules[change.step].show(Sample(outcome.id, change.before, change.after))
+        outcome = self._unlike_others(file, outcome)
         if outcome.example is None:
-            return outcome
-        name = outcome.dataset, outcome.example.id
-        if name in self.names:
-            first, line = self.names[name]
-            return Outcome(outcome.line, reason="duplicate id", detail=f"'{name[1]}' was there before, {first}:{line}")
-        self.names[name] = file, outcome.line
-        return outcome
+            self._drop(source, file, outcome)
+            return None
+        texts = tuple(key for key in outcome.keys if rules[key.step].step.rule.kind == "whole")
+        count.passed += 1
+        return Row(outcome.example, source, outcome.dataset, outcome.teacher, file, outcome.line, texts)
 
-    def drop(self, file: pathlib.Path, outcome: Outcome) -> None:
-        """Notes a record that is left out; names the first few on screen."""
-        self.dropped.append({"file": str(file), "line": outcome.line, "reason": outcome.reason,
-                             "detail": outcome.detail})
-        if len(self.dropped) <= _SHOWN:
-            detail = f" ({outcome.detail})" if outcome.detail else ""
-            console.say(f"{file}:{outcome.line}: dropped, {outcome.reason}{detail}")
+    def leave_out(self, number: int, row: Row, text: str, detail: str) -> None:
+        """Notes that a row is left out by the build's rule `number`, which judged its text."""
+        rule = self._everywhere[number]
+        rule.dropped += 1
+        rule.show(Sample(row.example.id, text[:200], "", detail))
+        self._sources[row.source].passed -= 1
+        self._sources[row.source].dropped[rule.step.name] += 1
+        self.dropped.append({"file": row.file, "line": row.line, "reason": rule.step.name, "detail": detail})
+
+    def write(self, row: Row, loss_tokens: int) -> None:
+        """Notes a row that goes into the shards."""
+        count = self._sources[row.source]
+        count.kept += row.copy == 0
+        count.copies += row.copy > 0
+        count.tokens += row.tokens
+        count.loss_tokens += loss_tokens
+        self.teachers |= {row.teacher} - {""}
+
+    def sources(self, files: list[SourceFiles]) -> tuple[SourceCount, ...]:
+        """Of each source, for the card."""
+        return tuple(
+            SourceCount(source.path, name, found.sha256, count.read, count.kept, dict(sorted(count.dropped.items())),
+                        count.added, count.passed - count.kept, count.copies, count.tokens, count.loss_tokens,
+                        len(found.paths), source.licence, source.origin)
+            for source, name, found, count in zip(self._config.sources, self._datasets, files, self._sources))
+
+    def rules(self) -> tuple[RuleCount, ...]:
+        """Of each rule, for the card."""
+        return tuple(RuleCount(rule.step.name, plain(rule.step.said), rule.dataset, rule.seen, rule.changed,
+                               rule.dropped, rule.added, tuple(rule.samples))
+                     for rules in (*self._own, self._everywhere) for rule in rules)
 
     def reasons(self) -> dict[str, int]:
         """How many were left out, by reason."""
@@ -46,5 +130,48 @@ class Tally:
 
     def show(self) -> None:
         """Says how many more were left out than were named."""
-        if len(self.dropped) > _SHOWN:
-            console.say(f"... {len(self.dropped) - _SHOWN} more dropped; dropped.jsonl of the dataset names all")
+        if len(self.dropped) > self._said:
+            console.say(f"... {len(self.dropped) - self._said} more dropped; dropped.jsonl of the dataset names all")
+
+    def _repeats(self, source: int, file: str, outcome: Outcome) -> Outcome | None:
+        """The outcome; dropped when an earlier conversation has one of its keys; None when that was noted already."""
+        for key in outcome.keys:
+            rule = self._steps[source][key.step]
+            holder = file, outcome.line, key.holder
+            if rule.step.rule.kind != "same":
+                continue
+            first = self._firsts.setdefault((rule.scope, key.value), holder)
+            if first == holder:
+                continue
+            if (rule.scope, *holder) in self._gone:
+                return None
+            self._gone.add((rule.scope, *holder))
+            return dataclasses.replace(
+                outcome, example=None, reason=rule.step.name, detail=f"as '{first[2]}', {first[0]}:{first[1]}",
+                last=key.step, changes=tuple(change for change in outcome.changes if change.step < key.step))
+        return outcome
+
+    def _unlike_others(self, file: str, outcome: Outcome) -> Outcome:
+        """The outcome, or a dropped one when its dataset has a conversation of that id already: the first one stays."""
+        if outcome.example is None:
+            return outcome
+        name = outcome.dataset, outcome.example.id
+        if name in self._names:
+            first, line = self._names[name]
+            return dataclasses.replace(outcome, example=None, reason="duplicate id",
+                                       detail=f"'{name[1]}' was there before, {first}:{line}")
+        self._names[name] = file, outcome.line
+        return outcome
+
+    def _drop(self, source: int, file: str, outcome: Outcome) -> None:
+        """Notes a conversation that is left out; names the first few on screen, but for what rules took out."""
+        rules = self._steps[source]
+        self._sources[source].dropped[outcome.reason] += 1
+        self.dropped.append({"file": file, "line": outcome.line, "reason": outcome.reason, "detail": outcome.detail})
+        if outcome.last >= 0 and rules[outcome.last].step.name == outcome.reason:
+            rules[outcome.last].dropped += 1
+            rules[outcome.last].show(Sample(outcome.id, outcome.sample, "", outcome.detail))
+        elif self._said < _SHOWN:
+            self._said += 1
+            detail = f" ({outcome.detail})" if outcome.detail else ""
+            console.say(f"{file}:{outcome.line}: dropped, {outcome.reason}{detail}")

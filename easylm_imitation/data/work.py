@@ -1,58 +1,88 @@
-"""What a worker of `build` does: raw records in, tokenized examples out. Imports neither jax nor TFDS."""
+"""What a worker of `build` does: raw records in, cleaned and tokenized examples out. Imports neither jax nor TFDS."""
 import dataclasses
+from collections.abc import Iterator
 
-from easylm_imitation.data.config import SourceConfig
-from easylm_imitation.data.convert import convert
+from easylm_imitation.data.clean import Change, Cleaned, Key, cleaned, steps_of
+from easylm_imitation.data.config import CleanRule, SourceConfig
+from easylm_imitation.data.convert import Reader, check
+from easylm_imitation.data.rules import Count, excerpt
 from easylm_imitation.data.shards import Example
 from easylm_imitation.data.sources import Drop, RawRecord
+from easylm_imitation.records import Conversation
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer, tokenize
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one record: an example, its dataset and its teacher, or the reason why not."""
+    """What became of one conversation of a record (or of the record): an example, its dataset and its teacher, or the
+    reason why not. `first` to `last` are the cleaning steps that saw it, of the source's and then the build's."""
     line: int
     example: Example | None = None
     dataset: str = ""
     teacher: str = ""
     reason: str = ""
     detail: str = ""
+    first: int = 0
+    last: int = -1
+    changes: tuple[Change, ...] = ()
+    keys: tuple[Key, ...] = ()
+    id: str = ""
+    sample: str = ""            # how it begins, for people, where a cleaning step is to be judged
 
 
 class Worker:
-    """Converts and tokenizes records."""
+    """Converts, cleans and tokenizes records."""
 
-    def __init__(self, tokenizer: Tokenizer, template: Template):
-        self._tokenizer = tokenizer
-        self._template = template
+    def __init__(self, tokenizer: Tokenizer, template: Template, clean: tuple[CleanRule, ...] = ()):
+        self._tokenizer, self._template, self._clean = tokenizer, template, clean
+        self._count = Count(self._row_tokens, lambda text: len(tokenizer.encode(text)))
 
-    def outcomes(self, records: list[RawRecord], source: SourceConfig, dataset: str) -> list[Outcome]:
-        """One outcome a record, in order."""
-        return [self._outcome(record, source, dataset) for record in records]
+    def outcomes(self, records: list[RawRecord], source: SourceConfig, dataset: str) -> list[list[Outcome]]:
+        """For each record, in order, one outcome a conversation."""
+        reader, steps = Reader(source, dataset), steps_of((*source.clean, *self._clean))
+        return [list(self._outcomes(record, reader, steps)) for record in records]
 
-    def _outcome(self, record: RawRecord, source: SourceConfig, dataset: str) -> Outcome:
+    def _outcomes(self, record: RawRecord, reader: Reader, steps: tuple) -> Iterator[Outcome]:
         try:
-            conversation = convert(record.parse(), source, dataset, record.number)
+            made = list(reader.conversations(record.parse(reader.columns), record.number))
+        except Drop as drop:
+            yield Outcome(record.line, reason=drop.reason, detail=drop.detail)
+            return
+        for conversation in made:
+            for result in cleaned(conversation, steps, self._count):
+                yield self._outcome(record.line, conversation, result)
+
+    def _outcome(self, line: int, read: Conversation, result: Cleaned) -> Outcome:
+        conversation = result.conversation or read
+        outcome = Outcome(line, None, conversation.dataset, conversation.teacher, result.reason, result.detail,
+                          result.first, result.last, result.changes, result.keys, conversation.id,
+                          excerpt(conversation) if result.last >= 0 else "")
+        if result.conversation is None:
+            return outcome
+        try:
+            check(conversation.messages)
             row = tokenize(self._template, self._tokenizer, conversation)
         except Drop as drop:
-            return Outcome(record.line, reason=drop.reason, detail=drop.detail)
+            return dataclasses.replace(outcome, reason=drop.reason, detail=drop.detail)
         except UserError as error:
-            return Outcome(record.line, reason="not tokenizable", detail=str(error))
-        example = Example(conversation.id, row.tokens, row.loss_weights)
-        return Outcome(record.line, example, conversation.dataset, conversation.teacher)
+            return dataclasses.replace(outcome, reason="not tokenizable", detail=str(error))
+        return dataclasses.replace(outcome, example=Example(conversation.id, row.tokens, row.loss_weights))
+
+    def _row_tokens(self, messages: tuple) -> int:
+        return len(tokenize(self._template, self._tokenizer, Conversation("", "", tuple(messages))).tokens)
 
 
 _worker: Worker | None = None
 
 
-def start(tokenizer: str, template: str) -> None:
+def start(tokenizer: str, template: str, clean: tuple[CleanRule, ...]) -> None:
     """Readies this process of a pool; `tokenizer` is a folder, `template` a name."""
     global _worker
-    _worker = Worker(load_tokenizer(tokenizer), get_template(template))
+    _worker = Worker(load_tokenizer(tokenizer), get_template(template), clean)
 
 
-def run(records: list[RawRecord], source: SourceConfig, dataset: str) -> list[Outcome]:
+def run(records: list[RawRecord], source: SourceConfig, dataset: str) -> list[list[Outcome]]:
     """`Worker.outcomes` in a process that `start` readied."""
     assert _worker is not None, "start() runs first in every process of the pool"
     return _worker.outcomes(records, source, dataset)

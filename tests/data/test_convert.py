@@ -9,7 +9,8 @@ from easylm_imitation.schema import UserError, build
 
 
 def converted(form, record, teacher=""):
-    return convert(record, SourceConfig("f", form, teacher=teacher), "set", 7)
+    [made] = convert(record, SourceConfig("f", form, teacher=teacher), "set", 7)
+    return made
 
 
 def pairs(conversation):

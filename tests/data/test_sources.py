@@ -1,11 +1,16 @@
 """Raw files as numbered records, broken ones included."""
+import datetime
 import gzip
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from easylm_imitation.data import sources
 from easylm_imitation.data.sources import Drop, iter_records
 from easylm_imitation.schema import UserError
 
@@ -92,3 +97,43 @@ def test_packing_is_told_by_content_and_not_by_name(tmp_path):
     assert records_of(tmp_path / "y.jsonl") == [(1, 0, {"a": 2})]
     (tmp_path / "empty.jsonl").write_text("")
     assert records_of(tmp_path / "empty.jsonl") == []
+
+
+def test_zstd_is_read_in_all_its_frames(tmp_path):
+    packed = b"".join(zstandard.compress(json.dumps({"a": i}).encode() + b"\n") for i in range(3))
+    (tmp_path / "x").write_bytes(packed)
+    assert [value for _, _, value in records_of(tmp_path / "x")] == [{"a": 0}, {"a": 1}, {"a": 2}]
+    (tmp_path / "x").write_bytes(b"\x28\xb5\x2f\xfd" + b"broken" * 9)
+    with pytest.raises(UserError, match="x: cannot be read"):
+        records_of(tmp_path / "x")
+
+
+def test_parquet_rows_are_records_with_their_nested_values(tmp_path):
+    rows = [{"a": i, "turns": [{"from": "human", "value": f"Q{i}"}], "when": datetime.date(2026, 1, 2)}
+            for i in range(2500)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.jsonl")
+    records = records_of(tmp_path / "x.jsonl")
+    assert len(records) == 2500
+    assert records[2000] == (2001, 2000, {**rows[2000], "when": "2026-01-02"})
+    (tmp_path / "x.jsonl").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(UserError, match="cannot be read"):
+        records_of(tmp_path / "x.jsonl")
+
+
+def test_tab_separated_lines_and_whole_objects(tmp_path):
+    (tmp_path / "x.tsv").write_text("Q\\nOptions:\tA\tR\nshort\tline\n")
+    good, bad = iter_records(tmp_path / "x.tsv")
+    names = ("question", "answer", "rationale")
+    assert good.parse(names) == {"question": "Q\nOptions:", "answer": "A", "rationale": "R"}
+    with pytest.raises(Drop, match="wrong shape: 2 cells, not 3"):
+        bad.parse(names)
+    (tmp_path / "x.json").write_text('{\n "Definition": ["D"],\n "Instances": []\n}\n')
+    [record] = iter_records(tmp_path / "x.json", whole=True)
+    assert record.parse() == {"Definition": ["D"], "Instances": []}
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
+    (tmp_path / "x").write_bytes(zstandard.compress(b"{}"))
+    with pytest.raises(UserError, match=r"x: a zstd file needs the package 'zstandard': pip install .*\[data\]"):
+        list(sources.iter_records(tmp_path / "x"))

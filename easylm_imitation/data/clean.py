@@ -1,0 +1,111 @@
+"""Rules in a row over one conversation, with what each did: what a worker of `build` runs before it tokenizes."""
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from easylm_imitation.data.rules import Count, Rule, excerpt, get_rule
+from easylm_imitation.data.sources import Drop
+from easylm_imitation.records import Conversation
+from easylm_imitation.schema import UserError, arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One rule with its options, as a config names it."""
+    name: str
+    options: dict[str, Any]
+    rule: Rule
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The options but for places: files by their names alone."""
+        return {key: [pathlib.PurePath(path).name for path in value] if key == "against" else value
+                for key, value in self.options.items()}
+
+    def result(self, conversation: Conversation, count: Count) -> Any:
+        """What the rule says of a conversation. Raises Drop."""
+        more = (count,) if self.rule.kind == "split" else ()
+        return self.rule.apply(conversation, *more, **self.options)
+
+
+class Change(NamedTuple):
+    """What a step made of a conversation that it left in."""
+    step: int
+    before: str
+    after: str
+    added: int = 0      # conversations beyond one
+
+
+class Key(NamedTuple):
+    """What is compared with all others at a step, and the conversation that has it."""
+    step: int
+    value: bytes        # a hash of the text; the text itself where likeness counts
+    holder: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaned:
+    """A conversation that went through all steps, or the reason why it did not. Steps `first` to `last` saw it; of the
+    pieces of a split conversation, each tells what came after the split, and the first what came before too."""
+    conversation: Conversation | None
+    first: int = 0
+    last: int = -1
+    reason: str = ""
+    detail: str = ""
+    changes: tuple[Change, ...] = ()
+    keys: tuple[Key, ...] = ()
+
+
+def steps_of(rules: Iterable[str | dict[str, Any]]) -> tuple[Step, ...]:
+    """The steps that a config's `clean` names. Raises UserError for an unknown rule or option."""
+    steps = []
+    for entry in rules:
+        named = {"rule": entry} if isinstance(entry, str) else dict(entry)
+        name = named.pop("rule", None)
+        if not isinstance(name, str):
+            raise UserError(f"clean: {entry} names no rule; write a name, or {{'rule': name, ...}}")
+        rule = get_rule(name)
+        steps.append(Step(name, arguments(rule.apply, named, f"clean: rule '{name}'"), rule))
+    return tuple(steps)
+
+
+def whole_steps(steps: tuple[Step, ...]) -> tuple[tuple[int, Step], ...]:
+    """The steps, with their numbers, that need all conversations at once: texts are taken at their place among the
+    others, and compared when these are through."""
+    return tuple((i, step) for i, step in enumerate(steps) if step.rule.kind == "whole")
+
+
+def cleaned(conversation: Conversation, steps: tuple[Step, ...], count: Count) -> Iterator[Cleaned]:
+    """What the steps make of a conversation: itself, its pieces, or nothing with a reason."""
+    return _from(0, 0, conversation, steps, count, (), ())
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _from(at: int, first: int, conversation: Conversation, steps: tuple[Step, ...], count: Count,
+          changes: tuple[Change, ...], keys: tuple[Key, ...]) -> Iterator[Cleaned]:
+    for i in range(at, len(steps)):
+        try:
+            made = steps[i].result(conversation, count)
+        except Drop as drop:
+            yield Cleaned(None, first, i, steps[i].name, drop.detail, changes, keys)
+            return
+        if steps[i].rule.kind in ("same", "whole"):
+            value = made.encode() if steps[i].rule.kind == "whole" else _hash(made)
+            keys += (Key(i, value, conversation.id),)
+            continue
+        pieces = made if isinstance(made, list) else [made]
+        if pieces != [conversation]:
+            before, after = excerpt(conversation), " | ".join(map(excerpt, pieces))
+            changes += (Change(i, before, after, len(pieces) - 1),)
+        if len(pieces) > 1:
+            yield from _from(i + 1, first, pieces[0], steps, count, changes, keys)
+            for piece in pieces[1:]:
+                yield from _from(i + 1, i + 1, piece, steps, count, (), keys)
+            return
+        conversation = pieces[0]
+    yield Cleaned(conversation, first, len(steps) - 1, changes=changes, keys=keys)

@@ -1,0 +1,69 @@
+"""HTML of saved chats as markdown, by markdownify, with what is particular to ShareGPT's pages."""
+import html
+import re
+import warnings
+from typing import Any, Literal
+
+from easylm_imitation.data.sources import package
+
+_MARKUP = re.compile(r"</?(?:p|div|span|pre|code|ol|ul|li|h[1-6]|table|tr|td|th|br|hr|a|em|strong|b|i|blockquote|img|"
+                     r"button|sup|sub)\b[^<>]*>", re.IGNORECASE)
+_PAGE = re.compile(r"\A\s*\d+ / \d+(?=[^\W\d_]|\n|<)|Copy\d+ chars / \d+ words")    # "2 / 2Hello": a chat's branches
+_LANGUAGE = re.compile(r"language-([\w+#-]+)")
+
+
+def from_html(text: str, like: Literal["", "fastchat"] = "") -> str:
+    """`text` as markdown; a text without markup only loses what the page added, and its entities.
+
+    `like="fastchat"` follows its cleaning: every text is taken for HTML, `*` and `_` are escaped, code blocks are
+    found by their "Copy code", three line breaks become one.
+
+        "<p>Use <b>x</b>:</p><pre><div>python<button>Copy code</button></div><code>x = 1</code></pre>"
+        -> "Use **x**:\\n\\n```\\nx = 1\\n```"
+    """
+    if like:
+        return _as_fastchat(text)
+    text = _PAGE.sub("", text)
+    if not _MARKUP.search(text):
+        return html.unescape(text).strip()
+    soup = _parsed(text)
+    for block in soup.find_all("pre"):
+        _keep_code(block)
+    made = _converter(escape_asterisks=False, escape_underscores=False, escape_misc=False, heading_style="ATX",
+                      bullets="*", code_language_callback=_language).convert_soup(soup)
+    return re.sub(r"\n{3,}", "\n\n", made).strip()
+
+
+def _parsed(text: str) -> Any:
+    soup = package("bs4", "the rule 'html'")
+    with warnings.catch_warnings():     # a text that looks like a file name or an address is still a text
+        warnings.simplefilter("ignore")
+        return soup.BeautifulSoup(text, "html.parser")
+
+
+def _converter(**options: Any) -> Any:
+    return package("markdownify", "the rule 'html'").MarkdownConverter(**options)
+
+
+def _keep_code(block: Any) -> None:
+    """Leaves nothing in a <pre> but its code: the bar above it says the language and "Copy code"."""
+    code = block.find("code")
+    if code is not None:
+        language = _LANGUAGE.search(" ".join(code.get("class") or ()))
+        block["class"] = [language.group(0)] if language else []
+        block.string = code.get_text().strip("\n") + "\n"
+
+
+def _language(block: Any) -> str:
+    found = _LANGUAGE.search(" ".join(block.get("class") or ()))
+    return found.group(1) if found else ""
+
+
+def _as_fastchat(text: str) -> str:
+    text = re.sub(r"<(?:div|span).*?>", "", text)
+    text = _converter().convert_soup(_parsed(text))
+    text = re.sub(r"```\s*(.*?)(?:Copy code)+(.+?)\s*?```", r"```\1\n\2\n```", text, flags=re.DOTALL)
+    text = re.sub(r"\A\d+ / \d+", "", text.strip())
+    text = re.sub(r"Copy\d+ chars / \d+ words", "", text)
+    text = re.sub(r"```(.*?)Copy code\s*```", "", text, flags=re.DOTALL)
+    return text.replace("\n\n\n", "\n").strip()

@@ -1,0 +1,331 @@
+"""What `clean` can do to a conversation, each rule a small pure function. It returns the conversation (mended, or as it
+was), or raises Drop; a rule that splits returns several; one that compares gives the text that must not come twice.
+
+To add one: write it here (its keyword-only parameters are its options), name it in `RULES`, give
+tests/data/test_rules.py a case and docs/build.md a line. The originals of the field are offered by name (`like`) where
+they differ.
+"""
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from easylm_imitation.data.markdown import from_html
+from easylm_imitation.data.sources import Drop, package
+from easylm_imitation.records import Conversation, Message
+from easylm_imitation.schema import UserError, by_nearness, nearest
+from easylm_imitation.text.template import fault_of
+
+_EXCERPT = 200      # characters of a text that a drop or a sample quotes
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """How many tokens something takes."""
+    row: Callable[[Sequence[Message]], int]     # these messages as a training row, under the build's template
+    text: Callable[[str], int]                  # a text alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """`kind`: "mend" gives the conversation or drops it; "split" gives a list and is told `count`; "same" gives
+    the text that must not come twice, "whole" one that data/whole.py judges when it knows all of them."""
+    apply: Callable[..., Any]
+    kind: Literal["mend", "split", "same", "whole"] = "mend"
+
+
+def html(conversation: Conversation, *, like: Literal["", "fastchat"] = "") -> Conversation:
+    """HTML becomes markdown, code blocks with their language; what ShareGPT's page adds ("Copy code", "2 / 2") goes."""
+    return _edited(conversation, lambda content: from_html(content, like))
+
+
+def roles(conversation: Conversation, *, repeated: Literal["join", "drop"] = "join") -> Conversation:
+    """Mends the order of turns: what stands before the first question and after the last answer goes, an empty turn
+    ends the conversation, and turns of one speaker in a row are joined (`repeated="drop"`, FastChat's: it is dropped).
+    """
+    if any(message.role == "document" for message in conversation.messages):
+        return conversation
+    system = [message for message in conversation.messages[:1] if message.role == "system"]
+    turns: list[Message] = []
+    for message in conversation.messages[len(system):]:
+        if not message.content.strip():
+            break
+        if not turns and message.role != "user":
+            continue
+        if turns and turns[-1].role == message.role:
+            if repeated == "drop":
+                raise Drop("roles", f"two turns of '{message.role}' in a row")
+            turns[-1] = Message(message.role, f"{turns[-1].content}\n\n{message.content}")
+        else:
+            turns.append(message)
+    if turns and turns[-1].role == "user":
+        turns.pop()
+    if not turns:
+        raise Drop("roles", "no question with an answer")
+    return dataclasses.replace(conversation, messages=(*system, *turns))
+
+
+_REFUSALS = (
+    r"i(?:'m| am) sorry,? but (?:i |as an ai)", r"i apologi[sz]e,? but i", r"too many requests in 1 hour",
+    r"\bi (?:cannot|can't|am unable to|am not able to) (?:assist|help|fulfill|provide|answer|comply|generate|create)",
+    r"as an ai(?: language)? model,? i (?:cannot|can't|do not|don't|am not|am unable)")
+
+
+def refusals(conversation: Conversation, *, phrases: tuple[str, ...] = _REFUSALS,
+             where: Literal["start", "anywhere"] = "start") -> Conversation:
+    """Drops a conversation with an answer whose first 100 characters, or any part (`where`), match one of `phrases`:
+    regular expressions, whatever the case."""
+    pattern = _pattern(phrases)
+    for message in _answers(conversation):
+        found = pattern.search(_straight(message.content)[:100 if where == "start" else None])
+        if found:
+            raise Drop("refusals", _around(message.content, found.start()))
+    return conversation
+
+
+_SELF = (r"as an ai(?: language)? model", r"\bi(?:'m| am) (?:an ai\b|chatgpt|gpt-?[34]|a (?:large )?language model)",
+         r"(?:trained|developed|created|made) by openai", r"\bmy name is chatgpt")
+_MENTIONS = {
+    "fastchat": ("openai", "chatgpt"),
+    "koala": ("openai", "chatgpt", "gpt-3", "chadgpt", "gpt3", "chat-gpt", "open-ai", "open ai"),
+}
+
+
+def identity(conversation: Conversation, *, phrases: tuple[str, ...] = _SELF,
+             like: Literal["", "fastchat", "koala"] = "") -> Conversation:
+    """Drops a conversation whose answers say which model gives them (`phrases`, regular expressions). `like`: with any
+    of that pipeline's words in any turn, so also what was only asked about them."""
+    messages = conversation.messages if like else _answers(conversation)
+    pattern = _pattern(tuple(map(re.escape, _MENTIONS[like])) if like else phrases)
+    for message in messages:
+        found = pattern.search(_straight(message.content))
+        if found:
+            raise Drop("identity", _around(message.content, found.start()))
+    return conversation
+
+
+def numbering(conversation: Conversation, *, like: Literal["", "fastchat"] = "") -> Conversation:
+    """Drops a list whose second item is numbered 1 again, with no item 2 between. `like="fastchat"`: with no digit 2
+    between, and in any turn."""
+    if like:
+        pattern, messages = r"\n1\. [^2]*\n1\. ", conversation.messages
+    else:
+        pattern, messages = r"(?:^|\n)1\. (?:(?!\n2\. )[\s\S])*?\n1\. ", _answers(conversation)
+    for message in messages:
+        found = re.search(pattern, message.content)
+        if found:
+            raise Drop("numbering", _around(message.content, found.start()))
+    return conversation
+
+
+def digits(conversation: Conversation, *, repeats: int = 9) -> Conversation:
+    """Drops a conversation in which one digit stands `repeats` times in a row: a model that ran on."""
+    for message in conversation.messages:
+        found = re.search(rf"(\d)\1{{{repeats - 1}}}", message.content)
+        if found:
+            raise Drop("digits", _around(message.content, found.start()))
+    return conversation
+
+
+# Told apart unless `keep` or `skip` name more: of all that it knows, lists of names and code look like the rarest.
+_COMMON = ("af ar az bg bn ca cs da de el en es et eu fa fi fr gl gu he hi hr hu hy id is it ja ka kk kn ko lt lv mk "
+           "ml mr ms nl no pa pl pt ro ru sk sl sq sr sv sw ta te th tl tr uk ur vi zh").split()
+
+
+def language(conversation: Conversation, *, keep: tuple[str, ...] = ("en",), skip: tuple[str, ...] = (),
+             least: int = 20) -> Conversation:
+    """Drops what is not in one of the languages `keep` (any, when empty) or is in one of `skip`, as py3langid tells
+    from the first 4,000 characters outside code. Less than `least` letters tell nothing: it stays."""
+    text = re.sub(r"```.*?(```|$)", " ", "\n".join(m.content for m in conversation.messages), flags=re.DOTALL)[:4000]
+    if sum(map(str.isalpha, text)) < least:
+        return conversation
+    found = _languages((*keep, *skip))(text)[0]
+    if (keep and found not in keep) or found in skip:
+        raise Drop("language", found)
+    return conversation
+
+
+@functools.cache
+def _languages(named: tuple[str, ...]) -> Callable[[str], tuple[str, float]]:
+    langid = package("py3langid.langid", "the rule 'language'")
+    identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
+    known = {str(label) for label in identifier.labels}
+    for name in named:
+        if name not in known:
+            raise UserError(f"clean: rule 'language': no language '{name}'; ISO 639-1 codes: "
+                            f"{', '.join(sorted(known))}")
+    identifier.set_languages(sorted(known & {*_COMMON, *named}))
+    return identifier.classify
+
+
+def length(conversation: Conversation, *, least: int = 16, most: int | None = None, answer_least: int = 0,
+           rounds_most: int | None = None) -> Conversation:
+    """Drops what has fewer than `least` or more than `most` characters in all its turns, an answer of fewer than
+    `answer_least`, or more than `rounds_most` rounds."""
+    size, answers = sum(len(m.content) for m in conversation.messages), _answers(conversation)
+    if size < least or (most is not None and size > most):
+        raise Drop("length", f"{size} characters")
+    if any(len(message.content.strip()) < answer_least for message in answers):
+        raise Drop("length", f"an answer of {min(len(m.content.strip()) for m in answers)} characters")
+    if rounds_most is not None and len(answers) > rounds_most:
+        raise Drop("length", f"{len(answers)} rounds")
+    return conversation
+
+
+def tokens(conversation: Conversation, count: Count, *, least: int = 0, most: int = 2048) -> list[Conversation]:
+    """Drops a conversation whose row has fewer than `least` or more than `most` tokens."""
+    size = 0 if fault_of(conversation.messages) else count.row(conversation.messages)
+    if size and not least <= size <= most:
+        raise Drop("tokens", f"{size} tokens")
+    return [conversation]
+
+
+def split(conversation: Conversation, count: Count, *, tokens: int = 2048, long_round: Literal["keep", "drop"] = "keep",
+          like: Literal["", "fastchat"] = "") -> list[Conversation]:
+    """A conversation of more than `tokens` tokens, as a row, becomes several of whole rounds, each as long as may be
+    and with the system message; nothing is lost. A round that is too long alone stays alone, unless `long_round` is
+    "drop".
+
+    `like="fastchat"`: each text counts its tokens and 6 more, an overflow in the last round loses that round, and a
+    round that is too long alone stays.
+    """
+    messages = conversation.messages
+    if fault_of(messages) or messages[-1].role != "assistant" or (not like and count.row(messages) <= tokens):
+        return [conversation]
+    system = messages[:len(messages) % 2]
+    rounds = [messages[i:i + 2] for i in range(len(system), len(messages), 2)]
+    if like:
+        runs = _runs_of_fastchat([sum(count.text(m.content) + 6 for m in pair) for pair in rounds], tokens)
+    else:
+        runs = _runs(rounds, lambda piece: count.row([*system, *piece]) <= tokens, long_round)
+    if not runs:
+        raise Drop("split", f"no round of at most {tokens} tokens")
+    if runs == [(0, len(rounds))]:
+        return [conversation]
+    return [dataclasses.replace(conversation, id=f"{conversation.id}_{2 * start}",
+                                messages=(*system, *(m for pair in rounds[start:end] for m in pair)))
+            for start, end in runs]
+
+
+def _runs(rounds: list[Sequence[Message]], fits: Callable[[list[Message]], bool],
+          long_round: str) -> list[tuple[int, int]]:
+    """(first, one past the last) round of each piece, greedily."""
+    runs, start = [], 0
+    while start < len(rounds):
+        end = start + 1
+        piece = list(rounds[start])
+        alone = fits(piece)
+        while alone and end < len(rounds) and fits([*piece, *rounds[end]]):
+            piece += rounds[end]
+            end += 1
+        if alone or long_round == "keep":
+            runs.append((start, end))
+        start = end
+    return runs
+
+
+def _runs_of_fastchat(sizes: list[int], most: int) -> list[tuple[int, int]]:
+    runs, start, size = [], 0, 0
+    for i, more in enumerate(sizes):
+        if size + more > most:
+            runs.append((start, i))
+            start, size = i, 0
+        elif i == len(sizes) - 1:       # not reached when the last round overflows: it is lost
+            runs.append((start, i + 1))
+        size += more
+    return [(first, end) for first, end in runs if end > first]
+
+
+def same_query(conversation: Conversation) -> str:
+    """The first question, whatever its case and white space."""
+    return _plain(next((m.content for m in conversation.messages if m.role == "user"), _whole(conversation)))
+
+
+def same_opening(conversation: Conversation) -> str:
+    """The first question with its answer (FastChat's)."""
+    return "\0".join(m.content for m in [m for m in conversation.messages if m.role != "system"][:2])
+
+
+def same_dialogue(conversation: Conversation) -> str:
+    """All turns, whatever their case and white space."""
+    return _plain(_whole(conversation))
+
+
+def near_query(conversation: Conversation, *, threshold: float = 0.7) -> str:
+    """The first question; of those that are alike by `threshold` or more (data/near.py), the first stays."""
+    return same_query(conversation)
+
+
+def near_dialogue(conversation: Conversation, *, threshold: float = 0.7) -> str:
+    """All turns, compared as `near_query` compares questions."""
+    return same_dialogue(conversation)
+
+
+def overlap(conversation: Conversation, *, against: tuple[str, ...], rules: tuple[str, ...] = ("13-gram", "near"),
+            fields: tuple[str, ...] = (), remove: bool = False) -> str:
+    """All turns; compared with the items of evaluation sets (files: data/overlap.py) by its `rules`. `remove` drops a
+    conversation that holds one; else it is reported alone."""
+    return "\n".join(message.content for message in conversation.messages)
+
+
+def diversity(conversation: Conversation, *, sample: int | None = 1000, seed: int = 0) -> str:
+    """The first question; how like the nearest other question it is, on average, goes to the card."""
+    return next((m.content for m in conversation.messages if m.role == "user"), _whole(conversation))
+
+
+RULES: dict[str, Rule] = {
+    "html": Rule(html), "roles": Rule(roles), "refusals": Rule(refusals), "identity": Rule(identity),
+    "numbering": Rule(numbering), "digits": Rule(digits), "language": Rule(language), "length": Rule(length),
+    "tokens": Rule(tokens, "split"), "split": Rule(split, "split"),
+    "same-query": Rule(same_query, "same"), "same-opening": Rule(same_opening, "same"),
+    "same-dialogue": Rule(same_dialogue, "same"),
+    "near-query": Rule(near_query, "whole"), "near-dialogue": Rule(near_dialogue, "whole"),
+    "overlap": Rule(overlap, "whole"), "diversity": Rule(diversity, "whole"),
+}
+
+
+def get_rule(name: str) -> Rule:
+    """The rule of that name. Raises UserError that lists the names, the nearest first."""
+    if name not in RULES:
+        close = nearest(name, RULES)
+        close = close if close.startswith("; did") else ""
+        raise UserError(f"'{name}' is no rule{close}; known, the nearest first: {by_nearness(name, RULES)}")
+    return RULES[name]
+
+
+def excerpt(conversation: Conversation) -> str:
+    """The beginning of a conversation, for people to look at."""
+    text = " ".join(f"[{m.role}] {m.content[:_EXCERPT]}" for m in conversation.messages[:4])
+    return text[:_EXCERPT] + ("…" if len(text) > _EXCERPT else "")
+
+
+def _answers(conversation: Conversation) -> list[Message]:
+    return [message for message in conversation.messages if message.role == "assistant"]
+
+
+def _edited(conversation: Conversation, edit: Callable[[str], str]) -> Conversation:
+    messages = tuple(Message(m.role, edit(m.content)) for m in conversation.messages)
+    return dataclasses.replace(conversation, messages=messages)
+
+
+@functools.cache
+def _pattern(phrases: tuple[str, ...]) -> re.Pattern:
+    return re.compile("|".join(phrases), re.IGNORECASE)
+
+
+def _straight(text: str) -> str:
+    """With plain apostrophes."""
+    return text.replace("\u2019", "'")
+
+
+def _around(text: str, at: int) -> str:
+    return text[max(0, at - 40):at + 80].replace("\n", " ")
+
+
+def _whole(conversation: Conversation) -> str:
+    return "\0".join(message.content for message in conversation.messages)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

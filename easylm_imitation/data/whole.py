@@ -1,0 +1,90 @@
+"""The rules that need all conversations at once, run when every other rule is through: near-duplicates, overlap with
+evaluation sets, and the diversity of queries. Each looks at one text a conversation, which its rule took in passing."""
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from easylm_imitation.data.clean import Step
+from easylm_imitation.data.diversity import query_diversity
+from easylm_imitation.data.mixture import Row
+from easylm_imitation.data.near import near_duplicates
+from easylm_imitation.data.overlap import Overlap, read_evaluation_set
+from easylm_imitation.data.tally import Tally
+from easylm_imitation.records import file_sha256
+
+
+@dataclasses.dataclass
+class Findings:
+    """What these rules found, for the card and the dataset's folder."""
+    overlaps: dict[str, Any] = dataclasses.field(default_factory=dict)      # evaluation set -> counts
+    report: dict[str, Any] = dataclasses.field(default_factory=dict)        # evaluation set -> rows, items and scores
+    diversity: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def evaluation_hashes(steps: Iterable[Step]) -> list[str]:
+    """Of the contents of the evaluation sets that the steps look for. Raises UserError for what would stop them."""
+    asked = [step.options for step in steps if step.name == "overlap"]
+    for options in asked:
+        _evaluations(options)
+    return [file_sha256(path) for options in asked for path in options["against"]]
+
+
+class _Conversation(NamedTuple):
+    """What is judged: one conversation, with the rows that became of it."""
+    dataset: str
+    id: str
+    text: str
+    rows: list[Row]
+
+
+def pass_on(rows: Iterable[Row], text: int, rule: int, step: Step, tally: Tally, findings: Findings) -> Iterator[Row]:
+    """The rows that the build's rule number `rule` leaves in, judged by their text number `text`. Needs all of them in
+    memory. Pieces of one conversation that was split later have one text, and one fate."""
+    pieces: dict[tuple[str, int, str], list[Row]] = {}
+    for row in rows:
+        pieces.setdefault((row.file, row.line, row.texts[text].holder), []).append(row)
+    conversations = [_Conversation(own[0].dataset, key[2], own[0].texts[text].value.decode(), own)
+                     for key, own in pieces.items()]
+    out = _JUDGES[step.name](conversations, step.options, findings)
+    for i, conversation in enumerate(conversations):
+        for row in conversation.rows:
+            if i in out:
+                tally.leave_out(rule, row, conversation.text, out[i])
+            else:
+                yield row
+
+
+def _near(conversations: list[_Conversation], options: dict[str, Any], findings: Findings) -> dict[int, str]:
+    """Those that are like an earlier one, each with a word on it."""
+    firsts = near_duplicates((conversation.text for conversation in conversations), **options).tolist()
+    return {i: f"like '{conversations[first].id}', {conversations[first].rows[0].file}:"
+               f"{conversations[first].rows[0].line}" for i, first in enumerate(firsts) if first >= 0}
+
+
+def _overlap(conversations: list[_Conversation], options: dict[str, Any], findings: Findings) -> dict[int, str]:
+    """Those that hold evaluation items, if they are to be removed; the findings tell of all."""
+    overlap, remove = _evaluations(options), options.get("remove", False)
+    matches = overlap.match(conversation.text for conversation in conversations)
+    report = overlap.report(matches, [f"{conversation.dataset}/{conversation.id}" for conversation in conversations])
+    findings.report |= report
+    for name, found in report.items():
+        findings.overlaps[name] = {key: found[key] for key in found if key != "matches"} | {"removed": remove}
+    return {match.row: f"holds '{match.item}' of {match.evaluation}" for match in matches} if remove else {}
+
+
+def _evaluations(options: dict[str, Any]) -> Overlap:
+    sets = [read_evaluation_set(path, fields=options.get("fields", ())) for path in options["against"]]
+    return Overlap(sets, options.get("rules", ("13-gram", "near")))
+
+
+def _diversity(conversations: list[_Conversation], options: dict[str, Any], findings: Findings) -> dict[int, str]:
+    """None; the findings tell the mean BLEU of a query to its nearest other."""
+    if len(conversations) > 1:
+        found = query_diversity([conversation.text for conversation in conversations], **options)
+        findings.diversity = {"bleu": found.mean, "error": found.error, "queries": found.queries,
+                              "sampled": found.sampled}
+    return {}
+
+
+_JUDGES: dict[str, Callable[[list[_Conversation], dict[str, Any], Findings], dict[int, str]]] = {
+    "near-query": _near, "near-dialogue": _near, "overlap": _overlap, "diversity": _diversity}

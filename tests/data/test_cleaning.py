@@ -1,0 +1,189 @@
+"""Cleaning inside a build: what the card and dropped.jsonl say of each rule, whoever did the work."""
+import dataclasses
+import json
+
+import pytest
+from data_helpers import turns, write_lines
+
+from easylm_imitation.cli.main import main
+from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset, pool
+from easylm_imitation.data.shards import open_shards
+from easylm_imitation.schema import UserError
+from easylm_imitation.text import load_tokenizer
+
+LONG = ["q" * 40, "a" * 40] * 3
+RECORDS = [
+    {"id": "html", "messages": turns("Hello there?", "<p>Good <b>day</b> to you.</p>")},
+    {"id": "refusal", "messages": turns("Do it for me.", "I'm sorry, but I cannot do that.")},
+    {"id": "first", "messages": turns("Name a cat, please.", "Tom, from the film.")},
+    {"id": "second", "messages": turns("name a  CAT, please.", "Kit, from the book.")},
+    {"id": "near", "messages": turns("Name a cat, please!!", "Tom, from the films.")},
+    {"id": "long", "messages": turns(*LONG)},
+    {"id": "again", "messages": turns(*LONG)},
+    {"id": "broken", "messages": "text"},
+    {"id": "open", "messages": turns("A question without an answer")},
+]
+RULES = ("roles", {"rule": "refusals", "where": "start"}, "same-query", {"rule": "near-query", "threshold": 0.7},
+         {"rule": "split", "tokens": 130})
+
+
+@pytest.fixture
+def config(tmp_path, tokenizer_folder):
+    write_lines(tmp_path / "a.jsonl", RECORDS)
+    write_lines(tmp_path / "b.jsonl", [{**RECORDS[2], "id": "elsewhere"},
+                                       {"messages": turns("Other?", "Yes, indeed.")}])
+    sources = (SourceConfig("a.jsonl", clean=("html",), licence="MIT", origin="hf://datasets/me/a"),
+               SourceConfig("b.jsonl"))
+    return BuildConfig("set", sources, str(tokenizer_folder), root=str(tmp_path), clean=RULES)
+
+
+def ids(folder):
+    shards = open_shards(folder / "shards")
+    return [shards[i]["id"].decode() for i in range(len(shards))]
+
+
+def test_every_rule_says_what_it_did_and_nothing_goes_unsaid(tmp_path, config):
+    card = build_dataset(config, tmp_path / "out")
+    assert ids(tmp_path / "out") == ["html", "first", "long_0", "long_2", "long_4", "b_1"]
+    first, second = card.sources
+    assert (first.read, first.added, first.kept, first.left) == (9, 2, 5, 0)
+    assert first.dropped == {"wrong shape": 1, "refusals": 1, "roles": 1, "same-query": 2, "near-query": 1}
+    assert (second.read, second.kept, second.dropped) == (2, 1, {"same-query": 1})
+    assert first.read + first.added == first.kept + first.left + sum(first.dropped.values())
+    assert (first.licence, first.origin) == ("MIT", "hf://datasets/me/a")
+    assert first.tokens + second.tokens == card.tokens
+    assert first.loss_tokens + second.loss_tokens == card.loss_tokens
+    counts = {rule.rule: (rule.dataset, rule.seen, rule.changed, rule.dropped, rule.added) for rule in card.rules}
+    assert counts == {"html": ("a", 8, 1, 0, 0), "roles": ("", 10, 0, 1, 0), "refusals": ("", 9, 0, 1, 0),
+                      "same-query": ("", 8, 0, 3, 0), "near-query": ("", 5, 0, 1, 0), "split": ("", 5, 1, 0, 2)}
+    samples = {rule.rule: rule.samples for rule in card.rules}
+    assert samples["html"][0].before == "[user] Hello there? [assistant] <p>Good <b>day</b> to you.</p>"
+    assert samples["html"][0].after == "[user] Hello there? [assistant] Good **day** to you."
+    assert (samples["refusals"][0].id, samples["refusals"][0].detail) == ("refusal", "I'm sorry, but I cannot do that.")
+    dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert {(entry["line"], entry["reason"]) for entry in dropped} == {
+        (2, "refusals"), (4, "same-query"), (7, "same-query"), (8, "wrong shape"), (9, "roles"), (1, "same-query"),
+        (5, "near-query")}
+    near = next(entry for entry in dropped if entry["reason"] == "near-query")
+    assert near["detail"] == f"like 'first', {tmp_path}/a.jsonl:3"
+    same = [entry["detail"] for entry in dropped if entry["reason"] == "same-query"]
+    assert same[0] == f"as 'first', {tmp_path}/a.jsonl:3"
+
+
+def test_workers_and_a_seed_change_nothing_of_the_counts(tmp_path, config, monkeypatch):
+    monkeypatch.setattr(pool, "_CHUNK", 2)
+    alone = build_dataset(config, tmp_path / "one")
+    assert build_dataset(dataclasses.replace(config, processes=2), tmp_path / "two") == alone
+    shuffled = build_dataset(dataclasses.replace(config, seed=1), tmp_path / "three")
+    assert (shuffled.sources, shuffled.rules) == (alone.sources, alone.rules)
+
+
+def test_pieces_of_a_split_conversation_fit_and_hold_all_rounds(tmp_path, config, tokenizer_folder):
+    build_dataset(config, tmp_path / "out")
+    shards, tokenizer = open_shards(tmp_path / "out" / "shards"), load_tokenizer(tokenizer_folder)
+    pieces = [tokenizer.decode(shards[i]["tokens"].tolist()) for i in range(2, 5)]
+    assert [piece.count("a" * 40) for piece in pieces] == [1, 1, 1]
+    assert all(len(shards[i]["tokens"]) <= 130 for i in range(2, 5))
+
+
+def test_pieces_of_a_conversation_that_is_like_another_go_with_it(tmp_path, config):
+    other = ["q" * 39 + "!", *LONG[1:]]
+    write_lines(tmp_path / "a.jsonl", [{"id": "one", "messages": turns(*LONG)},
+                                       {"id": "two", "messages": turns(*other)}])
+    rules = ("same-query", {"rule": "near-dialogue", "threshold": 0.9}, {"rule": "split", "tokens": 130})
+    card = build_dataset(dataclasses.replace(config, sources=(SourceConfig("a.jsonl"),), clean=rules), tmp_path / "out")
+    assert ids(tmp_path / "out") == ["one_0", "one_2", "one_4"]
+    [source] = card.sources
+    assert (source.read, source.added, source.kept, source.dropped) == (2, 4, 3, {"near-dialogue": 3})
+
+
+def test_rules_come_in_their_order(tmp_path, config):
+    """A conversation that a later rule drops counts as a first for an earlier comparison, and not the other way."""
+    records = [{"id": "a", "messages": turns("Same question?", "I'm sorry, but I cannot do that.")},
+               {"id": "b", "messages": turns("Same question?", "Of course, with pleasure.")}]
+    write_lines(tmp_path / "a.jsonl", records)
+    sources = (SourceConfig("a.jsonl"),)
+    for name, rules, kept in (("one", ("refusals", "same-query"), ["b"]), ("two", ("same-query", "refusals"), None)):
+        rules = dataclasses.replace(config, sources=sources, clean=rules)
+        if kept:
+            build_dataset(rules, tmp_path / name)
+            assert ids(tmp_path / name) == kept
+        else:
+            with pytest.raises(Exception, match=r"is empty \(1 refusals, 1 same-query\)"):
+                build_dataset(rules, tmp_path / name)
+
+
+def test_a_sources_own_comparison_looks_at_that_source_alone(tmp_path, config):
+    write_lines(tmp_path / "b.jsonl", [{**RECORDS[2], "id": f"b{i}"} for i in range(2)])
+    write_lines(tmp_path / "a.jsonl", [RECORDS[2]])
+    own = tuple(SourceConfig(name, clean=("same-query",)) for name in ("a.jsonl", "b.jsonl"))
+    build_dataset(dataclasses.replace(config, sources=own, clean=()), tmp_path / "out")
+    assert ids(tmp_path / "out") == ["first", "b0"]
+
+
+def test_the_verb_shows_a_table_of_rules_with_samples(tmp_path, config, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    (tmp_path / "config.py").write_text(f"""
+from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict({{"name": "set", "tokenizer": {config.tokenizer!r}, "root": {str(tmp_path)!r}, "clean": [
+        "roles", {{"rule": "refusals", "where": "start"}}, "same-query"],
+        "sources": [{{"path": "a.jsonl", "clean": [{{"rule": "html"}}]}}]}})
+""")
+    assert main(["build", "--config", str(tmp_path / "config.py"), "--out", str(tmp_path / "out"),
+                 "--config.clean.1.where=anywhere"]) == 3      # one record is malformed
+    shown = capsys.readouterr().err
+    assert "refusals" in shown
+    assert "refusals: refusal: [user] Do it for me. [assistant] I'm sorry, but I cannot do that." in shown
+    assert "-> [user] Hello there? [assistant] Good **day** to you." in shown
+    assert json.loads((tmp_path / "out" / "card.json").read_text())["rules"][2]["options"] == {"where": "anywhere"}
+
+
+ITEM = "which of the twelve planets beyond the outer ring was first seen by the blind astronomer of Tarsis"
+
+
+@pytest.fixture
+def evaluation(tmp_path, config):
+    """A config of four conversations, of which the second, split in two, holds the item `q1` of the set `exam`."""
+    write_lines(tmp_path / "exam.jsonl", [{"id": "q0", "text": "nothing that anybody here has ever asked or answered"},
+                                          {"id": "q1", "text": ITEM}])
+    write_lines(tmp_path / "a.jsonl", [
+        {"id": "clean", "messages": turns("Name a cat, please.", "Tom, from the film.")},
+        {"id": "leak", "messages": turns(f"Tell me: {ITEM.upper()}?", "The ninth.", "Thank you " * 9, "Welcome.")},
+        {"id": "last", "messages": turns("Where is Oslo, and why?", "In Norway.")}])
+    rule = {"rule": "overlap", "against": [str(tmp_path / "exam.jsonl")], "rules": ["13-gram"]}
+    return dataclasses.replace(config, sources=(SourceConfig("a.jsonl"),), clean=(
+        rule, "diversity", {"rule": "split", "tokens": 170}))
+
+
+def test_overlap_with_an_evaluation_set_is_reported_and_removed_on_request(tmp_path, evaluation):
+    told = build_dataset(evaluation, tmp_path / "told")
+    assert ids(tmp_path / "told") == ["clean", "leak_0", "leak_2", "last"]
+    found = told.overlaps["exam"]
+    assert (found["items"], found["items_found"], found["rows_found"], found["removed"]) == (2, 1, 1, False)
+    report = json.loads((tmp_path / "told" / "overlap.json").read_text())
+    assert report["exam"]["matches"] == [{"row": "a/leak", "item": "q1", "rules": {"13-gram": 1.0}}]
+    assert told.diversity["queries"] == 3
+    assert 0 <= told.diversity["bleu"] < 1
+    rules = ({**evaluation.clean[0], "remove": True}, *evaluation.clean[1:])
+    removed = build_dataset(dataclasses.replace(evaluation, clean=rules), tmp_path / "removed")
+    assert ids(tmp_path / "removed") == ["clean", "last"]
+    assert removed.sources[0].dropped == {"overlap": 2}
+    assert removed.rules[0].dropped == 2
+    assert removed.rules[0].samples[0].detail == "holds 'q1' of exam"
+    assert removed.diversity["queries"] == 2
+
+
+def test_evaluation_sets_count_by_their_contents_and_not_their_places(tmp_path, evaluation, capsys):
+    first = build_dataset(evaluation, tmp_path / "out")
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "exam.jsonl").rename(tmp_path / "elsewhere" / "exam.jsonl")
+    with pytest.raises(UserError, match="exam.jsonl"):      # before anything is read
+        build_dataset(evaluation, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    rules = ({**evaluation.clean[0], "against": [str(moved)]}, *evaluation.clean[1:])
+    assert build_dataset(dataclasses.replace(evaluation, clean=rules), tmp_path / "out") == first
+    assert "already built" in capsys.readouterr().err
+    write_lines(moved, [{"id": "q1", "text": "another text"}])
+    with pytest.raises(UserError, match="another config|other sources"):
+        build_dataset(dataclasses.replace(evaluation, clean=rules), tmp_path / "out")

@@ -1,0 +1,118 @@
+"""Sizes, caps, weights and budgets: what they take, that one seed takes the same, and that budgets nest."""
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+from data_helpers import turns, write_lines
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
+from easylm_imitation.data.config import tokens_of
+from easylm_imitation.data.mixture import Row, mixed
+from easylm_imitation.data.shards import Example
+from easylm_imitation.schema import UserError, build
+
+
+def rows_of(*lengths):
+    """Rows of sources a, b, ... with such lengths in tokens."""
+    return [Row(Example(f"{name}{i}", np.zeros(n, np.int32), np.zeros(n, np.float32)), source, name, "", name, i)
+            for source, (name, own) in enumerate(zip("abc", lengths)) for i, n in enumerate(own)]
+
+
+def config_of(*sources, **more):
+    return BuildConfig("set", tuple(SourceConfig("f", **source) for source in sources), "t", **more)
+
+
+def ids(rows):
+    return [row.example.id for row in rows]
+
+
+lengths = st.lists(st.integers(1, 50), min_size=1, max_size=30)
+
+
+@settings(max_examples=100, deadline=None)
+@given(one=lengths, two=lengths, seed=st.integers(0, 9), weight=st.sampled_from([0.5, 1.0, 2.5]), data=st.data())
+def test_budgets_nest_and_fit(one, two, seed, weight, data):
+    rows = rows_of(one, two)
+    config = config_of({"weight": weight}, {"sample": 5}, seed=seed)
+    whole = mixed(rows, config)
+    total = sum(row.tokens for row in whole)
+    small, large = sorted(data.draw(st.tuples(st.integers(1, max(total, 1)), st.integers(1, max(total, 1)))))
+    if not total:
+        return
+    less, more = (list(mixed(rows, dataclasses.replace(config, budget=budget))) for budget in (small, large))
+    assert ids(less) == ids(more)[:len(less)]
+    assert ids(more) == ids(whole)[:len(more)]
+    for taken, budget in ((less, small), (more, large)):
+        assert sum(row.tokens for row in taken) <= budget
+        if len(taken) < len(whole):
+            assert sum(row.tokens for row in whole[:len(taken) + 1]) > budget
+
+
+def test_a_budget_above_what_the_sources_hold_is_an_error():
+    with pytest.raises(UserError, match="budget 20M: the sources hold 6 tokens"):
+        mixed(rows_of([1, 2, 3]), config_of({}, seed=0, budget="20M"))
+
+
+def test_samples_caps_and_weights():
+    rows = rows_of([10] * 20, [7] * 10, [1] * 4)
+    taken = list(mixed(rows, config_of({"sample": 5}, {"cap": 30}, {"weight": 2.5}, seed=3)))
+    counts = collections.Counter(row.dataset for row in taken)
+    assert counts == {"a": 5, "b": 4, "c": 10}
+    assert len(set(ids(taken))) == len(taken)       # copies have names of their own
+    copies = collections.Counter(row.line for row in taken if row.dataset == "c")
+    assert sorted(copies.values()) == [2, 2, 3, 3]
+    assert sorted(row.copy for row in taken if row.dataset == "c") == [0] * 4 + [1] * 4 + [2] * 2
+    half = list(mixed(rows, config_of({"weight": 0.5}, {}, {}, seed=3)))
+    assert sum(row.dataset == "a" for row in half) == 10
+    assert ids(taken) == ids(mixed(rows, config_of({"sample": 5}, {"cap": 30}, {"weight": 2.5}, seed=3)))
+    assert ids(taken) != ids(mixed(rows, config_of({"sample": 5}, {"cap": 30}, {"weight": 2.5}, seed=4)))
+
+
+def test_another_source_changes_no_sources_sample():
+    alone = {row.example.id for row in mixed(rows_of([5] * 50), config_of({"sample": 9}, seed=1))}
+    more = mixed(rows_of([5] * 50, [5] * 10), config_of({"sample": 9}, {}, seed=1))
+    assert {row.example.id for row in more if row.dataset == "a"} == alone
+
+
+def test_an_order_by_sources_is_a_curriculum():
+    rows = rows_of([5] * 20, [5] * 20)
+    taken = list(mixed(rows, config_of({}, {}, seed=1, order="sources")))
+    assert [row.dataset for row in taken] == ["a"] * 20 + ["b"] * 20
+    assert ids(taken) != ids(rows)
+    assert sorted(ids(taken)) == sorted(ids(rows))
+
+
+@pytest.mark.parametrize(("budget", "tokens"), [
+    ("0.3M", 300_000), ("20M", 20_000_000), ("150M", 150_000_000), ("7", 7), (9, 9), ("1B", 10**9), ("2K", 2000)])
+def test_budgets_by_name(budget, tokens):
+    assert tokens_of(budget) == tokens
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"budget": "20M"}, "set seed"), ({"seed": 1, "budget": "20 M"}, "budget '20 M': a number of tokens such as"),
+    ({"seed": 1, "budget": 0}, "at least 1 token"), ({"seed": -1}, "seed -1"),
+    ({"sources": [{"path": "a", "sample": 3}]}, "set seed"), ({"sources": [{"path": "a", "weight": 0}]}, "weight 0"),
+    ({"sources": [{"path": "a", "cap": 0}], "seed": 1}, "cap 0: at least 1")])
+def test_mistakes_are_told_at_once(change, message):
+    with pytest.raises(UserError, match=message):
+        build(BuildConfig, {"name": "x", "tokenizer": "t", "sources": [{"path": "a"}], **change}, "config")
+
+
+def test_the_card_counts_what_the_mixture_left_and_copied(tmp_path, tokenizer_folder):
+    for name in "ab":
+        write_lines(tmp_path / f"{name}.jsonl", [
+            {"id": f"{name}{i}", "messages": turns("q", "a"), "teacher": f"teacher of {name}"} for i in range(10)])
+    config = BuildConfig("set", (SourceConfig("a.jsonl", sample=4), SourceConfig("b.jsonl", weight=1.5)),
+                         str(tokenizer_folder), root=str(tmp_path), seed=5)
+    card = build_dataset(config, tmp_path / "out")
+    assert [(s.read, s.kept, s.left, s.copies) for s in card.sources] == [(10, 4, 6, 0), (10, 10, 0, 5)]
+    assert card.conversations == 19
+    row = card.longest      # all are of one length
+    assert [s.tokens for s in card.sources] == [4 * row, 15 * row]
+    budgeted = build_dataset(dataclasses.replace(config, budget=7 * row + 1), tmp_path / "small")
+    assert (budgeted.conversations, budgeted.tokens, budgeted.budget) == (7, 7 * row, 7 * row + 1)
+    assert sum(s.kept + s.left for s in budgeted.sources) == 20
+    assert budgeted.hash != card.hash

@@ -1,0 +1,173 @@
+"""Each cleaning rule on a conversation: what it mends, drops and lets pass, and how the original pipelines differ."""
+import pathlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from easylm_imitation.data.clean import steps_of, whole_steps
+from easylm_imitation.data.rules import RULES, Count
+from easylm_imitation.data.sources import Drop
+from easylm_imitation.records import Conversation, Message
+from easylm_imitation.schema import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+COUNT = Count(lambda messages: sum(len(m.content) for m in messages), len)
+
+
+def dialogue(*texts, system=""):
+    messages = [Message(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)]
+    return Conversation("d", "c", tuple([Message("system", system)] * bool(system) + messages))
+
+
+def spoken(*turns):
+    names = {"U": "user", "A": "assistant", "S": "system"}
+    return Conversation("d", "c", tuple(Message(names[turn[0]], turn[1:]) for turn in turns))
+
+
+def result(rule, conversation, **options):
+    [step] = steps_of([{"rule": rule, **options}])
+    return step.result(conversation, COUNT)
+
+
+def texts(conversation):
+    return [message.content for message in conversation.messages]
+
+
+PAGE = ('<div class="markdown"><p>Use <strong>x_y</strong> and 2*3:</p><pre><div class="bg"><div><span>python</span>'
+        '<button>Copy code</button></div><div><code class="hljs language-python"><span>if</span> a &lt; 2:\n'
+        '    pass\n</code></div></div></pre><ol><li>One</li><li>Two</li></ol></div>')
+
+
+def test_html_becomes_markdown_with_code_as_it_was():
+    made = result("html", dialogue("2 / 2Is a &lt; b?\n  yes_no", PAGE))
+    assert texts(made) == ["Is a < b?\n  yes_no",
+                           "Use **x_y** and 2*3:\n\n```python\nif a < 2:\n    pass\n```\n\n1. One\n2. Two"]
+    plain = dialogue("1 / 2 of it? if a < b and b > c", "Half: *a_b*.\n\n```\nx <= y\n```")
+    assert result("html", plain) == plain
+    original = texts(result("html", dialogue("1 / 2 of it", PAGE), like="fastchat"))
+    assert original[0] == "of it"
+    assert original[1].startswith("Use **x\\_y** and 2\\*3:\n\n```python\nif a < 2:")
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    (("AHi", "UQ", "AA", "UQ2"), ("UQ", "AA")), (("UQ", "UQ2", "AA"), ("UQ\n\nQ2", "AA")),
+    (("SS", "UQ", "AA", "AB"), ("SS", "UQ", "AA\n\nB")), (("UQ", "AA", "UQ2", "A ", "UQ3", "AC"), ("UQ", "AA")),
+    (("UQ", "AA"), ("UQ", "AA"))])
+def test_roles_are_mended(before, after):
+    assert result("roles", spoken(*before)) == spoken(*after)
+
+
+@pytest.mark.parametrize(("turns", "options", "reason"), [
+    (("UQ", "UQ2"), {}, "no question with an answer"), (("AA",), {}, "no question"),
+    (("UQ", "UQ2", "AA"), {"repeated": "drop"}, "two turns of 'user'")])
+def test_roles_beyond_mending(turns, options, reason):
+    with pytest.raises(Drop, match=reason):
+        result("roles", spoken(*turns), **options)
+
+
+@pytest.mark.parametrize(("rule", "options", "kept", "dropped"), [
+    ("refusals", {}, ("I cannot help it.", "He " + "very " * 20 + "often said: I cannot help you."),
+     ("Q", "I\u2019m sorry, but I cannot do that.")),
+    ("refusals", {"where": "anywhere"}, ("Q", "Fine."), ("Q", "x" * 200 + " As an AI language model, I don't eat.")),
+    ("refusals", {"phrases": ["no+pe"]}, ("Q", "I'm sorry, but I cannot."), ("Q", "NOOPE")),
+    ("identity", {}, ("Tell me of ChatGPT by OpenAI.", "It is a program."), ("Q", "I am ChatGPT.")),
+    ("identity", {}, ("As an AI language model, who are you?", "A friend."), ("Q", "I was trained by OpenAI.")),
+    ("identity", {"like": "fastchat"}, ("What is GPT-3?", "Code."), ("Is OPENAI big?", "Yes.")),
+    ("identity", {"like": "koala"}, ("What is GPT 3?", "Code."), ("What is GPT-3?", "Code.")),
+    ("numbering", {}, ("Q", "1. a\n2. b\n1. c\n2. d"), ("Q", "1. a\n1. b")),
+    ("numbering", {"like": "fastchat"}, ("Q", "\n1. in 2001\n1. b"), ("\n1. a\n1. b", "A")),
+    ("digits", {}, ("Q", "12345678" * 3), ("Q", "1.000000000")),
+    ("language", {}, ("Where is the library?", "It stands beside the old market square."),
+     ("Wo ist die Bibliothek?", "Sie steht neben dem alten Marktplatz in der Stadt.")),
+    ("language", {"keep": [], "skip": ["ko"]}, ("Wo ist die Bibliothek?", "Sie steht neben dem Markt in der Stadt."),
+     ("도서관은 어디에 있습니까?", "도서관은 시장 광장 옆에 있습니다. 매일 아침 아홉 시에 문을 엽니다.")),
+    ("language", {}, ("¿Qué?", "Sí."), ("Где библиотека?", "Она стоит рядом со старой рыночной площадью.")),
+    ("length", {}, ("A question?", "An answer."), ("Q", "A")),
+    ("length", {"least": 1, "most": 9}, ("Q", "A"), ("Q", "A" * 9)),
+    ("length", {"least": 1, "answer_least": 3}, ("Q", "Yes"), ("Q", "No ")),
+    ("length", {"least": 1, "rounds_most": 1}, ("Q", "A"), ("Q", "A", "Q", "A")),
+    ("tokens", {"least": 2, "most": 3}, ("Q", "A"), ("Q", "AAA"))])
+def test_what_a_rule_drops_and_lets_pass(rule, options, kept, dropped):
+    conversation = dialogue(*kept)
+    assert result(rule, conversation, **options) in (conversation, [conversation])
+    with pytest.raises(Drop) as caught:
+        result(rule, dialogue(*dropped), **options)
+    assert caught.value.reason == rule
+    assert caught.value.detail
+
+
+def test_lists_of_names_and_code_are_not_taken_for_rare_languages():
+    states = "1. Alabama\n2. Alaska\n3. Arizona\n4. Arkansas\n5. California\n6. Colorado\n7. Connecticut\n8. Delaware"
+    for question, answer in (("Output the names of the US states", states),
+                             ("Write a Python code to print \"Hello World\" 5 times.",
+                              "for i in range(5):\n    print(\"Hello World\")")):
+        assert result("language", dialogue(question, answer)) == dialogue(question, answer)
+    with pytest.raises(UserError, match="no language 'english'; ISO 639-1 codes: .*, en, "):
+        result("language", dialogue("Where is the library?", "At the market."), keep=["english"])
+
+
+def test_what_counts_as_the_same():
+    one, two = dialogue("Name a  cat", "Tom"), dialogue("name a\ncat ", "Kit")
+    assert result("same-query", one) == result("same-query", two)
+    assert result("same-dialogue", one) != result("same-dialogue", two)
+    assert result("same-opening", one) != result("same-opening", dialogue("name a cat", "Tom"))
+    assert result("same-opening", one) == result("same-opening", dialogue("Name a  cat", "Tom", "Q", "A", system="S"))
+    assert result("same-dialogue", dialogue("ab", "c")) != result("same-dialogue", dialogue("a", "bc"))
+    assert result("near-query", one) == result("same-query", one)
+
+
+rounds = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rounds=rounds, system=st.integers(0, 20), most=st.integers(40, 150))
+def test_splitting_loses_and_doubles_nothing(rounds, system, most):
+    whole = dialogue(*(f"{i}".ljust(n, "x") for i, n in enumerate(n for pair in rounds for n in pair)),
+                     system="s" * system)
+    pieces = result("split", whole, tokens=most)
+    assert [m for piece in pieces for m in piece.messages if m.role != "system"] == [
+        m for m in whole.messages if m.role != "system"]
+    assert len({piece.id for piece in pieces}) == len(pieces)
+    for piece, following in zip(pieces, [*pieces[1:], None]):
+        assert piece.messages[-1].role == "assistant"
+        assert [m.content for m in piece.messages if m.role == "system"] == ["s" * system] * bool(system)
+        size = COUNT.row(piece.messages)
+        assert size <= most or len(piece.messages) == 2 + bool(system)
+        if following is not None and size <= most:      # as long as may be
+            assert size + COUNT.row(following.messages[-(len(following.messages) // 2 * 2):][:2]) > most
+    kept = [m for m in result("split", whole, tokens=most, long_round="drop")] if any(
+        sum(pair) + system <= most for pair in rounds) else []
+    short = [pair for pair in rounds if sum(pair) + system <= most]
+    assert sum(len(piece.messages) // 2 for piece in kept) == len(short)
+
+
+def test_the_split_of_fastchat_loses_the_round_that_overflows_last():
+    whole = dialogue("q" * 10, "a" * 10, "q" * 10, "a" * 10, "q" * 30, "a" * 30)
+    original = result("split", whole, tokens=64, like="fastchat")
+    assert [len(texts(piece)) for piece in original] == [4]     # 20 + 12, twice: full; the last round is gone
+    assert [len(texts(piece)) for piece in result("split", whole, tokens=64)] == [4, 2]
+    alone = dialogue("q" * 90, "a", "q", "a", "q", "a")
+    assert [piece.id for piece in result("split", alone, tokens=64, like="fastchat")] == ["c_0", "c_2"]
+
+
+def test_a_conversation_without_a_round_that_fits_is_dropped_on_request():
+    with pytest.raises(Drop, match="no round of at most 9 tokens"):
+        result("split", dialogue("q" * 9, "a" * 9), tokens=9, long_round="drop")
+
+
+def test_documents_pass_through_every_rule():
+    document = Conversation("d", "c", (Message("document", "Some text that somebody wrote, of which there is much."),))
+    for name in ("html", "roles", "refusals", "identity", "numbering", "digits", "language", "length"):
+        assert result(name, document) == document
+    for name in ("tokens", "split"):
+        assert result(name, document) == [document]
+
+
+def test_rules_that_need_all_conversations_at_once_are_known():
+    assert [i for i, _ in whole_steps(steps_of(["near-query", "roles", "near-dialogue"]))] == [0, 2]
+
+
+def test_the_docs_name_every_rule():
+    page = (ROOT / "docs/build.md").read_text()
+    assert [name for name in RULES if f"| `{name}` |" not in page] == []

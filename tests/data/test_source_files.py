@@ -1,0 +1,78 @@
+"""Where sources are: several missing at once, patterns, and URLs through a real fsspec file system."""
+import json
+
+import fsspec
+import pytest
+from data_helpers import listing, turns, write_lines
+
+from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
+from easylm_imitation.schema import UserError
+
+
+def config_of(tokenizer_folder, *sources, **more):
+    return BuildConfig("set", sources, str(tokenizer_folder), **more)
+
+
+def messages(text):
+    return {"messages": turns(text, "A")}
+
+
+def test_all_missing_files_are_named_with_where_they_come_from(tmp_path, tokenizer_folder):
+    write_lines(tmp_path / "a.jsonl", [messages("Q")])
+    sources = (SourceConfig("a.jsonl"), SourceConfig("b.jsonl", origin="hf://datasets/me/b"), SourceConfig("c/*.json"))
+    with pytest.raises(UserError) as caught:
+        build_dataset(config_of(tokenizer_folder, *sources, root=str(tmp_path)), tmp_path / "out")
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("2 sources are missing; set --config.root")
+    assert lines[1:] == [f"  {tmp_path}/b.jsonl: no such file; get it from hf://datasets/me/b",
+                         f"  {tmp_path}/c/*.json: no such file"]
+    assert listing(tmp_path) == ["a.jsonl"]
+
+
+def task(name):
+    return json.dumps({"Definition": [name], "Positive Examples": [], "Instances": [
+        {"id": f"{name}-1", "input": "x", "output": ["y"]}]}, indent=1)
+
+
+def test_the_files_of_a_pattern_are_one_source_and_the_formats_own_are_skipped(tmp_path, tokenizer_folder):
+    for name in ("task2_b", "task1_a", "task3_mmmlu_x"):
+        (tmp_path / "tasks").mkdir(exist_ok=True)
+        (tmp_path / "tasks" / f"{name}.json").write_text(task(name))
+    source = SourceConfig("tasks/*.json", "superni")
+    card = build_dataset(config_of(tokenizer_folder, source, root=str(tmp_path)), tmp_path / "out")
+    [count] = card.sources
+    assert (count.dataset, count.files, count.read, count.kept) == ("tasks", 2, 2, 2)
+    everything = SourceConfig("tasks/*.json", "superni", skip="", dataset="superni")
+    card = build_dataset(config_of(tokenizer_folder, everything, root=str(tmp_path)), tmp_path / "all")
+    assert card.conversations == 3
+
+
+@pytest.fixture
+def bucket():
+    system = fsspec.filesystem("memory")
+    system.pipe("/bucket/x/a.jsonl", b"".join(json.dumps(messages(f"Q{i}")).encode() + b"\n" for i in range(3)))
+    system.pipe("/bucket/x/b.jsonl", json.dumps({"messages": 3}).encode())
+    yield "memory://bucket"
+    system.rm("/bucket", recursive=True)
+
+
+def test_a_url_is_built_like_the_file_that_it_names(tmp_path, tokenizer_folder, bucket):
+    write_lines(tmp_path / "a.jsonl", [messages(f"Q{i}") for i in range(3)])
+    here = build_dataset(config_of(tokenizer_folder, SourceConfig("a.jsonl"), root=str(tmp_path)), tmp_path / "one")
+    there = build_dataset(config_of(tokenizer_folder, SourceConfig(f"{bucket}/x/a.jsonl")), tmp_path / "two")
+    assert there.hash == here.hash
+    both = build_dataset(config_of(tokenizer_folder, SourceConfig("x/*.jsonl", dataset="x"), root=bucket),
+                         tmp_path / "three")
+    assert (both.sources[0].files, both.sources[0].dropped) == (2, {"wrong shape": 1})
+    dropped = json.loads((tmp_path / "three" / "dropped.jsonl").read_text())
+    assert (dropped["file"], dropped["line"]) == ("memory://bucket/x/b.jsonl", 1)
+
+
+@pytest.mark.parametrize(("path", "message"), [
+    ("memory://bucket/none.jsonl", "memory://bucket/none.jsonl: no such file"),
+    ("nonsense://x/y", "no file system of that name"), ("gs://x/y", "(?i)gcsfs")])
+def test_urls_that_cannot_be_read(tmp_path, tokenizer_folder, path, message, bucket, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+    with pytest.raises(UserError, match=message):
+        build_dataset(config_of(tokenizer_folder, SourceConfig(path)), tmp_path / "out")
+    assert listing(tmp_path) == []
