@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import rich.console
 import rich.progress
@@ -30,6 +30,20 @@ def say(message: str) -> None:
 def say_once(message: str) -> None:
     """`say`, but a message that this process has said already is not repeated."""
     say(message)
+
+
+def marked(parts: Iterable[tuple[str, bool]]) -> None:
+    """Text of which some parts stand out: in colour, or between >> and << where there is none. Characters that would
+    steer a terminal are spelled out."""
+    text = rich.text.Text()
+    plain = _console.color_system is None
+    for part, stands_out in parts:
+        shown = "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in part)
+        if stands_out:
+            text.append(f">>{shown}<<" if plain else shown, style="black on green")
+        else:
+            text.append(shown)
+    _console.print(text, soft_wrap=True)
 
 
 def error(message: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from easylm_imitation import console
 from easylm_imitation.cli import flags
 from easylm_imitation.config import load
-from easylm_imitation.schema import Incomplete, plain
+from easylm_imitation.schema import Incomplete, UserError, plain
 
 if TYPE_CHECKING:
     from easylm_imitation.records import DataCard
@@ -20,18 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own flags."""
     flags.add_config(parser, required=True)
     flags.add_out(parser, "folder of the dataset; must be new, empty, or hold the same dataset")
+    parser.add_argument("--show", metavar="N", type=int, default=0,
+                        help="print N rows of the dataset, tokens with loss coloured")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Builds, shows a table of sources, returns the card. Raises Incomplete when records were malformed."""
     from easylm_imitation.data import MALFORMED, BuildConfig, build_dataset
+    from easylm_imitation.data.show import show_rows
 
+    if args.show < 0:
+        raise UserError(f"--show {args.show}: a number of rows, at least 0")
     config = load(BuildConfig, args.config, args.overrides)
     card = build_dataset(config, args.out)
     _show(card)
     console.say(f"{card.conversations} conversations, {card.tokens} tokens, {card.loss_tokens} of them with loss; the "
                 f"longest has {card.longest}")
     console.say(f"{args.out}: card {card.hash}, template {card.template}, tokenizer {card.tokenizer}")
+    show_rows(args.out, args.show)
     broken = sum(n for source in card.sources for reason, n in source.dropped.items() if reason in MALFORMED)
     if broken:
         read = sum(source.read for source in card.sources)

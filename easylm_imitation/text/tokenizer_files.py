@@ -53,7 +53,10 @@ def _chat_template(folder: pathlib.Path) -> str | None:
     """The folder's Jinja chat template; of several, the one called "default"."""
     own = folder / "chat_template.jinja"
     if own.is_file():
-        return own.read_text(encoding="utf-8")
+        try:
+            return own.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{own}: not a readable text file ({error})") from None
     said = _read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(said, list):
         said = next((entry.get("template") for entry in said if entry.get("name") == "default"), None)

@@ -49,7 +49,8 @@ def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init
     or the mesh, conversations longer than the context, and a workdir that holds something else.
     """
     card = read_card(data)
-    tokenizer, template = load_tokenizer(data / "tokenizer"), _template(card, data)
+    tokenizer = load_tokenizer(data / "tokenizer")
+    template = _template(card, data, tokenizer)
     origin, ancestry = describe(init) if init else (None, None)
     model = _model(config, tokenizer, origin, init)
     _check_sizes(config, model, tokenizer, mesh)
@@ -117,8 +118,8 @@ def workdir_of(path: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(path)
 
 
-def _template(card: DataCard, data: pathlib.Path) -> Template:
-    template = get_template(card.template.partition("@")[0])
+def _template(card: DataCard, data: pathlib.Path, tokenizer: Tokenizer) -> Template:
+    template = get_template(card.template.partition("@")[0], tokenizer)
     if template.id != card.template:
         raise UserError(f"{data}: built with the template {card.template}, which is now {template.id}; build it again")
     return template

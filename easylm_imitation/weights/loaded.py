@@ -72,7 +72,7 @@ def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
 
     Raises UserError when the dir names another, or the tokenizer lacks the template's special tokens.
     """
-    template = get_template(name)
+    template = get_template(name, loaded.tokenizer)
     if loaded.template is not None and loaded.template.id != template.id:
         raise UserError(f"--template {name}: {loaded.path} was made with {loaded.template.id}; leave the flag out")
     if loaded.tokenizer is None:
@@ -166,7 +166,8 @@ def _hf_identity(model: HFModel) -> tuple[Lineage, Template | None]:
         return identify_hf(model), None
     if note.template is None or note.template_id is None:
         return note.lineage, None
-    return note.lineage, same_template(note.template, note.template_id, str(folder / OURS))
+    tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
+    return note.lineage, same_template(note.template, note.template_id, str(folder / OURS), tokenizer)
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer | None, path: pathlib.Path) -> None:

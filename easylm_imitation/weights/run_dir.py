@@ -26,7 +26,7 @@ from easylm_imitation.models import ModelConfig, Params, config_mapping, create,
 from easylm_imitation.records import DataCard, Lineage, iter_jsonl, read_json, read_object, write_json
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.sharding import leaf_paths, map_paths
-from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
+from easylm_imitation.text import OwnTemplate, Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.weights.hf_extras import NO_EXTRAS, HFExtras, load_extras, save_extras
 from easylm_imitation.weights.reading import reading
@@ -135,7 +135,7 @@ class RunDir:
         if not self.template.exists():
             return None
         stored = read_json(_TemplateFile, self.template)
-        return same_template(stored.name, stored.id, str(self.template))
+        return same_template(stored.name, stored.id, str(self.template), self.read_tokenizer())
 
     def read_cards(self) -> tuple[DataCard, ...]:
         """Cards of the data that this run trains on: its own, what is mixed in; none where nothing was trained. Raises
@@ -152,7 +152,7 @@ class RunDir:
         """Writes model.json, tokenizer/, template.json, source.json and lineage.json: what identifies the model."""
         write_json(self.model, {**config_mapping(config), "stored_dtype": stored_dtype})
         if tokenizer is not None:
-            tokenizer.save(self.tokenizer)
+            tokenizer.save(self.tokenizer, template.source if isinstance(template, OwnTemplate) else None)
         if template is not None:
             write_json(self.template, _TemplateFile(template.name, template.id))
         save_extras(self.source, extras)
@@ -228,9 +228,10 @@ def _turns(leaves: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[list[str]]:
     yield group
 
 
-def same_template(name: str, identity: str, where: str) -> Template:
-    """The template of this name. Raises UserError when it is unknown or not the one whose id was stored."""
-    template = get_template(name)
+def same_template(name: str, identity: str, where: str, tokenizer: Tokenizer | None) -> Template:
+    """The template of this name, which may be the tokenizer's own. Raises UserError when it is unknown or not the one
+    whose id was stored."""
+    template = get_template(name, tokenizer)
     if template.id != identity:
         raise UserError(f"{where}: the model was made with template {identity}, but '{name}' is now {template.id}; "
                         "use the version of easylm_imitation that made it")

@@ -1,5 +1,6 @@
 """What carries loss decodes to the assistant's text and its end tokens: any dialogue, template and tokenizer."""
 import functools
+import unicodedata
 
 import pytest
 from hypothesis import assume, given, settings
@@ -49,13 +50,18 @@ def expected(template, pairs):
     return [template.lead_of(cut(q), cut(a)) + cut(a) + template.tail for q, a in pairs]
 
 
+def _composed(text):
+    """GPT-NeoX's tokenizer puts accents and letters together (NFC) before it splits."""
+    return unicodedata.normalize("NFC", text)
+
+
 def check(template, tokenizer, dialogue, exact=True):
     system, pairs = dialogue
     assume(template.name != "prompt-completion" or all(question for question, _ in pairs))
     row = tokenize(template, tokenizer, conversation_of(system, pairs))
     said, wanted = answers_of(row, template, tokenizer), expected(template, pairs)
     if exact:
-        assert said == wanted
+        assert [_composed(text) for text in said] == [_composed(text) for text in wanted]
     else:       # LLaMA's legacy tokenizer puts a space before each stretch of text
         assert all(text in (want, " " + want) for text, want in zip(said, wanted, strict=True))
     assert row.loss_weights[0] == 0
