@@ -29,6 +29,7 @@ class Rule:
     share: float            # of the item that shared windows must cover, or of a piece's weight that words must have
     size: int = 0
     least: int = 5          # items of fewer words or letters are not looked for; those between are compared whole
+    evidence: float = 20.0  # of rare words: nats by which what is found must exceed chance
     samples: int | None = None      # windows looked for of each item, instead of all of them
 
 
@@ -39,7 +40,7 @@ RULES: dict[str, Rule] = {
     "8-gram": Rule("words", share=0.5, size=8),
     # GPT-4 (OpenAI 2023, app. C): any of three runs of 50 letters and digits, drawn from the item.
     "substring": Rule("letters", share=0.0, size=50, least=20, samples=3),
-    # Ours: words that weigh 0.8 of the item's, in any order, in a passage of 80. Finds rephrased copies.
+    # Ours: words that weigh 0.8 of the item's, in any order, in a passage of 80 words. Finds rephrased copies.
     "near": Rule("rare words", share=0.8),
 }
 
@@ -163,7 +164,7 @@ def _rule(name: str) -> Rule:
 
 def _index(items: list[str], rule: Rule) -> Windows | RareWords:
     if rule.unit == "rare words":
-        return RareWords(items, rule.share, rule.least)
+        return RareWords(items, rule.share, rule.evidence)
     return Windows(items, rule.unit, rule.share, rule.size, rule.least, rule.samples)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from easylm_imitation.data.folding import Folded, fold, span_hashes, window_hashes
 
 _PASSAGE = 40           # words: an item's piece at most; passages of texts are twice as long and overlap by half
+_DISCOUNT = 0.95        # of a word's uses: one that a small set has once is rarer than that
 _CELLS = 1 << 24        # of the table of passages and words that is held at once
 _COMMON = 10            # a window that more items of a set share is its boilerplate, and tells nothing
 
@@ -121,31 +122,33 @@ class Windows:
 class RareWords:
     """Items by their words, the rarer the weightier, in any order: what a rephrased copy still shares.
 
-    A word's weight is log(1 + items / items that have it). A piece of an item (40 words at most) is found where a
-    passage of a text (80 words) holds words of at least `share` of the piece's weight; found pieces must make up half
-    of the item. Pieces of fewer than `least` different words are not looked for. Any such passage holds one of the
-    weightiest words that together weigh more than 1 - `share`: only those are indexed, the rest is then compared.
+    A piece of an item (40 words at most) is found where a passage of a text (80 words) holds words of at least `share`
+    of the piece's weight; found pieces must make up half of the item. A word weighs -log of the chance that a passage
+    of other words holds it (its share of the set's words tells), so common ones weigh nothing; and what is found must
+    weigh at least `evidence`, or it is chance: e^-20 is one in 5 * 10^8. Pieces that weigh less are not looked for. A
+    passage with a piece holds one of the weightiest words that together weigh more than 1 - `share`: only those are
+    indexed, the rest is then compared.
     """
 
-    def __init__(self, items: list[str], share: float, least: int):
-        self._share = share
+    def __init__(self, items: list[str], share: float, evidence: float):
+        self._share, self._evidence = share, evidence
         pieces, owners = _pieces(items)
         words, offsets = fold(pieces).words()
-        vocabulary, numbers = np.unique(words, return_inverse=True)
+        vocabulary, numbers, uses = np.unique(words, return_inverse=True, return_counts=True)
         piece_of = np.repeat(np.arange(len(pieces)), np.diff(offsets))
         self._size = max(1, len(vocabulary))
-        pairs = np.unique(piece_of * self._size + numbers)          # each word once a piece
-        piece_of, numbers = pairs // self._size, pairs % self._size
-        item_words = np.unique(owners[piece_of] * self._size + numbers)
-        self._weights = np.log1p(len(items) / np.maximum(1, np.bincount(item_words % self._size)))
+        rate = 2 * _PASSAGE * (uses - _DISCOUNT) / max(1, len(words))
+        self._weights = -np.log(-np.expm1(-rate))
         self._vocabulary = Table(vocabulary)
+        pairs = _different(piece_of * self._size + numbers)         # each word once a piece
+        piece_of, numbers = pairs // self._size, pairs % self._size
         self._words, self._counts = numbers, np.bincount(piece_of, minlength=len(pieces))
         self._starts = np.cumsum(self._counts) - self._counts
         self._total = np.bincount(piece_of, self._weights[numbers], len(pieces))
         self._owners, self._item_total = owners, np.bincount(owners, self._total, len(items))
-        self._index(piece_of, numbers, self._counts >= least)
+        self._index(piece_of, numbers, self._total >= evidence)
         self.looked_for = np.zeros(len(items), bool)
-        self.looked_for[owners[self._counts >= least]] = True
+        self.looked_for[owners[self._total >= evidence]] = True
 
     def _index(self, piece_of: np.ndarray, numbers: np.ndarray, wanted: np.ndarray) -> None:
         """Postings of the weightiest words of each wanted piece."""
@@ -184,7 +187,7 @@ class RareWords:
         words = self._words[ranges(self._starts[piece], counts)]
         there = held[np.repeat(passage * self._size, counts) + words]
         weight = _sums(self._weights[words] * there, counts)
-        enough = weight >= self._share * self._total[piece] - 1e-9
+        enough = weight >= np.maximum(self._share * self._total[piece], self._evidence) - 1e-9
         return passage[enough], piece[enough], weight[enough]
 
     def _passages(self, words: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
