@@ -69,13 +69,18 @@ def _staged(url: str, source: SourceConfig, staging: pathlib.Path) -> tuple[list
     system, path = _system(url)
     scheme = url.partition("://")[0]
     try:
-        names = _wanted([str(name) for name in system.glob(path)], source) if "*" in path or "?" in path else (
-            [path] if system.isfile(path) else [])
+        if "*" in path or "?" in path:
+            names = _wanted([str(name) for name in system.glob(path)], source)
+        else:
+            system.info(path)       # unlike `isfile`, tells a file that is not there from a network that is not
+            names = [path]
         paths = []
         for number, name in enumerate(names):
             paths.append(staging / str(number) / pathlib.PurePosixPath(name).name)
             paths[-1].parent.mkdir(parents=True)
             system.get_file(name, str(paths[-1]))
+    except FileNotFoundError:
+        return None
     except Exception as error:  # each file system has errors of its own
         raise UserError(f"source {url}: cannot be fetched ({type(error).__name__}: {error})") from None
     return (paths, [f"{scheme}://{name.lstrip('/')}" for name in names]) if names else None

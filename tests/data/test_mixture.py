@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
 from easylm_imitation.data.config import tokens_of
-from easylm_imitation.data.mixture import Row, mixed
+from easylm_imitation.data.mixture import Row, _Held, mixed
 from easylm_imitation.data.shards import Example
 from easylm_imitation.schema import UserError, build
 
@@ -69,6 +69,18 @@ def test_samples_caps_and_weights():
     assert sum(row.dataset == "a" for row in half) == 10
     assert ids(taken) == ids(mixed(rows, config_of({"sample": 5}, {"cap": 30}, {"weight": 2.5}, seed=3)))
     assert ids(taken) != ids(mixed(rows, config_of({"sample": 5}, {"cap": 30}, {"weight": 2.5}, seed=4)))
+
+
+def test_a_sample_is_what_its_seed_draws_and_holds_little_in_memory():
+    rows, source = rows_of([1] * 5000), SourceConfig("f", sample=3)
+    held = _Held(source, (7, 2))
+    for row in rows:
+        held.add(row)
+        assert len(held._rows) <= 2 * 3 + 1000
+    drawn = np.sort(np.argsort(np.random.default_rng((7, 2)).random(5000))[:3])
+    assert ids(held.taken()) == [f"a{i}" for i in drawn]
+    one, two = ({row.example.id for row in mixed(rows, config_of({"sample": 9}, seed=seed))} for seed in (1, 2))
+    assert one != two
 
 
 def test_another_source_changes_no_sources_sample():

@@ -70,6 +70,7 @@ def test_a_url_is_built_like_the_file_that_it_names(tmp_path, tokenizer_folder, 
 
 @pytest.mark.parametrize(("path", "message"), [
     ("memory://bucket/none.jsonl", "memory://bucket/none.jsonl: no such file"),
+    ("hf://datasets/nobody/nothing/x.jsonl", r"cannot be fetched \(OfflineModeIsEnabled"),
     ("nonsense://x/y", "no file system of that name"), ("gs://x/y", "(?i)gcsfs")])
 def test_urls_that_cannot_be_read(tmp_path, tokenizer_folder, path, message, bucket, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
