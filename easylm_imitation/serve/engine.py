@@ -14,7 +14,18 @@ import numpy as np
 from easylm_imitation.models import ModelConfig
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve.config import MAX_STOP_IDS, ServeConfig, shapes
-from easylm_imitation.serve.programs import Chunk, Common, Order, Points, Rows, State, Tree, get_programs, prepare
+from easylm_imitation.serve.programs import (
+    Chunk,
+    Common,
+    Order,
+    Place,
+    Points,
+    Rows,
+    State,
+    Tree,
+    get_programs,
+    prepare,
+)
 from easylm_imitation.serve.sampling import Knobs, Sampled
 
 
@@ -58,7 +69,8 @@ class Engine:
         self._params = prepare(jax.device_put(params, device), jnp.dtype(dtype), unstacked)
         self._stop_ids = np.full(MAX_STOP_IDS, -1, np.int32)
         self._stop_ids[:len(stop_ids)] = stop_ids
-        self._state: State = self._programs.fresh_state()
+        self._state: State
+        self._state, self._kept = self._programs.fresh()
         self._compiles = _CompileCounter()
 
     @property
@@ -73,7 +85,7 @@ class Engine:
     def close(self) -> None:
         """Frees the device memory of this engine; compiled programs stay for the next one."""
         self._compiles.stop()
-        self._params = self._state = None
+        self._params = self._state = self._kept = None
 
     def prefill(self, shape: tuple[int, int], prompts: Sequence[Prompt]) -> None:
         """Reads pieces of at most `shape[0]` prompts, each at most `shape[1]` long."""
@@ -87,9 +99,18 @@ class Engine:
         self._state, out = self._programs.decode[shape](self._params, self._state, order, common)
         return Sampled(*(np.asarray(part)[:steps] for part in out))
 
-    def score(self, rows: Rows, points: Points) -> Sampled:
-        """Log-probabilities at `points` of packed `rows`, whose shape must be one of `shapes.score`."""
-        return Sampled(*map(np.asarray, self._programs.score[rows.tokens.shape](self._params, rows, points)))
+    def read(self, row: int, tokens: np.ndarray, start: int, points: Points) -> Sampled:
+        """Reads tokens, as many as one of `shapes.read`, into a row of the prefix cache, from position `start` on."""
+        program = self._programs.read[len(tokens)]
+        self._kept, out = program(self._params, self._kept, tokens, Place(np.int32(row), np.int32(start)), points)
+        return Sampled(*map(np.asarray, out))
+
+    def score(self, shape: tuple[int, int, int], rows: Rows, points: Points, row: int = 0, start: int = 0) -> Sampled:
+        """Log-probabilities at `points` of rows of trees, which grow from the first `start` tokens of a row of the
+        prefix cache. `shape` must be one of `shapes.score`, and `start` at most its third number.
+        """
+        place = Place(np.int32(row), np.int32(start))
+        return Sampled(*map(np.asarray, self._programs.score[shape](self._params, self._kept, rows, place, points)))
 
 
 def _chunk(shape: tuple[int, int], prompts: Sequence[Prompt], slots: int) -> Chunk:

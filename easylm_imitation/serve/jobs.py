@@ -9,7 +9,7 @@ import numpy as np
 
 from easylm_imitation.serve.answer import AnswerText, Token
 from easylm_imitation.serve.engine import Prompt
-from easylm_imitation.serve.scoring import Segment
+from easylm_imitation.serve.forest import Segment
 
 
 @dataclasses.dataclass(frozen=True)

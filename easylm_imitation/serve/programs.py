@@ -1,10 +1,11 @@
-"""The three device programs of the server, compiled ahead of time for a fixed list of shapes.
+"""The device programs of the server, compiled ahead of time for a fixed list of shapes.
 
     prefill(params, state, chunk)      a piece of some prompts (all but their last token), written straight into slots
     decode(params, state, order)       up to `steps` tokens for every live slot
-    score(params, rows, points)        log-probabilities at chosen positions of packed rows
+    read(params, kept, piece, points)  a piece of a text that others begin with, into a row of the prefix cache
+    score(params, kept, rows, points)  log-probabilities at chosen positions of rows of trees that grow from such a text
 
-`state` is one pytree that lives on the device and is donated to every call. The compiled executables are called
+`state` and `kept` live on the device and are donated to the calls that change them. The compiled executables are called
 directly: a shape that was not foreseen is an error, never a compilation. They are shared by all engines of one process
 that have the same model config and shapes, because `reproduce` serves several models of one kind in turn.
 """
@@ -25,6 +26,7 @@ from easylm_imitation.serve.sampling import Knobs, Sampled, describe, sample
 
 Tree = Any
 Shape2 = tuple[int, int]
+Shape3 = tuple[int, int, int]
 
 
 class State(NamedTuple):
@@ -61,16 +63,22 @@ class Order(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Packed rows to score, R x T; segment 0 is padding."""
+    """Rows of trees to score, R x T (models/tree.py); a padding cell is a tree of its own."""
     tokens: jax.Array       # int32 [R, T]
-    positions: jax.Array    # int32 [R, T]
-    segment_ids: jax.Array  # int32 [R, T]
+    positions: jax.Array    # int32 [R, T]: where a token stands in its text
+    ends: jax.Array         # int32 [R, T]: index in the row where the cell's subtree ends
+
+
+class Place(NamedTuple):
+    """A place in the prefix cache."""
+    row: jax.Array          # int32 []
+    start: jax.Array        # int32 []: how many of its tokens count, or where the next one goes
 
 
 class Points(NamedTuple):
-    """Positions to project, as indices into the flattened rows, and the token whose probability is asked there."""
-    indices: jax.Array      # int32 [R * T]
-    targets: jax.Array      # int32 [R * T]
+    """Cells to project, as indices into the flattened rows, and the token whose probability is asked there."""
+    indices: jax.Array      # int32 [cells]
+    targets: jax.Array      # int32 [cells]
     count: jax.Array        # int32 []: how many are real
 
 
@@ -79,8 +87,9 @@ class Programs:
     """Compiled executables by shape, and the function that makes a fresh state."""
     prefill: dict[Shape2, Callable[..., Any]]
     decode: dict[Shape2, Callable[..., Any]]
-    score: dict[Shape2, Callable[..., Any]]
-    fresh_state: Callable[[], State]
+    read: dict[int, Callable[..., Any]]
+    score: dict[Shape3, Callable[..., Any]]
+    fresh: Callable[[], tuple[State, Tree]]     # state and prefix cache
 
 
 _shared: dict[tuple, Programs] = {}
@@ -152,12 +161,24 @@ def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params
     return rest._replace(cache=cache), out
 
 
-def score(model: Model, dtype: jnp.dtype, chunk: int, params: Tree, rows: Rows, points: Points) -> Sampled:
-    """Log-probability of each point's target and the likeliest alternatives there (Sampled of R * T entries).
+def read(model: Model, dtype: jnp.dtype, chunk: int, params: Tree, kept: Tree, tokens: jax.Array, place: Place,
+         points: Points) -> tuple[Tree, Sampled]:
+    """Reads tokens [C] into a row of the prefix cache, and answers what is asked about them."""
+    positions = place.start + jnp.arange(len(tokens))
+    hidden, kept = model.extend(params, tokens[None], positions[None], kept, dtype=dtype, rows=place.row[None])
+    return kept, _project(model, chunk, params, hidden, points)
 
-    The head runs over `chunk` points at a time, and only over as many as there are: [R, T, V] never exists.
-    """
-    hidden = model.hidden(params, rows.tokens, rows.positions, rows.segment_ids, dtype=dtype)
+
+def score(model: Model, dtype: jnp.dtype, chunk: int, span: int, params: Tree, kept: Tree, rows: Rows, place: Place,
+          points: Points) -> Sampled:
+    """Log-probability of each point's target and the likeliest alternatives there ([R * T] entries)."""
+    hidden = model.branch(params, rows.tokens, rows.positions, rows.ends, kept, place.row, place.start, dtype=dtype,
+                          span=span)
+    return _project(model, chunk, params, hidden, points)
+
+
+def _project(model: Model, chunk: int, params: Tree, hidden: jax.Array, points: Points) -> Sampled:
+    """The head runs over `chunk` points at a time, and only over as many as there are: [R, T, V] never exists."""
     hidden = hidden.reshape(-1, hidden.shape[-1])
     size = len(points.indices)
     chunk = min(chunk, size)
@@ -215,14 +236,15 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
     place = jax.sharding.SingleDeviceSharding(device)
     params = jax.eval_shape(lambda p: prepare(p, dtype, unstacked), model.abstract(dtype))
 
-    def fresh_state() -> State:
-        return _fresh_state(model, shapes, dtype, unstacked)
+    def fresh() -> tuple[State, Tree]:
+        kept = model.init_cache(shapes.prefixes, shapes.context, dtype, stacked=not unstacked)
+        return _fresh_state(model, shapes, dtype, unstacked), kept
 
-    state = jax.eval_shape(fresh_state)
+    state, kept = jax.eval_shape(fresh)
     common = Common(_int32(MAX_STOP_IDS), _int32(), jax.ShapeDtypeStruct((), bool))
-    jobs: dict[tuple, Any] = {("state", ()): jax.jit(fresh_state, out_shardings=place).lower()}
+    jobs: dict[tuple, Any] = {("fresh", ()): jax.jit(fresh, out_shardings=place).lower()}
 
-    def lower(name: str, shape: Shape2, call: Callable, *args: Tree, donate: tuple[int, ...] = ()) -> None:
+    def lower(name: str, shape: Any, call: Callable, *args: Tree, donate: tuple[int, ...] = ()) -> None:
         placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), args)
         jobs[name, shape] = jax.jit(call, donate_argnums=donate).lower(*placed)
 
@@ -233,16 +255,18 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
         order = Order(jax.ShapeDtypeStruct((shapes.slots,), bool), _int32())
         call = functools.partial(decode, model, dtype, shapes.steps, shape)
         lower("decode", shape, call, params, state, order, common, donate=(1,))
-    for rows, length in shapes.score:
+    for size in shapes.read:
+        call = functools.partial(read, model, dtype, shapes.head_chunk)
+        lower("read", size, call, params, kept, _int32(size), _PLACE, _points_shape(size), donate=(1,))
+    for rows, length, span in shapes.score:
+        call = functools.partial(score, model, dtype, shapes.head_chunk, span)
         packed = Rows(*[_int32(rows, length)] * 3)
-        points = Points(_int32(rows * length), _int32(rows * length), _int32())
-        call = functools.partial(score, model, dtype, shapes.head_chunk)
-        lower("score", (rows, length), call, params, packed, points)
+        lower("score", (rows, length, span), call, params, kept, packed, _PLACE, _points_shape(rows * length))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         done = dict(zip(jobs, pool.map(lambda lowered: lowered.compile(), jobs.values())))
-    kinds = ("prefill", "decode", "score")
+    kinds = ("prefill", "decode", "read", "score")
     groups = {kind: {shape: run for (k, shape), run in done.items() if k == kind} for kind in kinds}
-    return Programs(**groups, fresh_state=done["state", ()])
+    return Programs(**groups, fresh=done["fresh", ()])
 
 
 def _fresh_state(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool) -> State:
@@ -261,3 +285,10 @@ def _chunk_shape(rows: int, width: int) -> Chunk:
 
 def _int32(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _points_shape(size: int) -> Points:
+    return Points(_int32(size), _int32(size), _int32())
+
+
+_PLACE = Place(_int32(), _int32())

@@ -16,7 +16,7 @@ import numpy as np
 from easylm_imitation import console
 from easylm_imitation.serve.engine import Engine
 from easylm_imitation.serve.jobs import Answer, Job, Scoring, Update
-from easylm_imitation.serve.scoring import Pool
+from easylm_imitation.serve.pool import Pool
 
 _PREFILLS_A_TURN = 4        # bounds how long a turn may take
 _GATHER_QUIET, _GATHER_LONGEST = 0.002, 0.010   # seconds: jobs that arrive together should start together

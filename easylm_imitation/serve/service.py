@@ -19,11 +19,12 @@ from easylm_imitation.schema import UserError
 from easylm_imitation.serve.answer import AnswerText, Token
 from easylm_imitation.serve.config import ServeConfig
 from easylm_imitation.serve.engine import Engine
+from easylm_imitation.serve.forest import Segment
 from easylm_imitation.serve.jobs import Answer, Job, Notify, Sampling, Scoring, Update
 from easylm_imitation.serve.sampling import Sampled
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.schemas import Generation
-from easylm_imitation.serve.scoring import Pair, Score, Segment, check_ids, pair_segments
+from easylm_imitation.serve.scoring import Pair, Score, check_ids, pair_segments
 from easylm_imitation.text import Template, Tokenizer, prompt_ids
 
 GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same

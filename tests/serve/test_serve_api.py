@@ -19,10 +19,10 @@ from easylm_imitation.serve import Limits, ServeConfig, listen, open_server
 from easylm_imitation.serve.answer import AnswerText
 from easylm_imitation.serve.api import make_app
 from easylm_imitation.serve.engine import Engine, _CompileCounter
+from easylm_imitation.serve.forest import Segment
 from easylm_imitation.serve.guard import PUBLIC
 from easylm_imitation.serve.jobs import Answer, Sampling, Scoring
 from easylm_imitation.serve.scheduler import Scheduler
-from easylm_imitation.serve.scoring import Segment
 from easylm_imitation.serve.server import RunningServer
 from easylm_imitation.serve.service import Service
 from easylm_imitation.text import Tokenizer
