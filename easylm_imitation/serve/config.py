@@ -128,9 +128,8 @@ def _score_lengths(config: ServeConfig, context: int) -> tuple[int, ...]:
 
 
 def _read(row: int) -> tuple[int, ...]:
-    """A piece of an eighth of a row wastes little of a beginning, one of a whole row is read fast."""
-    piece = max(1, min(64, row // 2))
-    return (piece, row // piece * piece) if row >= 4 * piece else (piece,)
+    """Small pieces fit any beginning, a whole row is read fast."""
+    return tuple(size for size in (16, 64, ROW) if size == 16 or 4 * size <= row or size == row)
 
 
 def _score(lengths: tuple[int, ...], context: int, budget: int, small: bool) -> tuple[tuple[int, int, int], ...]:

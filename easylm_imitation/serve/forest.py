@@ -106,6 +106,11 @@ class Tree:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def extent(self) -> int:
+        """Cells of a row that it takes, which has as many points as cells."""
+        return max(self._size, len(self.questions))
+
     def add(self, segment: Segment, shared: int) -> bool:
         """Adds the next segment in lexicographic order, which has its first `shared` tokens in common with the one
         before it. False, and nothing is changed, when it does not fit.
@@ -135,11 +140,11 @@ class Tree:
 def grow(segments: Sequence[Segment], shared: Sequence[int], root: int, room: int) -> list[Tree]:
     """Trees of segments in lexicographic order; `shared[i]` tokens has number i in common with the one before it.
 
-    A segment joins the tree before it where at least a quarter of it is there already: smaller trees pack better.
+    A segment joins the tree before it where at least an eighth of it is there already: smaller trees pack better.
     """
     trees: list[Tree] = []
     for segment, common in zip(segments, shared):
-        joins = trees and common > root and 4 * (common - root) >= len(segment.tokens) - root
+        joins = trees and common > root and 8 * (common - root) >= len(segment.tokens) - root
         if not (joins and trees[-1].add(segment, common)):
             trees.append(Tree(root, room))
             if not trees[-1].add(segment, 0):
@@ -154,15 +159,15 @@ def pack(trees: Sequence[Tree], shape: tuple[int, int]) -> tuple[Rows, Questions
     rows = Rows(np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.tile(np.arange(1, length + 1, dtype=np.int32),
                                                                               (count, 1)))
     questions, left = Questions(count * length), []
-    used, asked = [0] * count, [0] * count
-    smallest = min(map(len, trees))
+    free = [length] * count
+    smallest = min(tree.extent for tree in trees)
     for tree in trees:
-        fits = (r for r in range(count) if used[r] + len(tree) <= length and asked[r] + len(tree.questions) <= length)
-        row = next(fits, None) if min(used) + smallest <= length else None
+        row = next((r for r, room in enumerate(free) if room >= tree.extent), None) if max(free) >= smallest else None
         if row is None:
             left.append(tree)
             continue
-        tree.write(rows, row, used[row])
-        questions.join(tree.questions, row * length + used[row])
-        used[row], asked[row] = used[row] + len(tree), asked[row] + len(tree.questions)
+        start = length - free[row]
+        tree.write(rows, row, start)
+        questions.join(tree.questions, row * length + start)
+        free[row] -= tree.extent
     return rows, questions, left

@@ -184,11 +184,11 @@ class Pool:
         ready = [i for i, s in enumerate(plan.members)
                  if s.first >= plan.root and 0 < len(s.tokens) - plan.root <= self._row]
         segments = [plan.members[i] for i in ready]
-        return sorted(grow(segments, _between(ready, plan.shared), plan.root, self._row), key=len, reverse=True)
+        return sorted(grow(segments, _between(ready, plan.shared), plan.root, self._row), key=lambda tree: -tree.extent)
 
     def _choose_shape(self, plan: _Plan) -> tuple[int, int, int]:
         """The shape with the most tokens for its cost; a call has a fixed cost of about 64 tokens."""
-        longest, total = max(map(len, plan.trees)), sum(map(len, plan.trees))
+        longest, total = max(t.extent for t in plan.trees), sum(t.extent for t in plan.trees)
 
         def worth(shape: tuple[int, int, int]) -> float:
             area = shape[0] * shape[1]
