@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _engine(path: str | None) -> "tuple":
-    """(engine, model config, params), float32, context 1024."""
+    """(engine, params in the declared form), float32, context 1024."""
     import jax
 
     from easylm_imitation.models import LlamaConfig, create
@@ -55,7 +55,7 @@ def _engine(path: str | None) -> "tuple":
         params = create(config).init(jax.random.key(0))
     sizes = ServeConfig(slots=1, context=1024, live_lengths=(1024,), decode_rows=(1,), prefill_chunks=(32,),
                         dtype="float32")
-    return Engine(config, params, sizes, stop_ids=[0], vocab_size=config.vocab_size), config
+    return Engine(config, params, sizes, stop_ids=[0], vocab_size=config.vocab_size), params
 
 
 def _ours(engine: object, pairs: Sequence[Pair]) -> tuple[list[float], float, float]:
@@ -70,13 +70,13 @@ def _ours(engine: object, pairs: Sequence[Pair]) -> tuple[list[float], float, fl
     return [score.logprob for score in found], time.perf_counter() - start, pool.tokens / pool.cells
 
 
-def _naive(engine: object, pairs: Sequence[Pair], cells: int = 2048) -> tuple[list[float], float]:
+def _naive(config: object, params: dict, pairs: Sequence[Pair], cells: int = 2048) -> tuple[list[float], float]:
     """Every pair whole, in a row of its own; compiling is not counted."""
     import jax
     import jax.numpy as jnp
 
-    from easylm_imitation.models import create
-    model, params = create(engine.config), engine._params
+    from easylm_imitation.models import create, unstack
+    model, params = create(config), unstack(params)
 
     @functools.partial(jax.jit, static_argnums=4)
     def run(params: dict, tokens: object, starts: object, targets: object, most: int) -> object:
@@ -118,11 +118,11 @@ def _naive(engine: object, pairs: Sequence[Pair], cells: int = 2048) -> tuple[li
 
 def shapes(args: argparse.Namespace) -> None:
     """Random pools, ours and the naive path."""
-    engine, config = _engine(args.model)
+    engine, params = _engine(args.model)
     rng = np.random.default_rng(0)
 
     def ids(low: int, high: int) -> list[int]:
-        return rng.integers(10, config.vocab_size, rng.integers(low, high)).tolist()
+        return rng.integers(10, engine.config.vocab_size, rng.integers(low, high)).tolist()
 
     def few_shot(count: int, examples: tuple[int, int], question: tuple[int, int], answer: tuple[int, int]) -> list:
         pairs, letters = [], [ids(1, 2) for _ in range(4)]
@@ -140,7 +140,7 @@ def shapes(args: argparse.Namespace) -> None:
     rows = []
     for name, pairs in pools.items():
         ours, seconds, useful = _ours(engine, pairs)
-        naive, slow = _naive(engine, pairs)
+        naive, slow = _naive(engine.config, params, pairs)
         rows.append([name, len(pairs), len(pairs) / seconds, len(pairs) / slow, slow / seconds, f"{useful:.1%}",
                      float(np.abs(np.subtract(ours, naive)).max())])
     report("Scoring of shaped pools, float32: packed, and each pair whole",

@@ -33,16 +33,17 @@ def write(cache: jax.Array, new: jax.Array, positions: jax.Array, layer: jax.Arr
     return cache.at[where if layer is None else (layer, *where)].set(new.astype(cache.dtype), mode="drop")
 
 
-def read(cache: jax.Array, layer: jax.Array | None, span: int | None, rows: jax.Array | None = None) -> jax.Array:
-    """The first `span` positions of one layer, as attention takes keys and values: [B, span, K, H] (a view).
+def read(cache: jax.Array, layer: jax.Array | None, span: int | None, count: int,
+         rows: jax.Array | None = None) -> jax.Array:
+    """The first `span` positions of one layer, as attention takes keys and values: [B, span, K, H].
 
-    Of some `rows` [B], clipped to those that exist, it is a copy.
+    Of the first `count` rows it is a view; of `rows` [B], clipped to those that exist, a copy.
     """
     if rows is not None:
         rows = jnp.clip(rows, 0, cache.shape[-4] - 1)
         this = cache[rows, :, :span] if layer is None else cache[layer, rows, :, :span]
     else:
-        this = (cache if layer is None else cache[layer])[:, :, :span]
+        this = (cache if layer is None else cache[layer])[:count, :, :span]
     return jnp.swapaxes(this, 1, 2)
 
 

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 from easylm_imitation.models import cache as caching
 from easylm_imitation.models.attention import attention as attend
 from easylm_imitation.models.family import ModelConfig
+from easylm_imitation.models.layers import product
 from easylm_imitation.models.presets import family_of
 from easylm_imitation.models.tree import attend_tree
 from easylm_imitation.sharding import Rule, constrain, scan
@@ -96,6 +97,8 @@ class Model:
     def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
         """hidden [..., D] -> logits [..., V] float32, multiplied in the dtype of `hidden`."""
         kernel = self.head(params).astype(hidden.dtype)
+        if hidden.ndim == 2:
+            return product(hidden, kernel)
         return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
 
     def init_cache(self, rows: int, length: int, dtype: jnp.dtype = jnp.float32, stacked: bool = True) -> caching.Cache:
@@ -106,9 +109,9 @@ class Model:
     def extend(self, params: Params, tokens: jax.Array, positions: jax.Array, cache: caching.Cache, *,
                dtype: jnp.dtype = jnp.bfloat16, span: int | None = None,
                rows: jax.Array | None = None) -> tuple[jax.Array, caching.Cache]:
-        """Runs tokens [B, T] at `positions` [B, T] of the cache's B rows: prefill and decode alike.
+        """Runs tokens [B, T] at `positions` [B, T] of the cache's first B rows: prefill and decode alike.
 
-        `rows` [B] int32, all different, chooses rows of a larger cache; those that do not exist are not written.
+        `rows` [B] int32, all different, chooses other rows of the cache; those that do not exist are not written.
 
         Writes keys and values at (row, position) and attends to all cache entries of the row up to the own position, so
         whatever an earlier user of the row left behind later positions is never seen. A position at or beyond the
@@ -126,7 +129,7 @@ class Model:
             block = nnx.merge(self.block, weights)
             q, k, v = block.project(x, shared)
             keys, values = (caching.write(kept, new, positions, index, rows) for kept, new in ((keys, k), (values, v)))
-            seen = caching.read(keys, index, span, rows), caching.read(values, index, span, rows)
+            seen = tuple(caching.read(kept, index, span, len(x), rows) for kept in (keys, values))
             attended = attend(q, *seen, None, window=self.config.window, positions=positions,
                               key_positions=jnp.arange(seen[0].shape[1])[None])
             return block.finish(x, attended), keys, values

@@ -121,7 +121,7 @@ def _decode(config: ServeConfig, context: int, rows: tuple[int, ...]) -> tuple[t
 
 def _score_lengths(config: ServeConfig, context: int) -> tuple[int, ...]:
     row = min(context, ROW)
-    lengths = config.score_lengths or ((64, row) if row >= 256 else (row,))
+    lengths = config.score_lengths or ((64, row) if row == ROW else (row,))
     if min(lengths) < 1 or max(lengths) > context:
         raise UserError(f"score_lengths {lengths}: each must lie between 1 and the context of {context}")
     return tuple(sorted(set(lengths)))
@@ -135,7 +135,7 @@ def _read(row: int) -> tuple[int, ...]:
 def _score(lengths: tuple[int, ...], context: int, budget: int, small: bool) -> tuple[tuple[int, int, int], ...]:
     """Full rows with and without a beginning, and less of them for what comes alone."""
     row = lengths[-1]
-    spans = (context,) if small else tuple(sorted({0, min(context, 2 * ROW), context}))
+    spans = (context,) if small else tuple(sorted({0, 2 * ROW, context} if context > 4 * ROW else {0, context}))
     wide = {(max(1, budget // row), row, span) for span in spans}
     lone = {(1, length, context) for length in lengths}
     return tuple(sorted(wide | lone, key=lambda shape: shape[0] * shape[1]))

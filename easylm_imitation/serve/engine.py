@@ -93,11 +93,16 @@ class Engine:
         self._state = self._programs.prefill[shape](self._params, self._state, chunk)
 
     def decode(self, shape: tuple[int, int], alive: np.ndarray, steps: int, want_top: bool) -> Sampled:
-        """Up to `steps` tokens for the slots in `alive` [slots] bool: [steps, shape[0]] entries, id -1 where none."""
+        """Up to `steps` tokens for the slots in `alive` [slots] bool: [steps, shape[0]] entries, id -1 where none.
+
+        Returns at once, with arrays on the device; `np.asarray` of one waits for it.
+        """
         order = Order(alive, np.int32(min(steps, self.shapes.steps)))
         common = Common(self._stop_ids, np.int32(self.vocab_size), np.bool_(want_top))
         self._state, out = self._programs.decode[shape](self._params, self._state, order, common)
-        return Sampled(*(np.asarray(part)[:steps] for part in out))
+        for part in out:
+            part.copy_to_host_async()
+        return out
 
     def read(self, row: int, tokens: np.ndarray, start: int, points: Points) -> Sampled:
         """Reads tokens, as many as one of `shapes.read`, into a row of the prefix cache, from position `start` on."""

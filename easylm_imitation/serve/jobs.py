@@ -52,8 +52,14 @@ class Answer(Job):
         self.top, self.stream = top, stream
         self.read = 0               # prompt tokens in the cache
         self.ready = False          # all but the last are: decode may go on from there
-        self.produced = 0           # tokens generated, a stop token included
+        self.made: list[int] = []   # tokens generated, a stop token included
+        self.ahead = 0              # steps of decode that are under way for it
         self.finish = ""
+
+    @property
+    def produced(self) -> int:
+        """How many tokens were generated, a stop token included."""
+        return len(self.made)
 
     @property
     def unread(self) -> int:
@@ -62,8 +68,8 @@ class Answer(Job):
 
     @property
     def position(self) -> int:
-        """Where the newest generated token goes in the cache."""
-        return len(self.prompt) + self.produced - 1
+        """Where the newest token goes in the cache, at most, when the steps under way are done."""
+        return len(self.prompt) + self.produced + self.ahead - 1
 
     def next_piece(self, slot: int, width: int) -> Prompt:
         """The next piece of the prompt, at most `width` tokens; counts it as read."""
@@ -74,7 +80,7 @@ class Answer(Job):
 
     def accept(self, token_id: int, logprob: float, top_ids: np.ndarray, top_logprobs: np.ndarray) -> bool:
         """Takes a generated token; True when the answer is complete (`finish` says why)."""
-        self.produced += 1
+        self.made.append(token_id)
         if token_id in self.stop_ids:
             self.finish = "stop"
         else:

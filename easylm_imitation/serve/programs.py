@@ -10,6 +10,7 @@ directly: a shape that was not foreseen is an error, never a compilation. They a
 that have the same model config and shapes, because `reproduce` serves several models of one kind in turn.
 """
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import os
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from easylm_imitation.models import Model, ModelConfig, create, unstack
+from easylm_imitation.models import Model, ModelConfig, create, turned_kernels, unstack
 from easylm_imitation.serve.config import MAX_STOP_IDS, TOP_SAMPLED, TOP_SCORED, Shapes
 from easylm_imitation.serve.sampling import Knobs, Sampled, describe, sample
 
@@ -106,9 +107,22 @@ def get_programs(config: ModelConfig, shapes: Shapes, dtype: str, unstacked: boo
 
 
 def prepare(params: Tree, dtype: jnp.dtype, unstacked: bool) -> Tree:
-    """Parameters as the programs take them: cast once, layers apart where that is asked."""
+    """Parameters as the programs take them: cast once; where layers are to be apart, that, and kernels transposed."""
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    return unstack(params) if unstacked and not isinstance(params["layers"], tuple) else params
+    if not unstacked:
+        return params
+    params = unstack(params)
+    layers = list(params["layers"])
+    for i, layer in enumerate(layers):      # one by one, so that the memory of each is free before the next
+        layers[i] = _turn(layer)
+    return _turn({**params, "layers": None}) | {"layers": tuple(layers)}
+
+
+def _turn(params: Tree) -> Tree:
+    """Kernels [D, F] transposed, from how they are declared to how they are stored and back (`turned_kernels`)."""
+    def turn(path: tuple, leaf: jax.Array) -> jax.Array:
+        return leaf.T if path[-1].key == "kernel" and leaf.ndim == 2 else leaf
+    return jax.tree_util.tree_map_with_path(turn, params)
 
 
 def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: Chunk) -> State:
@@ -119,9 +133,7 @@ def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: C
     offsets = jnp.arange(chunk.tokens.shape[1])
     # A position beyond the cache marks padding: extend drops what would be written there.
     positions = jnp.where(offsets < chunk.counts[:, None], chunk.starts[:, None] + offsets, length)
-    rows = jax.tree.map(lambda leaf: leaf.take(chunk.slots, axis=leaf.ndim - 4, mode="clip"), state.cache)
-    _, rows = model.extend(params, chunk.tokens, positions, rows, dtype=dtype)
-    cache = jax.tree.map(lambda leaf, new: _put_rows(leaf, chunk.slots, new), state.cache, rows)
+    _, cache = model.extend(params, chunk.tokens, positions, state.cache, dtype=dtype, rows=chunk.slots)
     target = jnp.where(chunk.left > 0, chunk.slots, slots)
     fresh = (chunk.newest, chunk.starts + chunk.counts, chunk.left, chunk.knobs)
     old = (state.tokens, state.positions, state.left, state.knobs)
@@ -136,11 +148,9 @@ def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params
     """
     rows, length = shape
     whole = state
+    # The cache stays whole and in place; the program works on its first rows and reads a part of each.
     state = jax.tree.map(lambda leaf: leaf[:rows], state._replace(cache=None))
-    # All slots: the cache stays in place, and `span` bounds what is read. Fewer: their corner is worked on apart.
-    everything = rows == len(whole.tokens)
-    cache = whole.cache if everything else jax.tree.map(lambda leaf: leaf[..., :rows, :, :length, :], whole.cache)
-    state = state._replace(cache=cache, left=jnp.where(order.alive[:rows], state.left, 0))
+    state = state._replace(cache=whole.cache, left=jnp.where(order.alive[:rows], state.left, 0))
     advance = functools.partial(_one_step, model, dtype, length, params, common)
     blank = jax.eval_shape(lambda s: advance(s)[1], state)
     out = jax.tree.map(lambda leaf: jnp.full((max_steps, *leaf.shape), -1, leaf.dtype), blank)
@@ -155,10 +165,9 @@ def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params
         return step + 1, state, jax.tree.map(lambda all_, one: all_.at[step].set(one), out, new)
 
     _, state, out = jax.lax.while_loop(more, body, (jnp.int32(0), state, out))
-    cache = jax.tree.map(lambda leaf, new: _put_corner(leaf, new), whole.cache, state.cache)
     rest, new_rest = whole._replace(cache=None), state._replace(cache=None)
     rest = jax.tree.map(lambda leaf, new: leaf.at[:rows].set(new), rest, new_rest)
-    return rest._replace(cache=cache), out
+    return rest._replace(cache=state.cache), out
 
 
 def read(model: Model, dtype: jnp.dtype, chunk: int, params: Tree, kept: Tree, tokens: jax.Array, place: Place,
@@ -222,15 +231,6 @@ def _length(cache: Tree) -> int:
     return leaf.shape[leaf.ndim - 2]
 
 
-def _put_rows(leaf: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
-    index = (slice(None),) * (leaf.ndim - 4) + (slots,)
-    return leaf.at[index].set(new, mode="drop")
-
-
-def _put_corner(leaf: jax.Array, new: jax.Array) -> jax.Array:
-    return new if new.shape == leaf.shape else jax.lax.dynamic_update_slice(leaf, new, (0,) * leaf.ndim)
-
-
 def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool, device: jax.Device) -> Programs:
     """Lowers one program after the other (Python), compiles them side by side (XLA lets go of the interpreter)."""
     place = jax.sharding.SingleDeviceSharding(device)
@@ -245,8 +245,11 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
     jobs: dict[tuple, Any] = {("fresh", ()): jax.jit(fresh, out_shardings=place).lower()}
 
     def lower(name: str, shape: Any, call: Callable, *args: Tree, donate: tuple[int, ...] = ()) -> None:
+        def run(params: Tree, *rest: Tree) -> Tree:
+            with turned_kernels() if unstacked and name == "decode" else contextlib.nullcontext():
+                return call(_turn(params) if unstacked else params, *rest)
         placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), args)
-        jobs[name, shape] = jax.jit(call, donate_argnums=donate).lower(*placed)
+        jobs[name, shape] = jax.jit(run, donate_argnums=donate).lower(*placed)
 
     for shape in shapes.prefill:
         call = functools.partial(prefill, model, dtype)

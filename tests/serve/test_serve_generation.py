@@ -43,6 +43,22 @@ def test_greedy_answers_stay_right_in_a_full_batch_of_mixed_lengths_and_reused_s
     assert found == expected_texts(prompts, counts, greedy, server.service)
 
 
+def test_what_a_free_slot_holds_is_not_read_again_and_changes_nothing(http, server, greedy):
+    counts, token_text = server.service.scheduler.counts, server.service.token_text
+    turn = random_prompts(1, 1, seed=99)[0] * 40
+    for _ in range(3):      # each prompt goes on from the answer before, as the turns of a chat do
+        before = counts["reused_tokens"]
+        tokens, reason = greedy(turn, 10)
+        [choice] = complete(http, prompt=turn, max_tokens=10, temperature=0, logprobs=0)
+        assert (choice["logprobs"]["tokens"], choice["finish_reason"]) == (list(map(token_text, tokens)), reason)
+        reused, turn = counts["reused_tokens"] - before, [*turn, *tokens, 7, 8]
+    assert reused >= 40
+    other = [*turn[:20], 9, *turn[21:]]     # differs in the middle: all behind that is read anew
+    tokens, reason = greedy(other, 10)
+    [choice] = complete(http, prompt=other, max_tokens=10, temperature=0, logprobs=0)
+    assert (choice["logprobs"]["tokens"], choice["finish_reason"]) == (list(map(token_text, tokens)), reason)
+
+
 def test_generated_logprobs_are_the_models_own(http, server, served_model, reference):
     ids = served_model.tokenizer.encode("The sky is")
     [choice] = complete(http, prompt=ids, max_tokens=6, temperature=1.7, top_k=40, seed=5, logprobs=5)
