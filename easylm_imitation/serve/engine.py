@@ -26,7 +26,20 @@ from easylm_imitation.serve.programs import (
     get_programs,
     prepare,
 )
-from easylm_imitation.serve.sampling import Knobs, Sampled
+from easylm_imitation.serve.sampling import Knobs, Sampled, neutral
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens; temperature 0 is greedy."""
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    bias: tuple[tuple[int, float], ...] = ()    # (id, what is added to its logit), at most MAX_BIAS
+    seed: int = 0                               # any int; its low 64 bits count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +50,7 @@ class Prompt:
     start: int                  # position of the first of them
     newest: int = 0             # the prompt's last token
     max_tokens: int = 0         # tokens to generate; 0 while more pieces of this prompt follow
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0               # any int; its low 64 bits count
+    sampling: Sampling = Sampling()
 
 
 class Engine:
@@ -123,16 +133,21 @@ def _chunk(shape: tuple[int, int], prompts: Sequence[Prompt], slots: int) -> Chu
     chunk = Chunk(
         slots=np.full(rows, slots, np.int32), tokens=np.zeros((rows, width), np.int32), starts=np.zeros(rows, np.int32),
         counts=np.zeros(rows, np.int32), newest=np.zeros(rows, np.int32), left=np.zeros(rows, np.int32),
-        knobs=Knobs(np.zeros(rows, np.float32), np.zeros(rows, np.int32), np.ones(rows, np.float32),
-                    np.zeros((rows, 2), np.uint32)))
+        knobs=neutral(rows))
     for i, prompt in enumerate(prompts):
         count = len(prompt.tokens)
         chunk.slots[i], chunk.starts[i], chunk.counts[i] = prompt.slot, prompt.start, count
         chunk.tokens[i, :count], chunk.newest[i], chunk.left[i] = prompt.tokens, prompt.newest, prompt.max_tokens
-        knobs = chunk.knobs
-        knobs.temperature[i], knobs.top_k[i], knobs.top_p[i] = prompt.temperature, prompt.top_k, prompt.top_p
-        knobs.seed[i] = (prompt.seed >> 32) & 0xFFFFFFFF, prompt.seed & 0xFFFFFFFF
+        _put(chunk.knobs, i, prompt.sampling)
     return chunk
+
+
+def _put(knobs: Knobs, row: int, sampling: Sampling) -> None:
+    for name in ("temperature", "top_k", "top_p", "min_p", "presence", "frequency"):
+        getattr(knobs, name)[row] = getattr(sampling, name)
+    for i, (token, value) in enumerate(sampling.bias):
+        knobs.bias_ids[row, i], knobs.biases[row, i] = token, value
+    knobs.seed[row] = (sampling.seed >> 32) & 0xFFFFFFFF, sampling.seed & 0xFFFFFFFF
 
 
 class _CompileCounter:

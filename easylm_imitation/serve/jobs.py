@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from easylm_imitation.serve.answer import AnswerText, Token
-from easylm_imitation.serve.engine import Prompt
+from easylm_imitation.serve.engine import Prompt, Sampling
 from easylm_imitation.serve.forest import Segment
 
 
@@ -21,15 +21,6 @@ class Update:
 
 
 Notify = Callable[[Update | Exception], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How to choose tokens; temperature 0 is greedy."""
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 class Job:
@@ -76,7 +67,7 @@ class Answer(Job):
         start, self.read = self.read, min(self.read + width, len(self.prompt) - 1)
         self.ready = not self.unread
         return Prompt(slot, self.prompt[start:self.read], start, newest=int(self.prompt[-1]),
-                      max_tokens=self.max_tokens if self.ready else 0, **dataclasses.asdict(self.sampling))
+                      max_tokens=self.max_tokens if self.ready else 0, sampling=self.sampling)
 
     def accept(self, token_id: int, logprob: float, top_ids: np.ndarray, top_logprobs: np.ndarray) -> bool:
         """Takes a generated token; True when the answer is complete (`finish` says why)."""

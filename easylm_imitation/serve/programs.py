@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from easylm_imitation.models import Model, ModelConfig, create, turned_kernels, unstack
 from easylm_imitation.serve.config import MAX_STOP_IDS, TOP_SAMPLED, TOP_SCORED, Shapes
-from easylm_imitation.serve.sampling import Knobs, Sampled, describe, sample
+from easylm_imitation.serve.sampling import Knobs, Sampled, describe, neutral, sample
 
 Tree = Any
 Shape2 = tuple[int, int]
@@ -36,6 +36,7 @@ class State(NamedTuple):
     tokens: jax.Array       # int32 [B]: the newest token of each slot, not in the cache yet
     positions: jax.Array    # int32 [B]: where that token goes
     left: jax.Array         # int32 [B]: tokens still to generate; 0: nothing to do
+    counts: jax.Array       # int32 [B, V]: how often the slot's answer has each token
     knobs: Knobs            # [B] each
 
 
@@ -137,7 +138,8 @@ def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: C
     target = jnp.where(chunk.left > 0, chunk.slots, slots)
     fresh = (chunk.newest, chunk.starts + chunk.counts, chunk.left, chunk.knobs)
     old = (state.tokens, state.positions, state.left, state.knobs)
-    return State(cache, *jax.tree.map(lambda leaf, new: leaf.at[target].set(new, mode="drop"), old, fresh))
+    *fresh, knobs = jax.tree.map(lambda leaf, new: leaf.at[target].set(new, mode="drop"), old, fresh)
+    return State(cache, *fresh, state.counts.at[target].set(0, mode="drop"), knobs)
 
 
 def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params: Tree, state: State, order: Order,
@@ -214,11 +216,11 @@ def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: C
     positions = jnp.where(live, state.positions, _length(state.cache))      # idle slots write nothing
     hidden, cache = model.extend(params, state.tokens[:, None], positions[:, None], state.cache, dtype=dtype, span=span)
     logits = model.unembed(params, hidden[:, 0])
-    ids = sample(logits, state.knobs, state.positions + 1, common.allowed)
+    ids = sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts)
     out = describe(logits, ids, common.want_top, TOP_SAMPLED)
     left = jnp.where(_stops(ids, common), 0, state.left - 1)
     state = State(cache, jnp.where(live, ids, state.tokens), jnp.where(live, state.positions + 1, state.positions),
-                  jnp.where(live, left, 0), state.knobs)
+                  jnp.where(live, left, 0), state.counts.at[jnp.arange(len(ids)), ids].add(live), state.knobs)
     return state, out._replace(ids=jnp.where(live, ids, -1))
 
 
@@ -275,15 +277,14 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
 def _fresh_state(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool) -> State:
     slots = shapes.slots
     zeros = [jnp.zeros(slots, jnp.int32) for _ in range(3)]     # one buffer each: all of it is donated
-    knobs = Knobs(jnp.zeros(slots, jnp.float32), jnp.zeros(slots, jnp.int32), jnp.ones(slots, jnp.float32),
-                  jnp.zeros((slots, 2), jnp.uint32))
-    return State(model.init_cache(slots, shapes.context, dtype, stacked=not unstacked), *zeros, knobs)
+    counts = jnp.zeros((slots, model.config.vocab_size), jnp.int32)
+    cache = model.init_cache(slots, shapes.context, dtype, stacked=not unstacked)
+    return State(cache, *zeros, counts, neutral(slots, jnp))
 
 
 def _chunk_shape(rows: int, width: int) -> Chunk:
-    floats, row = jax.ShapeDtypeStruct((rows,), jnp.float32), _int32(rows)
-    knobs = Knobs(floats, row, floats, jax.ShapeDtypeStruct((rows, 2), jnp.uint32))
-    return Chunk(row, _int32(rows, width), row, row, row, row, knobs)
+    row = _int32(rows)
+    return Chunk(row, _int32(rows, width), row, row, row, row, jax.eval_shape(lambda: neutral(rows, jnp)))
 
 
 def _int32(*shape: int) -> jax.ShapeDtypeStruct:

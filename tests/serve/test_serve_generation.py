@@ -86,6 +86,30 @@ def test_a_seed_gives_the_same_answer_alone_and_in_a_full_batch(http):
     assert len({future.result() for future in crowd} | {alone, ask(8), ask(2**63), ask(-1)}) == 10
 
 
+def test_a_bias_and_penalties_change_what_is_said_and_not_its_logprobs(http, server, served_model, reference):
+    token_text, ids = server.service.token_text, [5, 6, 7]
+
+    def made(prompt=ids, **more):
+        [choice] = complete(http, prompt=prompt, max_tokens=12, temperature=0, logprobs=0, **more)
+        return choice["logprobs"]
+    plain = made()
+    forced = made(logit_bias={"40": 100})
+    assert forced["tokens"] == [token_text(40)] * 12
+    np.testing.assert_allclose(forced["token_logprobs"][0], reference(ids)[-1, 40], atol=1e-4)
+    assert made(logit_bias={"40": -100})["tokens"] == [t for t in plain["tokens"] if t != token_text(40)][:12]
+    # By the definition, with full forward passes: a token that was said loses 2 each time.
+    said = []
+    for _ in range(12):
+        row = reference([*ids, *said])[-1, :served_model.tokenizer.vocab_size].copy()
+        np.subtract.at(row, said, 2.0)
+        said.append(int(row.argmax()))
+    assert made(frequency_penalty=2.0)["tokens"] == [token_text(token) for token in said]
+    assert made()["tokens"] == plain["tokens"]      # the slot forgets what was counted
+    body = {"prompt": ids, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0, "logit_bias": {"40": 100}}
+    [echoed] = http.post("/v1/completions", json=body).json()["choices"]
+    assert echoed["logprobs"]["tokens"][-1] == token_text(40)
+
+
 def test_samples_of_one_request_differ_and_follow_the_seed(http):
     body = {"prompt": "Oslo", "max_tokens": 12, "n": 3, "seed": 1, "temperature": 1.5}
     first = complete(http, **body)
