@@ -6,6 +6,7 @@ from easylm_imitation.models.attention import BACKENDS, attention
 from easylm_imitation.models.cache import Cache, put_rows
 from easylm_imitation.models.family import ModelConfig
 from easylm_imitation.models.gpt2 import GPT2Config
+from easylm_imitation.models.layers import turned_kernels
 from easylm_imitation.models.llama import LlamaConfig
 from easylm_imitation.models.model import Model, Params, create, stack, unstack
 from easylm_imitation.models.names import Entry, NameMap
@@ -24,4 +25,4 @@ from easylm_imitation.models.rope import RopeScaling
 
 __all__ = ["BACKENDS", "FAMILIES", "PRESETS", "Cache", "Entry", "GPT2Config", "LlamaConfig", "Model", "ModelConfig",
            "NameMap", "NeoXConfig", "OPTConfig", "Params", "RopeScaling", "attention", "config_mapping", "create",
-           "difference", "family_of", "hf_family", "model_config", "put_rows", "stack", "unstack"]
+           "difference", "family_of", "hf_family", "model_config", "put_rows", "stack", "turned_kernels", "unstack"]

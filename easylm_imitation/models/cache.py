@@ -22,17 +22,29 @@ def make_cache(layers: int, rows: int, length: int, kv_heads: int, head_dim: int
     return {name: tuple(jnp.zeros(shape, dtype) for _ in range(layers)) for name in ("k", "v")}
 
 
-def write(cache: jax.Array, new: jax.Array, positions: jax.Array, layer: jax.Array | None = None) -> jax.Array:
-    """Puts new [B, T, K, H] at cache[(layer,) b, :, positions[b, t]]; positions beyond the cache are dropped."""
-    rows = jnp.arange(new.shape[0])[:, None]
-    where = (rows, slice(None), positions) if layer is None else (layer, rows, slice(None), positions)
-    return cache.at[where].set(new.astype(cache.dtype), mode="drop")
+def write(cache: jax.Array, new: jax.Array, positions: jax.Array, layer: jax.Array | None = None,
+          rows: jax.Array | None = None) -> jax.Array:
+    """Puts new [B, T, K, H] at cache[(layer,) rows[b], :, positions[b, t]]; what lies beyond the cache is dropped.
+
+    `rows` [B] are 0, 1, ... unless given.
+    """
+    rows = jnp.arange(new.shape[0]) if rows is None else rows
+    where = (rows[:, None], slice(None), positions)
+    return cache.at[where if layer is None else (layer, *where)].set(new.astype(cache.dtype), mode="drop")
 
 
-def read(cache: jax.Array, layer: jax.Array | None, span: int | None) -> jax.Array:
-    """The first `span` positions of one layer, as attention takes keys and values: [B, span, K, H] (a view)."""
-    this = cache if layer is None else cache[layer]
-    return jnp.swapaxes(this[:, :, :span], 1, 2)
+def read(cache: jax.Array, layer: jax.Array | None, span: int | None, count: int,
+         rows: jax.Array | None = None) -> jax.Array:
+    """The first `span` positions of one layer, as attention takes keys and values: [B, span, K, H].
+
+    Of the first `count` rows it is a view; of `rows` [B], clipped to those that exist, a copy.
+    """
+    if rows is not None:
+        rows = jnp.clip(rows, 0, cache.shape[-4] - 1)
+        this = cache[rows, :, :span] if layer is None else cache[layer, rows, :, :span]
+    else:
+        this = (cache if layer is None else cache[layer])[:count, :, :span]
+    return jnp.swapaxes(this, 1, 2)
 
 
 def put_rows(cache: Cache, other: Cache, start: jax.Array | int) -> Cache:

@@ -19,7 +19,9 @@ from jax.sharding import PartitionSpec
 from easylm_imitation.models import cache as caching
 from easylm_imitation.models.attention import attention as attend
 from easylm_imitation.models.family import ModelConfig
+from easylm_imitation.models.layers import product
 from easylm_imitation.models.presets import family_of
+from easylm_imitation.models.tree import attend_tree
 from easylm_imitation.sharding import Rule, constrain, scan
 
 Params = dict[str, Any]
@@ -95,6 +97,8 @@ class Model:
     def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
         """hidden [..., D] -> logits [..., V] float32, multiplied in the dtype of `hidden`."""
         kernel = self.head(params).astype(hidden.dtype)
+        if hidden.ndim == 2:
+            return product(hidden, kernel)
         return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
 
     def init_cache(self, rows: int, length: int, dtype: jnp.dtype = jnp.float32, stacked: bool = True) -> caching.Cache:
@@ -103,8 +107,11 @@ class Model:
         return caching.make_cache(config.layers, rows, length, config.kv_heads, config.head_dim, dtype, stacked)
 
     def extend(self, params: Params, tokens: jax.Array, positions: jax.Array, cache: caching.Cache, *,
-               dtype: jnp.dtype = jnp.bfloat16, span: int | None = None) -> tuple[jax.Array, caching.Cache]:
-        """Runs tokens [B, T] at `positions` [B, T] of the cache's B rows: prefill and decode alike.
+               dtype: jnp.dtype = jnp.bfloat16, span: int | None = None,
+               rows: jax.Array | None = None) -> tuple[jax.Array, caching.Cache]:
+        """Runs tokens [B, T] at `positions` [B, T] of the cache's first B rows: prefill and decode alike.
+
+        `rows` [B] int32, all different, chooses other rows of the cache; those that do not exist are not written.
 
         Writes keys and values at (row, position) and attends to all cache entries of the row up to the own position, so
         whatever an earlier user of the row left behind later positions is never seen. A position at or beyond the
@@ -121,8 +128,8 @@ class Model:
         def layer(x: jax.Array, weights: Params, keys: jax.Array, values: jax.Array, index: jax.Array | None) -> tuple:
             block = nnx.merge(self.block, weights)
             q, k, v = block.project(x, shared)
-            keys, values = caching.write(keys, k, positions, index), caching.write(values, v, positions, index)
-            seen = caching.read(keys, index, span), caching.read(values, index, span)
+            keys, values = (caching.write(kept, new, positions, index, rows) for kept, new in ((keys, k), (values, v)))
+            seen = tuple(caching.read(kept, index, span, len(x), rows) for kept in (keys, values))
             attended = attend(q, *seen, None, window=self.config.window, positions=positions,
                               key_positions=jnp.arange(seen[0].shape[1])[None])
             return block.finish(x, attended), keys, values
@@ -130,6 +137,30 @@ class Model:
         run = _extend_loop if isinstance(params["layers"], tuple) else _extend_scan
         x, cache = run(layer, x, params["layers"], cache)
         return ends.norm(x), cache
+
+    def branch(self, params: Params, tokens: jax.Array, positions: jax.Array, tree_ends: jax.Array,
+               cache: caching.Cache, row: jax.Array, start: jax.Array, *, dtype: jnp.dtype = jnp.bfloat16,
+               span: int | None = None) -> jax.Array:
+        """Runs rows of trees, tokens [R, T], that all grow from one text in a cache that `extend` filled: the first
+        `start` entries of its row `row` (both [] int32; start 0: from none). `tree_ends` as in models/tree.py. `span`
+        (static) promises that `start` is at most that. Returns states after the final norm [R, T, D].
+        """
+        ends = nnx.merge(self.ends, _without_layers(params))
+        x, shared = ends.start(tokens, positions, dtype)
+
+        def layer(x: jax.Array, this: tuple[Params, jax.Array, jax.Array]) -> jax.Array:
+            weights, keys, values = this
+            block = nnx.merge(self.block, weights)
+            before = keys[row, :, :span], values[row, :, :span]
+            attended = attend_tree(*block.project(x, shared), before, start, positions, tree_ends, self.config.window)
+            return block.finish(x, attended)
+
+        if isinstance(params["layers"], tuple):
+            for this in zip(params["layers"], cache["k"], cache["v"], strict=True):
+                x = layer(x, this)
+        else:
+            x = scan(lambda x, this: (layer(x, this), None), x, (params["layers"], cache["k"], cache["v"]))[0]
+        return ends.norm(x)
 
 
 @functools.lru_cache

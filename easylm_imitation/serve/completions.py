@@ -77,7 +77,7 @@ async def _generate(service: Service, request: CompletionRequest, ids: list[list
     if max_tokens == 0:
         return 0, [Update(finish="length")] * (len(ids) * count)
     greedy = request.temperature is not None and request.temperature < GREEDY_BELOW
-    if scores[0] is not None and max_tokens == 1 and greedy:
+    if scores[0] is not None and max_tokens == 1 and greedy and not request.logit_bias:
         updates = [_next_token(service, request, score) for score in scores for _ in range(count)]
         return len(updates), updates
     mailbox = Mailbox()

@@ -12,6 +12,7 @@ DEFAULT_CONTEXT = 2048      # tokens a slot when the model could hold more and n
 TOP_SCORED = 5              # alternatives kept per scored position (OpenAI's cap for completions)
 TOP_SAMPLED = 20            # alternatives kept per generated token (OpenAI's cap for chat)
 MAX_STOP_IDS = 16           # end-of-answer ids that the device checks
+ROW = 512                   # cells of a row to score
 SMALL = 50_000_000          # parameters below which a padded row costs less than another program
 
 
@@ -39,14 +40,15 @@ class ServeConfig:
     prefill_chunks: tuple[int, ...] = ()        # tokens of a prompt read in one go
     live_lengths: tuple[int, ...] = ()          # lengths of cache that a decode step may read
     decode_rows: tuple[int, ...] = ()           # slots a decode step works on; (): all (on CPU 1 too, if large)
-    score_lengths: tuple[int, ...] = ()         # row lengths for scoring
+    score_lengths: tuple[int, ...] = ()         # row lengths for scoring; longer texts are read in pieces
     score_tokens: int | None = None             # tokens scored in one go; None: by model size and device
+    prefixes: int = 4                           # common beginnings of scored texts that are kept; each costs one slot
     decode_steps: int = 8                       # tokens between two looks at the queue; 1 while somebody streams
     api_key_env: str = "EASYLM_IMITATION_API_KEY"   # environment variable that holds the key; unset or empty: no key
     limits: Limits = Limits()
 
     def __post_init__(self):
-        for name in ("slots", "decode_steps"):
+        for name in ("slots", "prefixes", "decode_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -59,12 +61,14 @@ class Shapes:
     steps: int
     prefill: tuple[tuple[int, int], ...]    # (prompts, chunk)
     decode: tuple[tuple[int, int], ...]     # (slots, live cache length), both ascending
-    score: tuple[tuple[int, int], ...]      # (rows, row length), by ascending area
+    read: tuple[int, ...]                   # pieces in which a beginning that texts share is read, ascending
+    score: tuple[tuple[int, int, int], ...]     # (rows, row length, most tokens of a beginning), by ascending area
+    prefixes: int
     head_chunk: int                         # positions whose logits exist at a time while scoring
 
     def count(self) -> int:
         """How many programs there are to compile."""
-        return len(self.prefill) + len(self.decode) + len(self.score)
+        return len(self.prefill) + len(self.decode) + len(self.read) + len(self.score)
 
 
 def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, parameters: int, platform: str) -> Shapes:
@@ -73,14 +77,14 @@ def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, paramete
     if context > model_context:
         raise UserError(f"context {context}: the model holds {model_context} tokens; set context to at most that")
     small = parameters < SMALL
-    lengths = config.score_lengths or _ladder(64, context, 4)
+    lengths = _score_lengths(config, context)
     budget = config.score_tokens or (8192 if platform != "cpu" else 2048 if small else 512)
     return Shapes(
         slots=config.slots, context=context, steps=config.decode_steps,
         prefill=_prefill(config, context, small),
         # A row more costs a CPU time, an accelerator nothing: it waits for the weights.
         decode=_decode(config, context, (1,) if platform == "cpu" and not small else (config.slots,)),
-        score=_score(_within(lengths, context, "score_lengths"), budget, small),
+        read=_read(lengths[-1]), score=_score(lengths, context, budget, small), prefixes=config.prefixes,
         head_chunk=max(16, min(512, (1 << 24) // vocab_size)))   # at most 64 MB of float32 logits
 
 
@@ -115,7 +119,23 @@ def _decode(config: ServeConfig, context: int, rows: tuple[int, ...]) -> tuple[t
     return tuple((row, length) for row in rows for length in live)
 
 
-def _score(lengths: tuple[int, ...], budget: int, small: bool) -> tuple[tuple[int, int], ...]:
-    single = lengths[-1:] if small and lengths[-1] <= 256 else lengths
-    wide = {(budget // lengths[-1], lengths[-1])} if budget >= 2 * lengths[-1] else set()
-    return tuple(sorted({(1, length) for length in single} | wide, key=lambda shape: shape[0] * shape[1]))
+def _score_lengths(config: ServeConfig, context: int) -> tuple[int, ...]:
+    row = min(context, ROW)
+    lengths = config.score_lengths or ((64, row) if row == ROW else (row,))
+    if min(lengths) < 1 or max(lengths) > context:
+        raise UserError(f"score_lengths {lengths}: each must lie between 1 and the context of {context}")
+    return tuple(sorted(set(lengths)))
+
+
+def _read(row: int) -> tuple[int, ...]:
+    """Small pieces fit any beginning, a whole row is read fast."""
+    return tuple(size for size in (16, 64, ROW) if size == 16 or 4 * size <= row or size == row)
+
+
+def _score(lengths: tuple[int, ...], context: int, budget: int, small: bool) -> tuple[tuple[int, int, int], ...]:
+    """Full rows with and without a beginning, and less of them for what comes alone."""
+    row = lengths[-1]
+    spans = (context,) if small else tuple(sorted({0, 2 * ROW, context} if context > 4 * ROW else {0, context}))
+    wide = {(max(1, budget // row), row, span) for span in spans}
+    lone = {(1, length, context) for length in lengths}
+    return tuple(sorted(wide | lone, key=lambda shape: shape[0] * shape[1]))

@@ -14,8 +14,32 @@ import numpy as np
 from easylm_imitation.models import ModelConfig
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve.config import MAX_STOP_IDS, ServeConfig, shapes
-from easylm_imitation.serve.programs import Chunk, Common, Order, Points, Rows, State, Tree, get_programs, prepare
-from easylm_imitation.serve.sampling import Knobs, Sampled
+from easylm_imitation.serve.programs import (
+    Chunk,
+    Common,
+    Order,
+    Place,
+    Points,
+    Rows,
+    State,
+    Tree,
+    get_programs,
+    prepare,
+)
+from easylm_imitation.serve.sampling import Knobs, Sampled, neutral
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens; temperature 0 is greedy."""
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    bias: tuple[tuple[int, float], ...] = ()    # (id, what is added to its logit), at most MAX_BIAS
+    seed: int = 0                               # any int; its low 64 bits count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +50,7 @@ class Prompt:
     start: int                  # position of the first of them
     newest: int = 0             # the prompt's last token
     max_tokens: int = 0         # tokens to generate; 0 while more pieces of this prompt follow
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0               # any int; its low 64 bits count
+    sampling: Sampling = Sampling()
 
 
 class Engine:
@@ -58,7 +79,8 @@ class Engine:
         self._params = prepare(jax.device_put(params, device), jnp.dtype(dtype), unstacked)
         self._stop_ids = np.full(MAX_STOP_IDS, -1, np.int32)
         self._stop_ids[:len(stop_ids)] = stop_ids
-        self._state: State = self._programs.fresh_state()
+        self._state: State
+        self._state, self._kept = self._programs.fresh()
         self._compiles = _CompileCounter()
 
     @property
@@ -73,7 +95,7 @@ class Engine:
     def close(self) -> None:
         """Frees the device memory of this engine; compiled programs stay for the next one."""
         self._compiles.stop()
-        self._params = self._state = None
+        self._params = self._state = self._kept = None
 
     def prefill(self, shape: tuple[int, int], prompts: Sequence[Prompt]) -> None:
         """Reads pieces of at most `shape[0]` prompts, each at most `shape[1]` long."""
@@ -81,15 +103,29 @@ class Engine:
         self._state = self._programs.prefill[shape](self._params, self._state, chunk)
 
     def decode(self, shape: tuple[int, int], alive: np.ndarray, steps: int, want_top: bool) -> Sampled:
-        """Up to `steps` tokens for the slots in `alive` [slots] bool: [steps, shape[0]] entries, id -1 where none."""
+        """Up to `steps` tokens for the slots in `alive` [slots] bool: [steps, shape[0]] entries, id -1 where none.
+
+        Returns at once, with arrays on the device; `np.asarray` of one waits for it.
+        """
         order = Order(alive, np.int32(min(steps, self.shapes.steps)))
         common = Common(self._stop_ids, np.int32(self.vocab_size), np.bool_(want_top))
         self._state, out = self._programs.decode[shape](self._params, self._state, order, common)
-        return Sampled(*(np.asarray(part)[:steps] for part in out))
+        for part in out:
+            part.copy_to_host_async()
+        return out
 
-    def score(self, rows: Rows, points: Points) -> Sampled:
-        """Log-probabilities at `points` of packed `rows`, whose shape must be one of `shapes.score`."""
-        return Sampled(*map(np.asarray, self._programs.score[rows.tokens.shape](self._params, rows, points)))
+    def read(self, row: int, tokens: np.ndarray, start: int, points: Points) -> Sampled:
+        """Reads tokens, as many as one of `shapes.read`, into a row of the prefix cache, from position `start` on."""
+        program = self._programs.read[len(tokens)]
+        self._kept, out = program(self._params, self._kept, tokens, Place(np.int32(row), np.int32(start)), points)
+        return Sampled(*map(np.asarray, out))
+
+    def score(self, shape: tuple[int, int, int], rows: Rows, points: Points, row: int = 0, start: int = 0) -> Sampled:
+        """Log-probabilities at `points` of rows of trees, which grow from the first `start` tokens of a row of the
+        prefix cache. `shape` must be one of `shapes.score`, and `start` at most its third number.
+        """
+        place = Place(np.int32(row), np.int32(start))
+        return Sampled(*map(np.asarray, self._programs.score[shape](self._params, self._kept, rows, place, points)))
 
 
 def _chunk(shape: tuple[int, int], prompts: Sequence[Prompt], slots: int) -> Chunk:
@@ -97,16 +133,21 @@ def _chunk(shape: tuple[int, int], prompts: Sequence[Prompt], slots: int) -> Chu
     chunk = Chunk(
         slots=np.full(rows, slots, np.int32), tokens=np.zeros((rows, width), np.int32), starts=np.zeros(rows, np.int32),
         counts=np.zeros(rows, np.int32), newest=np.zeros(rows, np.int32), left=np.zeros(rows, np.int32),
-        knobs=Knobs(np.zeros(rows, np.float32), np.zeros(rows, np.int32), np.ones(rows, np.float32),
-                    np.zeros((rows, 2), np.uint32)))
+        knobs=neutral(rows))
     for i, prompt in enumerate(prompts):
         count = len(prompt.tokens)
         chunk.slots[i], chunk.starts[i], chunk.counts[i] = prompt.slot, prompt.start, count
         chunk.tokens[i, :count], chunk.newest[i], chunk.left[i] = prompt.tokens, prompt.newest, prompt.max_tokens
-        knobs = chunk.knobs
-        knobs.temperature[i], knobs.top_k[i], knobs.top_p[i] = prompt.temperature, prompt.top_k, prompt.top_p
-        knobs.seed[i] = (prompt.seed >> 32) & 0xFFFFFFFF, prompt.seed & 0xFFFFFFFF
+        _put(chunk.knobs, i, prompt.sampling)
     return chunk
+
+
+def _put(knobs: Knobs, row: int, sampling: Sampling) -> None:
+    for name in ("temperature", "top_k", "top_p", "min_p", "presence", "frequency"):
+        getattr(knobs, name)[row] = getattr(sampling, name)
+    for i, (token, value) in enumerate(sampling.bias):
+        knobs.bias_ids[row, i], knobs.biases[row, i] = token, value
+    knobs.seed[row] = (sampling.seed >> 32) & 0xFFFFFFFF, sampling.seed & 0xFFFFFFFF
 
 
 class _CompileCounter:

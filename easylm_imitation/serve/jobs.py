@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from easylm_imitation.serve.answer import AnswerText, Token
-from easylm_imitation.serve.engine import Prompt
-from easylm_imitation.serve.scoring import Segment
+from easylm_imitation.serve.engine import Prompt, Sampling
+from easylm_imitation.serve.forest import Segment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +21,6 @@ class Update:
 
 
 Notify = Callable[[Update | Exception], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How to choose tokens; temperature 0 is greedy."""
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 class Job:
@@ -52,8 +43,14 @@ class Answer(Job):
         self.top, self.stream = top, stream
         self.read = 0               # prompt tokens in the cache
         self.ready = False          # all but the last are: decode may go on from there
-        self.produced = 0           # tokens generated, a stop token included
+        self.made: list[int] = []   # tokens generated, a stop token included
+        self.ahead = 0              # steps of decode that are under way for it
         self.finish = ""
+
+    @property
+    def produced(self) -> int:
+        """How many tokens were generated, a stop token included."""
+        return len(self.made)
 
     @property
     def unread(self) -> int:
@@ -62,19 +59,19 @@ class Answer(Job):
 
     @property
     def position(self) -> int:
-        """Where the newest generated token goes in the cache."""
-        return len(self.prompt) + self.produced - 1
+        """Where the newest token goes in the cache, at most, when the steps under way are done."""
+        return len(self.prompt) + self.produced + self.ahead - 1
 
     def next_piece(self, slot: int, width: int) -> Prompt:
         """The next piece of the prompt, at most `width` tokens; counts it as read."""
         start, self.read = self.read, min(self.read + width, len(self.prompt) - 1)
         self.ready = not self.unread
         return Prompt(slot, self.prompt[start:self.read], start, newest=int(self.prompt[-1]),
-                      max_tokens=self.max_tokens if self.ready else 0, **dataclasses.asdict(self.sampling))
+                      max_tokens=self.max_tokens if self.ready else 0, sampling=self.sampling)
 
     def accept(self, token_id: int, logprob: float, top_ids: np.ndarray, top_logprobs: np.ndarray) -> bool:
         """Takes a generated token; True when the answer is complete (`finish` says why)."""
-        self.produced += 1
+        self.made.append(token_id)
         if token_id in self.stop_ids:
             self.finish = "stop"
         else:

@@ -4,6 +4,7 @@ from easylm_imitation.serve.scheduler import Scheduler
 
 _COUNTERS = {
     "answers": "answers completed", "prompt_tokens": "prompt tokens of completed answers",
+    "reused_tokens": "prompt tokens that a free slot still held",
     "generated_tokens": "tokens generated for completed answers", "scored_tokens": "tokens read while scoring",
     "scored_cells": "cells computed while scoring, padding included", "cancelled": "jobs given up by their client",
     "rejected": "jobs refused because the queue was full"}

@@ -1,14 +1,16 @@
-"""The three device programs of the server, compiled ahead of time for a fixed list of shapes.
+"""The device programs of the server, compiled ahead of time for a fixed list of shapes.
 
     prefill(params, state, chunk)      a piece of some prompts (all but their last token), written straight into slots
     decode(params, state, order)       up to `steps` tokens for every live slot
-    score(params, rows, points)        log-probabilities at chosen positions of packed rows
+    read(params, kept, piece, points)  a piece of a text that others begin with, into a row of the prefix cache
+    score(params, kept, rows, points)  log-probabilities at chosen positions of rows of trees that grow from such a text
 
-`state` is one pytree that lives on the device and is donated to every call. The compiled executables are called
+`state` and `kept` live on the device and are donated to the calls that change them. The compiled executables are called
 directly: a shape that was not foreseen is an error, never a compilation. They are shared by all engines of one process
 that have the same model config and shapes, because `reproduce` serves several models of one kind in turn.
 """
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import os
@@ -19,12 +21,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from easylm_imitation.models import Model, ModelConfig, create, unstack
+from easylm_imitation.models import Model, ModelConfig, create, turned_kernels, unstack
 from easylm_imitation.serve.config import MAX_STOP_IDS, TOP_SAMPLED, TOP_SCORED, Shapes
-from easylm_imitation.serve.sampling import Knobs, Sampled, describe, sample
+from easylm_imitation.serve.sampling import Knobs, Sampled, describe, neutral, sample
 
 Tree = Any
 Shape2 = tuple[int, int]
+Shape3 = tuple[int, int, int]
 
 
 class State(NamedTuple):
@@ -33,6 +36,7 @@ class State(NamedTuple):
     tokens: jax.Array       # int32 [B]: the newest token of each slot, not in the cache yet
     positions: jax.Array    # int32 [B]: where that token goes
     left: jax.Array         # int32 [B]: tokens still to generate; 0: nothing to do
+    counts: jax.Array       # int32 [B, V]: how often the slot's answer has each token
     knobs: Knobs            # [B] each
 
 
@@ -61,16 +65,22 @@ class Order(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Packed rows to score, R x T; segment 0 is padding."""
+    """Rows of trees to score, R x T (models/tree.py); a padding cell is a tree of its own."""
     tokens: jax.Array       # int32 [R, T]
-    positions: jax.Array    # int32 [R, T]
-    segment_ids: jax.Array  # int32 [R, T]
+    positions: jax.Array    # int32 [R, T]: where a token stands in its text
+    ends: jax.Array         # int32 [R, T]: index in the row where the cell's subtree ends
+
+
+class Place(NamedTuple):
+    """A place in the prefix cache."""
+    row: jax.Array          # int32 []
+    start: jax.Array        # int32 []: how many of its tokens count, or where the next one goes
 
 
 class Points(NamedTuple):
-    """Positions to project, as indices into the flattened rows, and the token whose probability is asked there."""
-    indices: jax.Array      # int32 [R * T]
-    targets: jax.Array      # int32 [R * T]
+    """Cells to project, as indices into the flattened rows, and the token whose probability is asked there."""
+    indices: jax.Array      # int32 [cells]
+    targets: jax.Array      # int32 [cells]
     count: jax.Array        # int32 []: how many are real
 
 
@@ -79,8 +89,9 @@ class Programs:
     """Compiled executables by shape, and the function that makes a fresh state."""
     prefill: dict[Shape2, Callable[..., Any]]
     decode: dict[Shape2, Callable[..., Any]]
-    score: dict[Shape2, Callable[..., Any]]
-    fresh_state: Callable[[], State]
+    read: dict[int, Callable[..., Any]]
+    score: dict[Shape3, Callable[..., Any]]
+    fresh: Callable[[], tuple[State, Tree]]     # state and prefix cache
 
 
 _shared: dict[tuple, Programs] = {}
@@ -97,9 +108,22 @@ def get_programs(config: ModelConfig, shapes: Shapes, dtype: str, unstacked: boo
 
 
 def prepare(params: Tree, dtype: jnp.dtype, unstacked: bool) -> Tree:
-    """Parameters as the programs take them: cast once, layers apart where that is asked."""
+    """Parameters as the programs take them: cast once; where layers are to be apart, that, and kernels transposed."""
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    return unstack(params) if unstacked and not isinstance(params["layers"], tuple) else params
+    if not unstacked:
+        return params
+    params = unstack(params)
+    layers = list(params["layers"])
+    for i, layer in enumerate(layers):      # one by one, so that the memory of each is free before the next
+        layers[i] = _turn(layer)
+    return _turn({**params, "layers": None}) | {"layers": tuple(layers)}
+
+
+def _turn(params: Tree) -> Tree:
+    """Kernels [D, F] transposed, from how they are declared to how they are stored and back (`turned_kernels`)."""
+    def turn(path: tuple, leaf: jax.Array) -> jax.Array:
+        return leaf.T if path[-1].key == "kernel" and leaf.ndim == 2 else leaf
+    return jax.tree_util.tree_map_with_path(turn, params)
 
 
 def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: Chunk) -> State:
@@ -110,13 +134,12 @@ def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: C
     offsets = jnp.arange(chunk.tokens.shape[1])
     # A position beyond the cache marks padding: extend drops what would be written there.
     positions = jnp.where(offsets < chunk.counts[:, None], chunk.starts[:, None] + offsets, length)
-    rows = jax.tree.map(lambda leaf: leaf.take(chunk.slots, axis=leaf.ndim - 4, mode="clip"), state.cache)
-    _, rows = model.extend(params, chunk.tokens, positions, rows, dtype=dtype)
-    cache = jax.tree.map(lambda leaf, new: _put_rows(leaf, chunk.slots, new), state.cache, rows)
+    _, cache = model.extend(params, chunk.tokens, positions, state.cache, dtype=dtype, rows=chunk.slots)
     target = jnp.where(chunk.left > 0, chunk.slots, slots)
     fresh = (chunk.newest, chunk.starts + chunk.counts, chunk.left, chunk.knobs)
     old = (state.tokens, state.positions, state.left, state.knobs)
-    return State(cache, *jax.tree.map(lambda leaf, new: leaf.at[target].set(new, mode="drop"), old, fresh))
+    *fresh, knobs = jax.tree.map(lambda leaf, new: leaf.at[target].set(new, mode="drop"), old, fresh)
+    return State(cache, *fresh, state.counts.at[target].set(0, mode="drop"), knobs)
 
 
 def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params: Tree, state: State, order: Order,
@@ -127,11 +150,9 @@ def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params
     """
     rows, length = shape
     whole = state
+    # The cache stays whole and in place; the program works on its first rows and reads a part of each.
     state = jax.tree.map(lambda leaf: leaf[:rows], state._replace(cache=None))
-    # All slots: the cache stays in place, and `span` bounds what is read. Fewer: their corner is worked on apart.
-    everything = rows == len(whole.tokens)
-    cache = whole.cache if everything else jax.tree.map(lambda leaf: leaf[..., :rows, :, :length, :], whole.cache)
-    state = state._replace(cache=cache, left=jnp.where(order.alive[:rows], state.left, 0))
+    state = state._replace(cache=whole.cache, left=jnp.where(order.alive[:rows], state.left, 0))
     advance = functools.partial(_one_step, model, dtype, length, params, common)
     blank = jax.eval_shape(lambda s: advance(s)[1], state)
     out = jax.tree.map(lambda leaf: jnp.full((max_steps, *leaf.shape), -1, leaf.dtype), blank)
@@ -146,18 +167,29 @@ def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params
         return step + 1, state, jax.tree.map(lambda all_, one: all_.at[step].set(one), out, new)
 
     _, state, out = jax.lax.while_loop(more, body, (jnp.int32(0), state, out))
-    cache = jax.tree.map(lambda leaf, new: _put_corner(leaf, new), whole.cache, state.cache)
     rest, new_rest = whole._replace(cache=None), state._replace(cache=None)
     rest = jax.tree.map(lambda leaf, new: leaf.at[:rows].set(new), rest, new_rest)
-    return rest._replace(cache=cache), out
+    return rest._replace(cache=state.cache), out
 
 
-def score(model: Model, dtype: jnp.dtype, chunk: int, params: Tree, rows: Rows, points: Points) -> Sampled:
-    """Log-probability of each point's target and the likeliest alternatives there (Sampled of R * T entries).
+def read(model: Model, dtype: jnp.dtype, chunk: int, params: Tree, kept: Tree, tokens: jax.Array, place: Place,
+         points: Points) -> tuple[Tree, Sampled]:
+    """Reads tokens [C] into a row of the prefix cache, and answers what is asked about them."""
+    positions = place.start + jnp.arange(len(tokens))
+    hidden, kept = model.extend(params, tokens[None], positions[None], kept, dtype=dtype, rows=place.row[None])
+    return kept, _project(model, chunk, params, hidden, points)
 
-    The head runs over `chunk` points at a time, and only over as many as there are: [R, T, V] never exists.
-    """
-    hidden = model.hidden(params, rows.tokens, rows.positions, rows.segment_ids, dtype=dtype)
+
+def score(model: Model, dtype: jnp.dtype, chunk: int, span: int, params: Tree, kept: Tree, rows: Rows, place: Place,
+          points: Points) -> Sampled:
+    """Log-probability of each point's target and the likeliest alternatives there ([R * T] entries)."""
+    hidden = model.branch(params, rows.tokens, rows.positions, rows.ends, kept, place.row, place.start, dtype=dtype,
+                          span=span)
+    return _project(model, chunk, params, hidden, points)
+
+
+def _project(model: Model, chunk: int, params: Tree, hidden: jax.Array, points: Points) -> Sampled:
+    """The head runs over `chunk` points at a time, and only over as many as there are: [R, T, V] never exists."""
     hidden = hidden.reshape(-1, hidden.shape[-1])
     size = len(points.indices)
     chunk = min(chunk, size)
@@ -184,11 +216,11 @@ def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: C
     positions = jnp.where(live, state.positions, _length(state.cache))      # idle slots write nothing
     hidden, cache = model.extend(params, state.tokens[:, None], positions[:, None], state.cache, dtype=dtype, span=span)
     logits = model.unembed(params, hidden[:, 0])
-    ids = sample(logits, state.knobs, state.positions + 1, common.allowed)
+    ids = sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts)
     out = describe(logits, ids, common.want_top, TOP_SAMPLED)
     left = jnp.where(_stops(ids, common), 0, state.left - 1)
     state = State(cache, jnp.where(live, ids, state.tokens), jnp.where(live, state.positions + 1, state.positions),
-                  jnp.where(live, left, 0), state.knobs)
+                  jnp.where(live, left, 0), state.counts.at[jnp.arange(len(ids)), ids].add(live), state.knobs)
     return state, out._replace(ids=jnp.where(live, ids, -1))
 
 
@@ -201,30 +233,25 @@ def _length(cache: Tree) -> int:
     return leaf.shape[leaf.ndim - 2]
 
 
-def _put_rows(leaf: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
-    index = (slice(None),) * (leaf.ndim - 4) + (slots,)
-    return leaf.at[index].set(new, mode="drop")
-
-
-def _put_corner(leaf: jax.Array, new: jax.Array) -> jax.Array:
-    return new if new.shape == leaf.shape else jax.lax.dynamic_update_slice(leaf, new, (0,) * leaf.ndim)
-
-
 def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool, device: jax.Device) -> Programs:
     """Lowers one program after the other (Python), compiles them side by side (XLA lets go of the interpreter)."""
     place = jax.sharding.SingleDeviceSharding(device)
     params = jax.eval_shape(lambda p: prepare(p, dtype, unstacked), model.abstract(dtype))
 
-    def fresh_state() -> State:
-        return _fresh_state(model, shapes, dtype, unstacked)
+    def fresh() -> tuple[State, Tree]:
+        kept = model.init_cache(shapes.prefixes, shapes.context, dtype, stacked=not unstacked)
+        return _fresh_state(model, shapes, dtype, unstacked), kept
 
-    state = jax.eval_shape(fresh_state)
+    state, kept = jax.eval_shape(fresh)
     common = Common(_int32(MAX_STOP_IDS), _int32(), jax.ShapeDtypeStruct((), bool))
-    jobs: dict[tuple, Any] = {("state", ()): jax.jit(fresh_state, out_shardings=place).lower()}
+    jobs: dict[tuple, Any] = {("fresh", ()): jax.jit(fresh, out_shardings=place).lower()}
 
-    def lower(name: str, shape: Shape2, call: Callable, *args: Tree, donate: tuple[int, ...] = ()) -> None:
+    def lower(name: str, shape: Any, call: Callable, *args: Tree, donate: tuple[int, ...] = ()) -> None:
+        def run(params: Tree, *rest: Tree) -> Tree:
+            with turned_kernels() if unstacked and name == "decode" else contextlib.nullcontext():
+                return call(_turn(params) if unstacked else params, *rest)
         placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), args)
-        jobs[name, shape] = jax.jit(call, donate_argnums=donate).lower(*placed)
+        jobs[name, shape] = jax.jit(run, donate_argnums=donate).lower(*placed)
 
     for shape in shapes.prefill:
         call = functools.partial(prefill, model, dtype)
@@ -233,31 +260,39 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
         order = Order(jax.ShapeDtypeStruct((shapes.slots,), bool), _int32())
         call = functools.partial(decode, model, dtype, shapes.steps, shape)
         lower("decode", shape, call, params, state, order, common, donate=(1,))
-    for rows, length in shapes.score:
+    for size in shapes.read:
+        call = functools.partial(read, model, dtype, shapes.head_chunk)
+        lower("read", size, call, params, kept, _int32(size), _PLACE, _points_shape(size), donate=(1,))
+    for rows, length, span in shapes.score:
+        call = functools.partial(score, model, dtype, shapes.head_chunk, span)
         packed = Rows(*[_int32(rows, length)] * 3)
-        points = Points(_int32(rows * length), _int32(rows * length), _int32())
-        call = functools.partial(score, model, dtype, shapes.head_chunk)
-        lower("score", (rows, length), call, params, packed, points)
+        lower("score", (rows, length, span), call, params, kept, packed, _PLACE, _points_shape(rows * length))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         done = dict(zip(jobs, pool.map(lambda lowered: lowered.compile(), jobs.values())))
-    kinds = ("prefill", "decode", "score")
+    kinds = ("prefill", "decode", "read", "score")
     groups = {kind: {shape: run for (k, shape), run in done.items() if k == kind} for kind in kinds}
-    return Programs(**groups, fresh_state=done["state", ()])
+    return Programs(**groups, fresh=done["fresh", ()])
 
 
 def _fresh_state(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool) -> State:
     slots = shapes.slots
     zeros = [jnp.zeros(slots, jnp.int32) for _ in range(3)]     # one buffer each: all of it is donated
-    knobs = Knobs(jnp.zeros(slots, jnp.float32), jnp.zeros(slots, jnp.int32), jnp.ones(slots, jnp.float32),
-                  jnp.zeros((slots, 2), jnp.uint32))
-    return State(model.init_cache(slots, shapes.context, dtype, stacked=not unstacked), *zeros, knobs)
+    counts = jnp.zeros((slots, model.config.vocab_size), jnp.int32)
+    cache = model.init_cache(slots, shapes.context, dtype, stacked=not unstacked)
+    return State(cache, *zeros, counts, neutral(slots, jnp))
 
 
 def _chunk_shape(rows: int, width: int) -> Chunk:
-    floats, row = jax.ShapeDtypeStruct((rows,), jnp.float32), _int32(rows)
-    knobs = Knobs(floats, row, floats, jax.ShapeDtypeStruct((rows, 2), jnp.uint32))
-    return Chunk(row, _int32(rows, width), row, row, row, row, knobs)
+    row = _int32(rows)
+    return Chunk(row, _int32(rows, width), row, row, row, row, jax.eval_shape(lambda: neutral(rows, jnp)))
 
 
 def _int32(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _points_shape(size: int) -> Points:
+    return Points(_int32(size), _int32(size), _int32())
+
+
+_PLACE = Place(_int32(), _int32())

@@ -1,13 +1,18 @@
 """The next token, chosen on the device. Every knob is an array with one entry a row: no request causes a compilation.
 
-    logits [B, V] float32 -> ids [B]     temperature 0: the likeliest; else temperature, top_k, top_p, then a draw
+    logits [B, V] float32 -> bias, penalties -> ids [B]
+    temperature 0: the likeliest; else temperature, top_k, top_p, min_p, then a draw
 
 The cut-offs are found by bisection over the bits of a float (as T5X does): a vocabulary of 150,000 is never sorted.
 """
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+MAX_BIAS = 300      # entries of a `logit_bias` (OpenAI's cap)
 
 
 class Knobs(NamedTuple):
@@ -15,6 +20,11 @@ class Knobs(NamedTuple):
     temperature: jax.Array  # float32 [B]; 0 is greedy
     top_k: jax.Array        # int32 [B]; 0 keeps every token
     top_p: jax.Array        # float32 [B]; 1 keeps every token
+    min_p: jax.Array        # float32 [B]; tokens less likely than this part of the likeliest are cut; 0 keeps all
+    presence: jax.Array     # float32 [B]; taken off the logit of each token that the answer has
+    frequency: jax.Array    # float32 [B]; the same, as often as the answer has it
+    bias_ids: jax.Array     # int32 [B, MAX_BIAS]; -1 where there is none
+    biases: jax.Array       # float32 [B, MAX_BIAS]; added to the logits of these ids
     seed: jax.Array         # uint32 [B, 2]; with the position, decides the draw
 
 
@@ -26,17 +36,29 @@ class Sampled(NamedTuple):
     top_logprobs: jax.Array     # float32 [B, K]; the chosen token's entry is the same float as in `logprobs`
 
 
-def sample(logits: jax.Array, knobs: Knobs, positions: jax.Array, allowed: jax.Array) -> jax.Array:
+def neutral(rows: int, xp: ModuleType = np) -> Knobs:
+    """Greedy knobs for some rows, as arrays of numpy (or of `xp`)."""
+    zeros = [xp.zeros(rows, np.float32) for _ in range(4)]      # one buffer each: they may be donated
+    return Knobs(zeros[0], xp.zeros(rows, np.int32), xp.ones(rows, np.float32), *zeros[1:],
+                 xp.full((rows, MAX_BIAS), -1, np.int32), xp.zeros((rows, MAX_BIAS), np.float32),
+                 xp.zeros((rows, 2), np.uint32))
+
+
+def sample(logits: jax.Array, knobs: Knobs, positions: jax.Array, allowed: jax.Array, counts: jax.Array) -> jax.Array:
     """Ids [B] for logits [B, V]. Ids from the scalar `allowed` on (padding rows of a vocabulary) are never chosen.
+
+    `counts` [B, V] int32: how often each answer has each token so far.
 
     `positions` [B] are those of the chosen tokens: with the seed they fix the draw, whatever the other rows hold.
     """
+    shifted = jnp.any(knobs.bias_ids >= 0) | jnp.any(knobs.presence != 0) | jnp.any(knobs.frequency != 0)
+    logits = jax.lax.cond(shifted, lambda x: _shift(x, knobs, counts), lambda x: x, logits)
     logits = jnp.where(jnp.arange(logits.shape[-1]) < allowed, logits, -jnp.inf)
     greedy = jnp.argmax(logits, -1).astype(jnp.int32)
 
     def draw() -> jax.Array:
         scaled = logits / jnp.where(knobs.temperature > 0, knobs.temperature, 1.0)[:, None]
-        cut = jnp.any((knobs.temperature > 0) & ((knobs.top_k > 0) | (knobs.top_p < 1)))
+        cut = jnp.any((knobs.temperature > 0) & ((knobs.top_k > 0) | (knobs.top_p < 1) | (knobs.min_p > 0)))
         scaled = jax.lax.cond(cut, lambda x: _cut(x, knobs), lambda x: x, scaled)
         noise = jax.vmap(_noise, in_axes=(0, 0, None))(knobs.seed, positions, logits.shape[-1])
         drawn = jnp.argmax(scaled + noise, -1).astype(jnp.int32)
@@ -67,14 +89,24 @@ def _noise(seed: jax.Array, position: jax.Array, size: int) -> jax.Array:
     return jax.random.gumbel(jax.random.fold_in(key, position), (size,))
 
 
+def _shift(logits: jax.Array, knobs: Knobs, counts: jax.Array) -> jax.Array:
+    rows = jnp.arange(len(logits))[:, None]
+    ids = jnp.where(knobs.bias_ids < 0, logits.shape[-1], knobs.bias_ids)
+    logits = logits.at[rows, ids].add(knobs.biases, mode="drop")
+    return logits - knobs.presence[:, None] * (counts > 0) - knobs.frequency[:, None] * counts
+
+
 def _cut(logits: jax.Array, knobs: Knobs) -> jax.Array:
-    """-inf for tokens outside the top_k likeliest, then outside the smallest set that holds top_p of what is left."""
+    """-inf for tokens outside the top_k likeliest, then outside the smallest set that holds top_p of what is left, then
+    below min_p of the likeliest."""
     size = logits.shape[-1]
     count = jnp.where(knobs.top_k > 0, jnp.minimum(knobs.top_k, size), size).astype(jnp.float32)
     logits = _keep(logits, jnp.ones_like(logits), count)
     mass = jnp.where(knobs.top_p < 1, jnp.maximum(knobs.top_p, 1e-6), 0.0)
     kept = _keep(logits, jax.nn.softmax(logits, -1), mass)
-    return jnp.where((knobs.top_p < 1)[:, None], kept, logits)
+    logits = jnp.where((knobs.top_p < 1)[:, None], kept, logits)
+    least = jnp.max(logits, -1) + jnp.log(knobs.min_p)      # -inf where min_p is 0
+    return jnp.where(logits >= least[:, None], logits, -jnp.inf)
 
 
 def _keep(logits: jax.Array, weights: jax.Array, target: jax.Array) -> jax.Array:

@@ -1,10 +1,12 @@
 """The one thread that owns the engine: takes jobs from a bounded inbox, and keeps the device busy with all of them.
 
 A turn: drop what was cancelled, give free slots to waiting answers, read one chunk of prompts, score one batch of
-segments, generate a few tokens for every live slot. HTTP lives elsewhere (api.py) and speaks with this thread only
+segments, start a few steps of decode for every live slot, and, while the device works on these, hand out the tokens of
+the steps before. HTTP lives elsewhere (api.py) and speaks with this thread only
 through `submit`, `cancel` and the jobs' `notify`. If a turn fails, every waiter gets the error and no more is taken.
 """
 import collections
+import dataclasses
 import queue
 import threading
 import time
@@ -16,7 +18,9 @@ import numpy as np
 from easylm_imitation import console
 from easylm_imitation.serve.engine import Engine
 from easylm_imitation.serve.jobs import Answer, Job, Scoring, Update
-from easylm_imitation.serve.scoring import Pool
+from easylm_imitation.serve.pool import Pool
+from easylm_imitation.serve.sampling import Sampled
+from easylm_imitation.serve.slots import Slots
 
 _PREFILLS_A_TURN = 4        # bounds how long a turn may take
 _GATHER_QUIET, _GATHER_LONGEST = 0.002, 0.010   # seconds: jobs that arrive together should start together
@@ -32,6 +36,14 @@ class Stopped(Exception):
     """The engine does not run any more: it was closed, or it failed."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Flight:
+    """Steps of decode on their way."""
+    live: list[tuple[int, Answer]]
+    steps: int
+    out: Sampled            # on the device
+
+
 class Scheduler:
     """Runs jobs on an engine, in its own thread, from `start` to `close`."""
 
@@ -44,7 +56,8 @@ class Scheduler:
         self._unfinished: set[Job] = set()
         self._stopped = ""                  # why nothing is taken any more
         self._waiting: collections.deque[Answer] = collections.deque()
-        self._slots: list[Answer | None] = [None] * engine.shapes.slots
+        self._slots = Slots(engine.shapes.slots)
+        self._flying: _Flight | None = None
         self._pool = Pool(engine)
         self._scorings: list[Scoring] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -66,7 +79,7 @@ class Scheduler:
     @property
     def slots_busy(self) -> int:
         """Slots that hold an answer."""
-        return sum(job is not None for job in self._slots)
+        return self._slots.busy
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Takes all of the jobs or none. Raises Busy when the queue has no room, Stopped after a failure or `close`."""
@@ -118,7 +131,7 @@ class Scheduler:
 
     def _receive(self) -> None:
         """Takes what has arrived. An idle thread waits, then gathers for a few milliseconds what arrives together."""
-        idle = not (self._waiting or self._pool or self.slots_busy)
+        idle = not (self._waiting or self._pool or self.slots_busy or self._flying)
         if idle:
             self._take(self._inbox.get())
         until = time.monotonic() + _GATHER_LONGEST
@@ -142,8 +155,7 @@ class Scheduler:
         self._prefill_some()
         if self._pool:
             self._score()
-        if any(job is not None and job.ready for job in self._slots):
-            self._decode()
+        self._decode()
 
     def _drop_cancelled(self) -> None:
         with self._lock:
@@ -153,7 +165,7 @@ class Scheduler:
                 self._pool.remove(job.segments)
                 self._scorings.remove(job)
             elif job in self._slots:
-                self._slots[self._slots.index(job)] = None
+                self._slots.release(job)
             elif job in self._waiting:
                 self._waiting.remove(job)
             else:
@@ -162,18 +174,17 @@ class Scheduler:
             self._forget(job)
 
     def _admit(self) -> None:
-        for slot, job in enumerate(self._slots):
-            if job is None and self._waiting:
-                self._slots[slot] = self._waiting.popleft()
+        while self._waiting and self._slots.free:
+            self._slots.admit(self._waiting.popleft())
+        self.counts["reused_tokens"] = self._slots.reused
 
     def _prefill_some(self) -> None:
         """One chunk of prompts; more of them while most slots wait to be read and nobody watches a stream."""
         for _ in range(_PREFILLS_A_TURN):
-            reading = [(slot, job) for slot, job in enumerate(self._slots) if job is not None and not job.ready]
+            reading, live = self._slots.reading(), self._slots.live()
             if reading:
                 self._prefill(reading)
-            live = [job for job in self._slots if job is not None and job.ready]
-            if len(live) >= len(reading) or any(job.stream for job in live):
+            if len(live) >= len(reading) or any(job.stream for _, job in live):
                 return
 
     def _prefill(self, reading: list[tuple[int, Answer]]) -> None:
@@ -192,7 +203,14 @@ class Scheduler:
             _tell(job, Update(finish="scored"))
 
     def _decode(self) -> None:
-        live = [(slot, job) for slot, job in enumerate(self._slots) if job is not None and job.ready]
+        """Starts the next steps, then takes what the steps before made: the device works while the host does."""
+        # Who needs no more than what is under way waits for that.
+        live = [(slot, job) for slot, job in self._slots.live() if job.produced + job.ahead < job.max_tokens]
+        before, self._flying = self._flying, self._start(live) if live else None
+        if before is not None:
+            self._land(before)
+
+    def _start(self, live: list[tuple[int, Answer]]) -> "_Flight":
         shapes = self._engine.shapes
         steps = 1 if any(job.stream for _, job in live) else shapes.steps
         reach = min(max(job.position for _, job in live) + steps, shapes.context)
@@ -200,10 +218,18 @@ class Scheduler:
         alive = np.zeros(shapes.slots, bool)
         alive[[slot for slot, _ in live]] = True
         out = self._engine.decode(shape, alive, steps, any(job.top for _, job in live))
-        for slot, job in live:
-            self._accept(slot, job, *(part[:, slot] for part in out))
+        for _, job in live:
+            job.ahead += steps
+        return _Flight(live, steps, out)
 
-    def _accept(self, slot: int, job: Answer, ids: np.ndarray, logprobs: np.ndarray, top_ids: np.ndarray,
+    def _land(self, flight: "_Flight") -> None:
+        out = [np.asarray(part)[:flight.steps] for part in flight.out]
+        for slot, job in flight.live:
+            job.ahead -= flight.steps
+            if self._slots.holds(slot, job):
+                self._accept(job, *(part[:, slot] for part in out))
+
+    def _accept(self, job: Answer, ids: np.ndarray, logprobs: np.ndarray, top_ids: np.ndarray,
                 top_logprobs: np.ndarray) -> None:
         """Gives a job its new tokens ([steps] entries, -1 where none came); frees the slot when that completes it."""
         for i, token in enumerate(ids.tolist()):
@@ -213,7 +239,7 @@ class Scheduler:
             self.counts["prompt_tokens"] += len(job.prompt)
             self.counts["generated_tokens"] += job.produced
             self.counts["answers"] += 1
-            self._slots[slot] = None
+            self._slots.release(job)
             self._forget(job)
         _tell(job)
 

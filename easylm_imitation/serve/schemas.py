@@ -1,7 +1,7 @@
 """What requests may say. Strict: an unknown field, a wrong type or a value out of range is a 400 that names it.
 
-A field that we do not implement but that clients send with its neutral value (`frequency_penalty: 0`) is accepted with
-that value alone. `user` and its like, which carry no meaning for an answer, are the only fields that are ignored.
+A field that we do not implement but that clients send with its neutral value (`best_of: 1`) is accepted with that value
+alone. `user` and its like, which carry no meaning for an answer, are the only fields that are ignored.
 """
 import contextlib
 from collections.abc import Iterator
@@ -12,9 +12,11 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from easylm_imitation.schema import UserError, nearest
+from easylm_imitation.serve.sampling import MAX_BIAS
 
 Seed = Annotated[int, Field(ge=-2**63, lt=2**64)]
-Zero = Annotated[float, Field(ge=0, le=0)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+BiasedId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
@@ -69,10 +71,11 @@ class Generation(Strict):
     stop: str | list[str | None] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    # Neutral values only.
-    frequency_penalty: Zero | None = 0
-    presence_penalty: Zero | None = 0
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = 0
+    frequency_penalty: Penalty | None = 0
+    presence_penalty: Penalty | None = 0
+    logit_bias: Annotated[dict[BiasedId, Annotated[float, Field(ge=-100, le=100)]],
+                          Field(max_length=MAX_BIAS)] | None = None
     # Ignored: they name the caller, or ask for what is always so.
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -82,6 +85,11 @@ class Generation(Strict):
         """Stop strings as a list; lm-eval may send null inside it."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [stop for stop in given if stop is not None]
+
+
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """`logit_bias` as (id, value)."""
+        return tuple((int(token), value) for token, value in (self.logit_bias or {}).items())
 
 
 class CompletionRequest(Generation):

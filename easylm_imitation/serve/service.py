@@ -18,12 +18,13 @@ from easylm_imitation.records import Lineage, Message
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve.answer import AnswerText, Token
 from easylm_imitation.serve.config import ServeConfig
-from easylm_imitation.serve.engine import Engine
-from easylm_imitation.serve.jobs import Answer, Job, Notify, Sampling, Scoring, Update
+from easylm_imitation.serve.engine import Engine, Sampling
+from easylm_imitation.serve.forest import Segment
+from easylm_imitation.serve.jobs import Answer, Job, Notify, Scoring, Update
 from easylm_imitation.serve.sampling import Sampled
 from easylm_imitation.serve.scheduler import Scheduler
-from easylm_imitation.serve.schemas import Generation
-from easylm_imitation.serve.scoring import Pair, Score, Segment, check_ids, pair_segments
+from easylm_imitation.serve.schemas import Generation, about
+from easylm_imitation.serve.scoring import Pair, Score, check_ids, pair_segments
 from easylm_imitation.text import Template, Tokenizer, prompt_ids
 
 GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same
@@ -118,7 +119,12 @@ class Service:
 
     def answers(self, prompts: Sequence[list[int]], request: Generation, max_tokens: int, mailbox: Mailbox, *,
                 top: int = 0, stops: Sequence[str] = (), lead: str = "") -> list[Answer]:
-        """Jobs for `n` answers to each prompt, in that order; sample i of a seeded request uses seed + i."""
+        """Jobs for `n` answers to each prompt, in that order; sample i of a seeded request uses seed + i.
+
+        Raises UserError for a bias of an id that the model does not have.
+        """
+        with about("logit_bias"):
+            check_ids([token for token, _ in request.biases()], self.vocab_size, "logit_bias")
         seed = secrets.randbits(63) if request.seed is None else request.seed
         ends = self._stop_ids | self._special_stops(request.stops())
         count = request.n or 1
@@ -207,7 +213,9 @@ class Service:
 def _sampling(request: Generation, seed: int) -> Sampling:
     temperature = 1.0 if request.temperature is None else request.temperature
     return Sampling(temperature=temperature if temperature >= GREEDY_BELOW else 0.0, top_k=max(0, request.top_k or 0),
-                    top_p=1.0 if request.top_p is None else request.top_p, seed=seed)
+                    top_p=1.0 if request.top_p is None else request.top_p, min_p=request.min_p or 0.0,
+                    presence=request.presence_penalty or 0.0, frequency=request.frequency_penalty or 0.0,
+                    bias=request.biases(), seed=seed)
 
 
 def _whole_prompt(ids: list[int], top: int, found: list[PromptScores | None], place: int) -> Segment:

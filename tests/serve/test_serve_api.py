@@ -19,10 +19,10 @@ from easylm_imitation.serve import Limits, ServeConfig, listen, open_server
 from easylm_imitation.serve.answer import AnswerText
 from easylm_imitation.serve.api import make_app
 from easylm_imitation.serve.engine import Engine, _CompileCounter
+from easylm_imitation.serve.forest import Segment
 from easylm_imitation.serve.guard import PUBLIC
 from easylm_imitation.serve.jobs import Answer, Sampling, Scoring
 from easylm_imitation.serve.scheduler import Scheduler
-from easylm_imitation.serve.scoring import Segment
 from easylm_imitation.serve.server import RunningServer
 from easylm_imitation.serve.service import Service
 from easylm_imitation.text import Tokenizer
@@ -81,8 +81,13 @@ def another_server(model, config=CONFIG):
     (COMPLETE, {"prompt": "a", "stop": ["x" * 257]}, "stop: at most"),
     (COMPLETE, {"prompt": "a", "stop": [""]}, "stop: at most"),
     (COMPLETE, {"prompt": "a", "stop": 3}, "stop"),
-    (COMPLETE, {"prompt": "a", "frequency_penalty": 0.5}, "frequency_penalty"),
-    (COMPLETE, {"prompt": "a", "logit_bias": {"5": 1}}, "logit_bias"),
+    (COMPLETE, {"prompt": "a", "frequency_penalty": 2.5}, "frequency_penalty"),
+    (COMPLETE, {"prompt": "a", "presence_penalty": "1"}, "presence_penalty"),
+    (COMPLETE, {"prompt": "a", "min_p": 1.5}, "min_p"),
+    (COMPLETE, {"prompt": "a", "logit_bias": {"5": 101}}, "logit_bias"),
+    (COMPLETE, {"prompt": "a", "logit_bias": {"Oslo": 1}}, "logit_bias"),
+    (COMPLETE, {"prompt": "a", "logit_bias": {"296": 1}}, "logit_bias: token id 296"),
+    (COMPLETE, {"prompt": "a", "logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"),
     (COMPLETE, {"prompt": "a", "suffix": "b"}, "suffix"),
     (COMPLETE, {"prompt": "a", "stream": True, "logprobs": 1}, "stream"),
     (COMPLETE, {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),

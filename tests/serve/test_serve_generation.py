@@ -43,6 +43,22 @@ def test_greedy_answers_stay_right_in_a_full_batch_of_mixed_lengths_and_reused_s
     assert found == expected_texts(prompts, counts, greedy, server.service)
 
 
+def test_what_a_free_slot_holds_is_not_read_again_and_changes_nothing(http, server, greedy):
+    counts, token_text = server.service.scheduler.counts, server.service.token_text
+    turn = random_prompts(1, 1, seed=99)[0] * 40
+    for _ in range(3):      # each prompt goes on from the answer before, as the turns of a chat do
+        before = counts["reused_tokens"]
+        tokens, reason = greedy(turn, 10)
+        [choice] = complete(http, prompt=turn, max_tokens=10, temperature=0, logprobs=0)
+        assert (choice["logprobs"]["tokens"], choice["finish_reason"]) == (list(map(token_text, tokens)), reason)
+        reused, turn = counts["reused_tokens"] - before, [*turn, *tokens, 7, 8]
+    assert reused >= 40
+    other = [*turn[:20], 9, *turn[21:]]     # differs in the middle: all behind that is read anew
+    tokens, reason = greedy(other, 10)
+    [choice] = complete(http, prompt=other, max_tokens=10, temperature=0, logprobs=0)
+    assert (choice["logprobs"]["tokens"], choice["finish_reason"]) == (list(map(token_text, tokens)), reason)
+
+
 def test_generated_logprobs_are_the_models_own(http, server, served_model, reference):
     ids = served_model.tokenizer.encode("The sky is")
     [choice] = complete(http, prompt=ids, max_tokens=6, temperature=1.7, top_k=40, seed=5, logprobs=5)
@@ -68,6 +84,30 @@ def test_a_seed_gives_the_same_answer_alone_and_in_a_full_batch(http):
         repeated = [pool.submit(ask, 7) for _ in range(3)]
     assert {future.result() for future in repeated} == {alone}
     assert len({future.result() for future in crowd} | {alone, ask(8), ask(2**63), ask(-1)}) == 10
+
+
+def test_a_bias_and_penalties_change_what_is_said_and_not_its_logprobs(http, server, served_model, reference):
+    token_text, ids = server.service.token_text, [5, 6, 7]
+
+    def made(prompt=ids, **more):
+        [choice] = complete(http, prompt=prompt, max_tokens=12, temperature=0, logprobs=0, **more)
+        return choice["logprobs"]
+    plain = made()
+    forced = made(logit_bias={"40": 100})
+    assert forced["tokens"] == [token_text(40)] * 12
+    np.testing.assert_allclose(forced["token_logprobs"][0], reference(ids)[-1, 40], atol=1e-4)
+    assert made(logit_bias={"40": -100})["tokens"] == [t for t in plain["tokens"] if t != token_text(40)][:12]
+    # By the definition, with full forward passes: a token that was said loses 2 each time.
+    said = []
+    for _ in range(12):
+        row = reference([*ids, *said])[-1, :served_model.tokenizer.vocab_size].copy()
+        np.subtract.at(row, said, 2.0)
+        said.append(int(row.argmax()))
+    assert made(frequency_penalty=2.0)["tokens"] == [token_text(token) for token in said]
+    assert made()["tokens"] == plain["tokens"]      # the slot forgets what was counted
+    body = {"prompt": ids, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0, "logit_bias": {"40": 100}}
+    [echoed] = http.post("/v1/completions", json=body).json()["choices"]
+    assert echoed["logprobs"]["tokens"][-1] == token_text(40)
 
 
 def test_samples_of_one_request_differ_and_follow_the_seed(http):

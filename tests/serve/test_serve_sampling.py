@@ -4,34 +4,43 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easylm_imitation.serve.sampling import Knobs, _cut, describe, sample
+from easylm_imitation.serve.sampling import _cut, describe, neutral, sample
 
 V = 50
-draw = jax.jit(sample)
+draw_counted = jax.jit(sample)
 
 
-def knobs(rows, temperature=1.0, top_k=0, top_p=1.0, seed=None):
+def draw(logits, own, positions, allowed):
+    return draw_counted(logits, own, positions, allowed, jnp.zeros(logits.shape, jnp.int32))
+
+
+def knobs(rows, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=None):
     seeds = np.stack([np.zeros(rows), np.arange(rows) if seed is None else np.full(rows, seed)], 1).astype(np.uint32)
-    cuts = jnp.full(rows, top_k), jnp.full(rows, top_p, jnp.float32)
-    return Knobs(jnp.full(rows, temperature), *cuts, jnp.asarray(seeds))
+    return neutral(rows, jnp)._replace(
+        temperature=jnp.full(rows, temperature), top_k=jnp.full(rows, top_k), top_p=jnp.full(rows, top_p, jnp.float32),
+        min_p=jnp.full(rows, min_p, jnp.float32), seed=jnp.asarray(seeds))
 
 
-def kept_by_numpy(row, top_k, top_p):
+def kept_by_numpy(row, top_k, top_p, min_p):
     order = np.argsort(-row, kind="stable")
     kept = order[:top_k] if top_k else order
     p = np.exp(row[kept] - row[kept].max())
     p /= p.sum()
     if top_p < 1:
         kept = kept[:int(np.searchsorted(np.cumsum(p), top_p)) + 1]
-    return set(kept.tolist())
+    return {int(i) for i in kept if np.exp(row[i] - row.max()) >= min_p}
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(1, 1.0), (5, 1.0), (0, 0.3), (0, 0.9), (7, 0.6), (V + 9, 1.0), (0, 0.0)])
-def test_cut_offs_keep_what_numpy_keeps(top_k, top_p):
+CUTS = [(1, 1.0, 0.0), (5, 1.0, 0.0), (0, 0.3, 0.0), (0, 0.9, 0.0), (7, 0.6, 0.0), (V + 9, 1.0, 0.0), (0, 0.0, 0.0),
+        (0, 1.0, 0.2), (4, 0.9, 0.3), (0, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize(("top_k", "top_p", "min_p"), CUTS)
+def test_cut_offs_keep_what_numpy_keeps(top_k, top_p, min_p):
     logits = np.random.default_rng(0).normal(size=(20, V)).astype(np.float32) * 3
-    cut = np.asarray(jax.jit(_cut)(jnp.asarray(logits), knobs(20, top_k=top_k, top_p=top_p)))
+    cut = np.asarray(jax.jit(_cut)(jnp.asarray(logits), knobs(20, top_k=top_k, top_p=top_p, min_p=min_p)))
     for row, found in zip(logits, cut):
-        assert set(np.flatnonzero(found > -np.inf).tolist()) == kept_by_numpy(row, top_k, top_p)
+        assert set(np.flatnonzero(found > -np.inf).tolist()) == kept_by_numpy(row, top_k, top_p, min_p)
 
 
 def test_draws_follow_the_distribution_and_the_seed_alone():
@@ -56,6 +65,23 @@ def test_rows_choose_by_their_own_knobs_and_padding_ids_never():
     assert all(row[0] == best[0] and row[2] == best[2] for row in found)
     assert len({int(row[3]) for row in found}) > 5
     assert max(row.max() for row in found) < V - 1
+
+
+def test_bias_and_penalties_shift_each_row_by_its_own():
+    rng = np.random.default_rng(4)
+    logits = rng.normal(size=(4, V)).astype(np.float32)
+    counts = rng.integers(0, 3, (4, V)).astype(np.int32)
+    own = knobs(4, 0.0)
+    own = own._replace(bias_ids=own.bias_ids.at[1, :2].set(jnp.asarray([3, 9])),
+                       biases=own.biases.at[1, :2].set(jnp.asarray([2.5, -1.0])),
+                       presence=jnp.asarray([0, 0, 1.5, 0.0]), frequency=jnp.asarray([0, 0, 0.0, 0.7]))
+    wanted = logits.copy()
+    wanted[1, [3, 9]] += [2.5, -1.0]
+    wanted[2] -= 1.5 * (counts[2] > 0)
+    wanted[3] -= np.float32(0.7) * counts[3]
+    found = draw_counted(jnp.asarray(logits), own, jnp.zeros(4, jnp.int32), jnp.int32(V), jnp.asarray(counts))
+    assert np.asarray(found).tolist() == wanted.argmax(-1).tolist()
+    assert wanted.argmax(-1).tolist() != logits.argmax(-1).tolist()
 
 
 def test_the_chosen_tokens_logprob_is_the_float_among_the_alternatives():

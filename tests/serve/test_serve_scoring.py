@@ -6,7 +6,8 @@ from serve_helpers import CONFIG
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve import Engine, Scorer
 from easylm_imitation.serve.answer import Token
-from easylm_imitation.serve.scoring import Pool, pair_segments
+from easylm_imitation.serve.pool import Pool
+from easylm_imitation.serve.scoring import pair_segments
 
 
 @pytest.fixture(scope="module")
