@@ -59,10 +59,11 @@ def _origin(lineage: Lineage) -> list[str]:
 def _data(card: DataCard | None) -> list[str]:
     if card is None:
         return []
-    lines = [f"| {source.dataset} | {source.kept:,} | `{source.sha256[:16]}` |" for source in card.sources]
+    lines = [f"| {source.dataset} | {source.kept:,} | {source.licence or 'not stated'} | `{source.sha256[:16]}` |"
+             for source in card.sources]
     return ["## What it was trained on", "", f"The dataset `{card.name}`: {card.conversations:,} conversations of "
             f"{card.tokens:,} tokens, {card.loss_tokens:,} of them with loss.", "",
-            "| source | conversations | SHA-256 of its file |", "|---|---|---|", *lines, ""]
+            "| source | conversations | licence | SHA-256 of its file |", "|---|---|---|---|", *lines, ""]
 
 
 def _recipe(training: Mapping[str, Any] | None) -> list[str]:
