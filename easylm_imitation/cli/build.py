@@ -61,4 +61,10 @@ def _show(card: "DataCard") -> None:
     for rule in card.rules:
         for sample in rule.samples:
             did = f"-> {sample.after}" if sample.after else f"dropped ({sample.detail})"
-            console.say(f"{rule.rule}: {sample.id}: {sample.before}\n  {did}".replace("\n\n", "\n"))
+            console.say(f"{rule.rule}: {sample.id}: {sample.before}\n  {did}")
+    for name, found in card.overlaps.items():
+        console.say(f"{found['items_found']} of {found['items']} items of {name} stand in {found['rows_found']} "
+                    f"conversations, {'removed' if found['removed'] else 'left in'}; overlap.json names them")
+    if card.diversity:
+        console.say(f"mean BLEU of a query to its nearest other query: {card.diversity['bleu']:.3f}, standard error "
+                    f"{card.diversity['error']:.3f}, over {card.diversity['sampled']} of {card.diversity['queries']}")

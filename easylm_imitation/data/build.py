@@ -164,6 +164,8 @@ def _card_hash(card: DataCard, contents: str) -> str:
     that the records tell. Keys that came later count where they say something."""
     content = _said({key: value for key, value in plain(card).items() if key not in _UNHASHED[0]},
                     "rules", "budget", "overlaps", "diversity")
+    if card.rules:      # samples name files
+        content["rules"] = [{k: v for k, v in rule.items() if k != "samples"} for rule in content["rules"]]
     content["sources"] = [_said({k: v for k, v in source.items() if k not in _UNHASHED[1]}, "licence")
                           for source in content["sources"]]
     return digest([content, contents])

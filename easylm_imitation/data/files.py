@@ -54,8 +54,8 @@ def _find(source: SourceConfig, root: str, staging: pathlib.Path) -> tuple[str, 
     file = pathlib.Path(root) / source.path
     if file.is_file():
         return str(file), ([file], [str(file)])
-    names = [name for name in glob.glob(str(file), recursive=True) if pathlib.Path(name).is_file()]
-    wanted = _wanted(names, source)
+    found = [pathlib.Path(root) / name for name in glob.glob(source.path, root_dir=root, recursive=True)]
+    wanted = _wanted([str(path) for path in found if path.is_file()], source)
     return str(file), ([pathlib.Path(name) for name in wanted], wanted) if wanted else None
 
 

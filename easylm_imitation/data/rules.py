@@ -297,7 +297,7 @@ def get_rule(name: str) -> Rule:
 def excerpt(conversation: Conversation) -> str:
     """The beginning of a conversation, for people to look at."""
     text = " ".join(f"[{m.role}] {m.content[:_EXCERPT]}" for m in conversation.messages[:4])
-    return text[:_EXCERPT] + ("…" if len(text) > _EXCERPT else "")
+    return text[:_EXCERPT].replace("\n", " ") + ("…" if len(text) > _EXCERPT else "")
 
 
 def _answers(conversation: Conversation) -> list[Message]:

@@ -61,13 +61,13 @@ def _data(cards: tuple[DataCard, ...]) -> list[str]:
     lines = []
     for card, said in zip(cards, ("The dataset", "Mixed into each batch: the dataset"), strict=False):
         lines += [f"{said} `{card.name}`: {card.conversations:,} conversations of {card.tokens:,} tokens, "
-                  f"{card.loss_tokens:,} of them with loss.", "", "| source | conversations | SHA-256 of its file |",
-                  "|---|---|---|", *(_source(source) for source in card.sources), ""]
+                  f"{card.loss_tokens:,} of them with loss.", "",
+                  "| source | conversations | licence | SHA-256 of its file |", "|---|---|---|---|", *(_source(source) for source in card.sources), ""]
     return ["## What it was trained on", "", *lines] if lines else []
 
 
 def _source(source: SourceCount) -> str:
-    return f"| {source.dataset} | {source.kept:,} | `{source.sha256[:16]}` |"
+    return f"| {source.dataset} | {source.kept:,} | {source.licence or 'not stated'} | `{source.sha256[:16]}` |"
 
 
 def _recipe(training: Mapping[str, Any] | None) -> list[str]:

@@ -1,5 +1,6 @@
 """Raw files to shards: contents, counts, reasons, all or nothing."""
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ from tiny_tokenizers import byte_tokenizer
 
 from easylm_imitation.data import BuildConfig, SourceConfig, build, build_dataset, pool, read_card
 from easylm_imitation.data.shards import open_shards
-from easylm_imitation.records import Conversation, Message
+from easylm_imitation.records import Conversation, Message, digest, file_sha256
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.schema import build as make
 from easylm_imitation.text import TEMPLATES, load_tokenizer, tokenize
@@ -162,6 +163,25 @@ def test_the_hash_depends_on_contents_and_not_on_places(tmp_path, raw, tokenizer
     write_lines(moved / "a.jsonl", conversations(8))
     other = build_dataset(config_of(tokenizer_folder, SourceConfig("a.jsonl"), root=str(moved)), tmp_path / "three")
     assert other.hash != card.hash
+
+
+def test_what_came_later_leaves_older_datasets_what_they_are(tmp_path, raw, tokenizer_folder):
+    """The identity and the hash of a build without rules or a mixture, from the keys that there were before them."""
+    config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl"), teacher="t", limit=7), seed=3)
+    card = build_dataset(config, tmp_path / "out")
+    source = {"path": "a.jsonl", "format": "conversations", "dataset": "", "teacher": "t", "limit": 7}
+    identity = digest([2, {"name": "set", "sources": [source], "seed": 3}, [file_sha256(raw / "a.jsonl")],
+                       card.tokenizer, card.template])
+    assert json.loads((tmp_path / "out" / "build.json").read_text())["identity"] == identity
+    contents, shards = hashlib.sha256(), open_shards(tmp_path / "out" / "shards")
+    for i in range(len(shards)):
+        record = shards[i]
+        contents.update(np.asarray([len(record["id"]), len(record["tokens"])], "<i8").tobytes() + record["id"])
+        contents.update(record["tokens"].astype("<i4").tobytes() + record["loss_weights"].astype("<f4").tobytes())
+    said = {key: plain(getattr(card, key)) for key in (
+        "name", "conversations", "tokens", "loss_tokens", "longest", "tokenizer", "template", "teachers", "seed")}
+    counts = {key: plain(getattr(card.sources[0], key)) for key in ("dataset", "sha256", "read", "kept", "dropped")}
+    assert card.hash == digest([{**said, "sources": [counts]}, contents.hexdigest()])
 
 
 def test_the_same_build_again_is_done_and_another_is_refused(tmp_path, raw, tokenizer_folder, capsys, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import pytest
 from data_helpers import turns, write_lines
 
+from easylm_imitation.cli import build as cli
 from easylm_imitation.cli.main import main
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset, pool
 from easylm_imitation.data.shards import open_shards
@@ -111,6 +112,23 @@ def test_rules_come_in_their_order(tmp_path, config):
         else:
             with pytest.raises(Exception, match=r"is empty \(1 refusals, 1 same-query\)"):
                 build_dataset(rules, tmp_path / name)
+
+
+def test_the_hash_does_not_depend_on_the_place_of_the_files(tmp_path, config):
+    first = build_dataset(config, tmp_path / "out")
+    (tmp_path / "moved").mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    there = build_dataset(dataclasses.replace(config, root=str(tmp_path / "moved")), tmp_path / "again")
+    assert there.rules != first.rules       # samples name files
+    assert there.hash == first.hash
+
+
+def test_the_verb_tells_of_overlap_and_diversity(tmp_path, evaluation, capsys):
+    cli._show(build_dataset(evaluation, tmp_path / "out"))
+    shown = capsys.readouterr().err
+    assert "1 of 2 items of exam stand in 1 conversations, left in; overlap.json names them" in shown
+    assert "mean BLEU of a query to its nearest other query: 0." in shown
 
 
 def test_a_sources_own_comparison_looks_at_that_source_alone(tmp_path, config):
