@@ -16,7 +16,7 @@ def get_config():
         "name": "gpt4all",
         "root": "data/public",
         "tokenizer": "data/tokenizers/gpt2",
-        "template": "alpaca",
+        "template": "gpt4all",
         "seed": 0,
         "sources": public("gpt4all", options={"without": ["bigscience/p3"]}),
         "clean": ["refusals", "identity"],

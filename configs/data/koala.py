@@ -31,7 +31,7 @@ def get_config(which="all"):
         "name": "koala",
         "root": "data/public",
         "tokenizer": "data/tokenizers/gpt2",
-        "template": "vicuna",
+        "template": "koala",
         "seed": 0,
         "sources": teachers + (people if which == "all" else []),
         "clean": [{"rule": "split", "tokens": 2048}],

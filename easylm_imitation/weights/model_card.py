@@ -62,7 +62,8 @@ def _data(cards: tuple[DataCard, ...]) -> list[str]:
     for card, said in zip(cards, ("The dataset", "Mixed into each batch: the dataset"), strict=False):
         lines += [f"{said} `{card.name}`: {card.conversations:,} conversations of {card.tokens:,} tokens, "
                   f"{card.loss_tokens:,} of them with loss.", "",
-                  "| source | conversations | licence | SHA-256 of its file |", "|---|---|---|---|", *(_source(source) for source in card.sources), ""]
+                  "| source | conversations | licence | SHA-256 of its file |", "|---|---|---|---|",
+                  *(_source(source) for source in card.sources), ""]
     return ["## What it was trained on", "", *lines] if lines else []
 
 
