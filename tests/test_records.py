@@ -6,7 +6,8 @@ import json
 import pytest
 
 from easylm_imitation import records
-from easylm_imitation.records import EXAMPLES, Conversation, Lineage, Message, Prompt
+from easylm_imitation.record_examples import EXAMPLES
+from easylm_imitation.records import Conversation, Lineage, Message, Prompt
 from easylm_imitation.schema import UserError, build, plain
 
 PARTS = {records.Message, records.SourceCount, records.Sample, records.RuleCount, records.Item,

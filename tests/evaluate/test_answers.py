@@ -8,8 +8,8 @@ from endpoint import Endpoint, answer, send, serving
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.evaluate import AnswerConfig, AnswersMeta, answer_prompts, answers_meta, read_answers
+from easylm_imitation.record_examples import EXAMPLES
 from easylm_imitation.records import (
-    EXAMPLES,
     Answer,
     Lineage,
     Message,
