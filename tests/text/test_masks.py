@@ -1,5 +1,6 @@
 """What carries loss decodes to the assistant's text and its end tokens: any dialogue, template and tokenizer."""
 import functools
+import unicodedata
 
 import pytest
 from hypothesis import assume, given, settings
@@ -49,12 +50,18 @@ def expected(template, pairs):
     return [template.lead_of(cut(q), cut(a)) + cut(a) + template.tail for q, a in pairs]
 
 
+def composed(texts):
+    return [unicodedata.normalize("NFC", text) for text in texts]
+
+
 def check(template, tokenizer, dialogue, exact=True):
     system, pairs = dialogue
     assume(template.name != "prompt-completion" or all(question for question, _ in pairs))
     row = tokenize(template, tokenizer, conversation_of(system, pairs))
     said, wanted = answers_of(row, template, tokenizer), expected(template, pairs)
-    if exact:
+    if exact == "composed":     # GPT-NeoX's tokenizer composes characters before it encodes them
+        assert composed(said) == composed(wanted)
+    elif exact:
         assert said == wanted
     else:       # LLaMA's legacy tokenizer puts a space before each stretch of text
         assert all(text in (want, " " + want) for text, want in zip(said, wanted, strict=True))
@@ -91,4 +98,4 @@ def real(folder):
 def test_the_same_of_real_tokenizers(shared_data, which, name, dialogue):
     tokenizer = real(shared_data / "tokenizers" / which)
     check_template(TEMPLATES[name], tokenizer)
-    check(TEMPLATES[name], tokenizer, dialogue)
+    check(TEMPLATES[name], tokenizer, dialogue, exact="composed" if which == "gpt_neox_20b" else True)
