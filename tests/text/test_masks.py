@@ -50,9 +50,8 @@ def expected(template, pairs):
     return [template.lead_of(cut(q), cut(a)) + cut(a) + template.tail for q, a in pairs]
 
 
-def _composed(text):
-    """GPT-NeoX's tokenizer puts accents and letters together (NFC) before it splits."""
-    return unicodedata.normalize("NFC", text)
+def composed(texts):
+    return [unicodedata.normalize("NFC", text) for text in texts]
 
 
 def check(template, tokenizer, dialogue, exact=True):
@@ -60,8 +59,10 @@ def check(template, tokenizer, dialogue, exact=True):
     assume(template.name != "prompt-completion" or all(question for question, _ in pairs))
     row = tokenize(template, tokenizer, conversation_of(system, pairs))
     said, wanted = answers_of(row, template, tokenizer), expected(template, pairs)
-    if exact:
-        assert [_composed(text) for text in said] == [_composed(text) for text in wanted]
+    if exact == "composed":     # GPT-NeoX's tokenizer composes characters before it encodes them
+        assert composed(said) == composed(wanted)
+    elif exact:
+        assert said == wanted
     else:       # LLaMA's legacy tokenizer puts a space before each stretch of text
         assert all(text in (want, " " + want) for text, want in zip(said, wanted, strict=True))
     assert row.loss_weights[0] == 0
@@ -97,4 +98,4 @@ def real(folder):
 def test_the_same_of_real_tokenizers(shared_data, which, name, dialogue):
     tokenizer = real(shared_data / "tokenizers" / which)
     check_template(TEMPLATES[name], tokenizer)
-    check(TEMPLATES[name], tokenizer, dialogue)
+    check(TEMPLATES[name], tokenizer, dialogue, exact="composed" if which == "gpt_neox_20b" else True)
