@@ -52,7 +52,8 @@ def build_dataset(config: BuildConfig, out: str | os.PathLike) -> DataCard:
     out = pathlib.Path(out)
     with tempfile.TemporaryDirectory(prefix="easylm_imitation.") as staging:
         files = find(config, pathlib.Path(staging))
-        tokenizer, template = load_tokenizer(config.tokenizer), get_template(config.template)
+        tokenizer = load_tokenizer(config.tokenizer)
+        template = get_template(config.template, tokenizer)
         jinja = chat_jinja(template, tokenizer)
         hashes = [found.sha256 for found in files] + evaluation_hashes(steps_of(config.clean))
         identity = _identity(config, hashes, tokenizer, template)

@@ -79,7 +79,8 @@ _worker: Worker | None = None
 def start(tokenizer: str, template: str, clean: tuple[CleanRule, ...]) -> None:
     """Readies this process of a pool; `tokenizer` is a folder, `template` a name."""
     global _worker
-    _worker = Worker(load_tokenizer(tokenizer), get_template(template), clean)
+    loaded = load_tokenizer(tokenizer)
+    _worker = Worker(loaded, get_template(template, loaded), clean)
 
 
 def run(records: list[RawRecord], source: SourceConfig, dataset: str) -> list[list[Outcome]]:

@@ -251,3 +251,17 @@ def test_documents_are_built_too(tmp_path, tokenizer_folder):
 def test_a_folder_without_a_card_is_no_dataset(tmp_path):
     with pytest.raises(UserError, match=r"no card.json\); make one with `easylm-imitation build`"):
         read_card(tmp_path)
+
+
+def test_the_tokenizers_own_template_reaches_every_process(tmp_path):
+    jinja = ("{% for m in messages %}{{ '<' + m.role + '>' }}{% if m.role == 'assistant' %}"
+             "{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
+             "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}")
+    byte_tokenizer().save(tmp_path / "tokenizer", chat_template=jinja)
+    write_lines(tmp_path / "c.jsonl", [{"dataset": "d", "id": f"c{i}", "messages": turns("q", "a" * i)}
+                                       for i in range(1, 9)])
+    config = BuildConfig("d", (SourceConfig("c.jsonl"),), str(tmp_path / "tokenizer"), "tokenizer", str(tmp_path))
+    card = build_dataset(config, tmp_path / "one")
+    assert card.template.startswith("tokenizer@")
+    assert card.loss_tokens == sum(range(1, 9)) + 8     # the answers and their end tokens
+    assert build_dataset(dataclasses.replace(config, processes=2), tmp_path / "two") == card
