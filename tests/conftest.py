@@ -3,12 +3,17 @@ import os
 import pathlib
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling is what tests of tiny models cost; without optimisation a training step compiles in a fifth of the time.
 os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
                            " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+# The same examples in every run, however slow the machine is; `--hypothesis-profile default` looks for new ones.
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from easylm_imitation import client as client_module
 from easylm_imitation.client import Client, ClientConfig, RequestFailed, base_url, for_each, served_model, with_client
-from easylm_imitation.records import EXAMPLES, Lineage, Message
+from easylm_imitation.record_examples import EXAMPLES
+from easylm_imitation.records import Lineage, Message
 from easylm_imitation.schema import UserError
 
 KEY = "sk-a-secret-that-must-not-leak"

@@ -4,7 +4,8 @@ import pytest
 from easylm_imitation.data.config import SourceConfig
 from easylm_imitation.data.convert import convert
 from easylm_imitation.data.sources import Drop
-from easylm_imitation.records import EXAMPLES, Conversation, Message
+from easylm_imitation.record_examples import EXAMPLES
+from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError, build
 
 

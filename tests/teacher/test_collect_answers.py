@@ -14,7 +14,8 @@ from endpoint import Endpoint, answer, drop, send, serving
 
 from easylm_imitation.config import load
 from easylm_imitation.journal import Journal
-from easylm_imitation.records import EXAMPLES, Conversation, LedgerEntry, Lineage, read_jsonl
+from easylm_imitation.record_examples import EXAMPLES
+from easylm_imitation.records import Conversation, LedgerEntry, Lineage, read_jsonl
 from easylm_imitation.schema import UserError
 from easylm_imitation.teacher import CollectConfig, collect_answers
 

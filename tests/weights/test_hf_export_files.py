@@ -9,7 +9,8 @@ import pytest
 from weights.conftest import LINEAGE
 
 from easylm_imitation.models import family_of
-from easylm_imitation.records import EXAMPLES, DataCard
+from easylm_imitation.record_examples import EXAMPLES
+from easylm_imitation.records import DataCard
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.text import get_template
 from easylm_imitation.train import TrainConfig
