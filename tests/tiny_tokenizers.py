@@ -16,7 +16,7 @@ TEXTS = ("User: where is the cat? Assistant: The cat is in the house. The house 
 
 
 @functools.cache
-def byte_tokenizer(specials=("<eos>", *CONTROL), merges=(), use_regex=True, bos=None):
+def byte_tokenizer(specials=("<eos>", *CHATML), merges=(), use_regex=True, bos=None):
     """Ids 0 to 255 are the bytes; then merges of two characters each; then the specials, the first of which is EOS."""
     names = {byte: character for byte, character in _byte_characters().items()}
     vocab = {character: byte for byte, character in names.items()}
@@ -28,6 +28,11 @@ def byte_tokenizer(specials=("<eos>", *CONTROL), merges=(), use_regex=True, bos=
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(list(specials))
     return Tokenizer(backend, eos=specials[0], bos=bos)
+
+
+def control_tokenizer():
+    """One that every template of ours can be used with."""
+    return byte_tokenizer(("<eos>", *CONTROL))
 
 
 def _byte_characters():
@@ -79,4 +84,4 @@ def llama_legacy():
     return _sentencepiece(normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]))
 
 
-KINDS = {"bytes": byte_tokenizer, "trained": trained, "llama": llama, "llama_legacy": llama_legacy}
+KINDS = {"bytes": control_tokenizer, "trained": trained, "llama": llama, "llama_legacy": llama_legacy}

@@ -2,7 +2,7 @@
 259 to 261 LLaMA 3's, 262 and 263 the paper's."""
 import numpy as np
 import pytest
-from tiny_tokenizers import byte_tokenizer
+from tiny_tokenizers import byte_tokenizer, control_tokenizer
 
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
@@ -55,7 +55,7 @@ GOLDEN = {
 
 
 def row_of(template, messages, tokenizer=None):
-    return tokenize(TEMPLATES[template], tokenizer or byte_tokenizer(), Conversation("d", "x", tuple(messages)))
+    return tokenize(TEMPLATES[template], tokenizer or control_tokenizer(), Conversation("d", "x", tuple(messages)))
 
 
 def test_every_template_has_a_golden_row():
@@ -103,7 +103,7 @@ def test_a_completion_gets_a_space_only_between_words(question, answer, lead):
 def test_the_loss_covers_what_the_name_says():
     for name in TEMPLATES:
         usual = row_of(name, TWO_ROUNDS)
-        everything, last = (tokenize(get_template(f"{name}:{loss}"), byte_tokenizer(),
+        everything, last = (tokenize(get_template(f"{name}:{loss}"), control_tokenizer(),
                                      Conversation("d", "x", TWO_ROUNDS)) for loss in ("all", "last"))
         assert usual.tokens.tolist() == everything.tokens.tolist() == last.tokens.tolist()
         assert everything.loss_weights.tolist() == [0] + [1] * (len(usual.tokens) - 1)
@@ -132,7 +132,7 @@ def test_the_worked_example_of_tokenize():
     ("plain", "User: a"), ("tulu", "<|user|>\na")])
 def test_what_opens_a_conversation_without_a_system_message(template, opening):
     row = row_of(template, [Message("user", "a"), Message("assistant", "b")])
-    assert byte_tokenizer().decode(row.tokens).startswith(opening)
+    assert control_tokenizer().decode(row.tokens).startswith(opening)
 
 
 def test_contents_are_stripped_where_the_original_does_and_kept_elsewhere():

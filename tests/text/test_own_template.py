@@ -4,7 +4,7 @@ import pickle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_tokenizers import KINDS, byte_tokenizer
+from tiny_tokenizers import KINDS, byte_tokenizer, control_tokenizer
 
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
@@ -141,10 +141,10 @@ def test_its_identity_is_its_text():
 def test_what_we_exported_is_recognised(tmp_path):
     for name in ("tulu", "llama3", "vicuna:last"):
         template = get_template(name)
-        byte_tokenizer().save(tmp_path / "t", chat_template=chat_jinja(template, byte_tokenizer()))
+        control_tokenizer().save(tmp_path / "t", chat_template=chat_jinja(template, control_tokenizer()))
         assert get_template("tokenizer", load_tokenizer(tmp_path / "t")) == template
-    other = chat_jinja(TEMPLATES["tulu"], byte_tokenizer()).replace(TEMPLATES["tulu"].id, "tulu@00000000")
-    assert isinstance(get_template("tokenizer", with_chat(byte_tokenizer(), other)), OwnTemplate)
+    other = chat_jinja(TEMPLATES["tulu"], control_tokenizer()).replace(TEMPLATES["tulu"].id, "tulu@00000000")
+    assert isinstance(get_template("tokenizer", with_chat(control_tokenizer(), other)), OwnTemplate)
 
 
 def test_a_folder_brings_its_template(tmp_path):

@@ -122,7 +122,7 @@ def test_another_models_checkpoint_is_not_damage(whole, abstract, tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give up a right and take it back")
 def test_a_checkpoint_without_the_right_to_read_is_not_damage(whole, abstract, tmp_path):
     workdir = shutil.copytree(whole, tmp_path / "run")
-    for above in (tmp_path, *tmp_path.parents[:2]):
+    for above in (tmp_path, *tmp_path.parents[:3]):
         above.chmod(0o755)
     _file(RunDir(workdir).checkpoints / "9", "params/ocdbt.process_0/d/*").chmod(0)
     os.seteuid(65534)
