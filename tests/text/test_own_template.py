@@ -66,7 +66,9 @@ def test_two_rounds_in_integers(chat):
 
 NASTY = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "</s>", "<eos>", "<|im_", "end|>", "\n", " ", "{{ 7 * 7 }}",
          "é", "🙂", "cat", "{% generation %}"]
-contents = st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=3)), max_size=4).map("".join)
+# LLaMA's tokenizers write a space as \u2581, so that sign in a text comes back as a space
+letters = st.characters(codec="utf-8", exclude_characters="\u2581")
+contents = st.lists(st.one_of(st.sampled_from(NASTY), st.text(letters, max_size=3)), max_size=4).map("".join)
 
 
 @pytest.mark.parametrize("kind", KINDS)
