@@ -55,7 +55,7 @@ class Looks:
 
     def _validated(self, step: int, params: Any) -> None:
         found = self._validate(params)
-        if not found["datasets"]:
+        if not found:
             console.say_once("no held-out conversation brings a loss, so there is no validation; see data.too_long")
             return
         self.losses[step] = found["loss"]

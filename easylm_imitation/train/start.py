@@ -172,8 +172,8 @@ def lineage_of(config: TrainConfig, model: ModelConfig, card: DataCard, ancestry
     own = digest([fixed, config_mapping(model), card.hash, init, *([teacher.id] if teacher else []),
                   *([mixed.hash] if mixed else [])])
     distilled = {teacher.label} if teacher else set()
-    others = (mixed.teachers if mixed else ()), (ancestry.teachers if ancestry else ())
-    teachers = tuple(sorted({*card.teachers, *distilled, *others[0], *others[1]}))
+    taught = (source.teachers for source in (card, mixed, ancestry) if source)
+    teachers = tuple(sorted(distilled.union(*taught)))
     if not teachers:
         base, base_name = own, config.name
     elif ancestry is not None and ancestry.teachers:

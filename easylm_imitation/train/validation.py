@@ -46,12 +46,13 @@ class Validation:
     def __call__(self, params: Any) -> dict[str, Any]:
         """{"loss": over all, "datasets": {name: loss}}, in nats per weighted token (or row, as `config.loss` says).
 
-        A dataset whose held-out conversations bring no loss (all of them too long, say) is left out.
+        A dataset whose held-out conversations bring no loss (all of them too long, say) is left out; empty when that
+        leaves none of the data's own.
         """
         sums = {name: self._sum(name, params) for name in self.datasets}
         sums = {name: found for name, found in sums.items() if found.weight}
-        return {"loss": _mean(*(found for name, found in sums.items() if name in self._own)),
-                "datasets": {name: _mean(found) for name, found in sums.items()}}
+        own = [found for name, found in sums.items() if name in self._own]
+        return {"loss": _mean(*own), "datasets": {name: _mean(found) for name, found in sums.items()}} if own else {}
 
     def _sum(self, name: str, params: Any) -> Sums:
         folder, config, dataset = self.datasets[name]
@@ -62,8 +63,7 @@ class Validation:
 
 
 def _mean(*sums: Sums) -> float:
-    weight = sum(part.weight for part in sums)
-    return sum(part.nll for part in sums) / weight if weight else float("nan")
+    return sum(part.nll for part in sums) / sum(part.weight for part in sums)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,12 +88,13 @@ def test_a_dataset_whose_conversations_are_all_too_long_is_left_out(two):
     data = dataclasses.replace(CONFIG.data, context=short, too_long="drop")
     validate = Validation(MODEL, dataclasses.replace(CONFIG, data=data), two, BatchPlace(make_mesh("fsdp:1"), 8, short))
     none = two, data, "nothing of this name"
-    validate.datasets = {"b": validate.datasets["b"], "none": none}
+    some = validate.datasets["b"]
+    validate.datasets = {"b": some, "none": none}
     with jax.set_mesh(make_mesh("fsdp:1")):
         found = validate(on("fsdp:1"))
     assert found["datasets"] == {"b": found["loss"]}
-    validate.datasets = {"none": none}
-    assert np.isnan(validate(on("fsdp:1"))["loss"])
+    validate.datasets = {"none": none, "mix: b": some}
+    assert validate(on("fsdp:1")) == {}, "a loss over what is mixed in alone, or over nothing"
 
 
 def test_no_more_batches_are_read_than_asked_for(two):
