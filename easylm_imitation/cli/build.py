@@ -1,14 +1,12 @@
 """`build`: raw files to a dataset of tokenized shards."""
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from easylm_imitation import console
 from easylm_imitation.cli import flags
 from easylm_imitation.config import load
+from easylm_imitation.records import DataCard
 from easylm_imitation.schema import Incomplete, UserError, plain
-
-if TYPE_CHECKING:
-    from easylm_imitation.records import DataCard
 
 HELP = "turn raw conversation files into a dataset of tokenized shards and a data card"
 EXAMPLE = ("easylm-imitation build --config configs/data/gpteacher.py --config.root=DIR --config.tokenizer=TOKENIZER "
@@ -46,7 +44,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return plain(card)
 
 
-def _show(card: "DataCard") -> None:
+def _show(card: DataCard) -> None:
     """Tables of sources and, where there are any, of cleaning rules with a few of what each met."""
     rows = [[s.dataset, s.read, s.kept, s.tokens, ", ".join(f"{n} {reason}" for reason, n in s.dropped.items()) or "0"]
             for s in card.sources]
@@ -65,6 +63,10 @@ def _show(card: "DataCard") -> None:
     for name, found in card.overlaps.items():
         console.say(f"{found['items_found']} of {found['items']} items of {name} stand in {found['rows_found']} "
                     f"conversations, {'removed' if found['removed'] else 'left in'}; overlap.json names them")
+    for name, found in card.held_out.items():
+        console.say(f"{found['too_near']} of {found['prompts']} prompts of {name} have a BLEU above {found['most']} "
+                    f"to a query (mean to the nearest: {found['mean_bleu']:.3f}); held_out/{name}.jsonl holds the "
+                    "others")
     if card.diversity:
         console.say(f"mean BLEU of a query to its nearest other query: {card.diversity['bleu']:.3f}, standard error "
                     f"{card.diversity['error']:.3f}, over {card.diversity['sampled']} of {card.diversity['queries']}")

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from easylm_imitation.data.config import BuildConfig, SourceConfig
-from easylm_imitation.data.formats import get_format
+from easylm_imitation.data.formats import FORMATS
 from easylm_imitation.data.sources import package
 from easylm_imitation.records import digest, file_sha256
 from easylm_imitation.schema import UserError
@@ -60,7 +60,7 @@ def _find(source: SourceConfig, root: str, staging: pathlib.Path) -> tuple[str, 
 
 
 def _wanted(names: list[str], source: SourceConfig) -> list[str]:
-    skip = get_format(source.format).skip if source.skip is None else source.skip
+    skip = FORMATS[source.format].skip if source.skip is None else source.skip
     return sorted(n for n in names if not (skip and fnmatch.fnmatchcase(pathlib.PurePosixPath(n).name, skip)))
 
 

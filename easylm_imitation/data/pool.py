@@ -1,14 +1,15 @@
 """Spreads the tokenizing of a build over processes, keeping the records' order and bounding what is in memory."""
-import collections
 import concurrent.futures
 import contextlib
+import functools
 import multiprocessing
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from easylm_imitation.data import work
+from easylm_imitation.data.ahead import in_order
 from easylm_imitation.data.config import CleanRule, SourceConfig
 from easylm_imitation.data.files import SourceFiles
 from easylm_imitation.data.sources import RawRecord
@@ -40,7 +41,9 @@ def processes(count: int, tokenizer: Tokenizer, folder: pathlib.Path, template: 
     spawn = multiprocessing.get_context("spawn")  # threads of this process (jax's, rich's) do not survive a fork
     arguments = str(folder), template.name, clean
     with concurrent.futures.ProcessPoolExecutor(count, spawn, work.start, arguments) as pool:
-        yield lambda records, *source: _in_order(pool, records, source, ahead=4 * count)
+        yield lambda records, source, dataset: (
+            outcomes for made in in_order(pool, functools.partial(work.run, source=source, dataset=dataset),
+                                          chunks(records, _CHUNK), ahead=4 * count) for outcomes in made)
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -53,19 +56,3 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def _in_order(pool: concurrent.futures.Executor, records: Iterator[RawRecord], source: tuple[Any, ...],
-              ahead: int) -> Iterator[list[work.Outcome]]:
-    """Outcomes in the records' order, with at most `ahead` chunks under way."""
-    pending: collections.deque[concurrent.futures.Future] = collections.deque()
-    try:
-        for chunk in chunks(records, _CHUNK):
-            pending.append(pool.submit(work.run, chunk, *source))
-            if len(pending) >= ahead:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-    finally:  # a limit was reached, or something was raised
-        for future in pending:
-            future.cancel()

@@ -11,7 +11,7 @@ import io
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from easylm_imitation.records import has_utf8, parse_line
 from easylm_imitation.schema import UserError
@@ -65,21 +65,22 @@ def cells(line: str, columns: tuple[str, ...]) -> dict[str, Any]:
     return {name: value.replace("\\n", "\n") for name, value in zip(columns, values, strict=True)}
 
 
-def iter_records(path: pathlib.Path, whole: bool = False) -> Iterator[RawRecord]:
-    """The records of a file, in order; blank lines are none. `whole`: the file is one JSON object.
+def iter_records(path: pathlib.Path, shape: Literal["", "object", "lines"] = "") -> Iterator[RawRecord]:
+    """The records of a file, in order; blank lines are none. `shape`: "object" where the file is one JSON object,
+    "lines" where what begins with a bracket is no JSON array either.
 
     Raises UserError for a file that cannot be read as a whole, and where the package that reads it is missing.
     """
     try:
         with _open(path) as file:
-            if file.peek(4)[:4] == _PARQUET:
+            if shape != "lines" and file.peek(4)[:4] == _PARQUET:
                 yield from _table(path)
                 return
             first = _first_byte(file)
-            if whole and first == b"{":     # as an array of one
+            if shape == "object" and first == b"{":     # as an array of one
                 yield from _array(path, b"[" + file.read() + b"]")
             else:
-                yield from (_array(path, file.read()) if first == b"[" else _lines(file))
+                yield from _array(path, file.read()) if first == b"[" and shape != "lines" else _lines(file)
     except (OSError, EOFError) as error:  # EOFError: a packed stream that breaks off
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 

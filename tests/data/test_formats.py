@@ -2,9 +2,9 @@
 import pathlib
 
 import pytest
+from data_helpers import convert
 
 from easylm_imitation.data.config import SourceConfig
-from easylm_imitation.data.convert import convert
 from easylm_imitation.data.formats import FORMATS
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.schema import UserError, build
