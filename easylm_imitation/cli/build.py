@@ -18,19 +18,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own flags."""
     flags.add_config(parser, required=True)
     flags.add_out(parser, "folder of the dataset; must be new, empty, or hold the same dataset")
+    parser.add_argument("--runner", metavar="NAME",
+                        help="read, clean and tokenize in an Apache Beam pipeline (extra `beam`): DirectRunner, "
+                             "DataflowRunner, FlinkRunner, ...; the dataset is the same")
+    parser.add_argument("--runner-option", metavar="NAME=VALUE", action="append", default=[],
+                        help="an option of Beam's own, such as temp_location=gs://BUCKET/DIR; may be repeated")
     parser.add_argument("--show", metavar="N", type=int, default=0,
                         help="print N rows of the dataset, tokens with loss coloured")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Builds, shows a table of sources, returns the card. Raises Incomplete when records were malformed."""
-    from easylm_imitation.data import MALFORMED, BuildConfig, build_dataset
+    from easylm_imitation.data import MALFORMED, BuildConfig, Runner, build_dataset
     from easylm_imitation.data.show import show_rows
 
     if args.show < 0:
         raise UserError(f"--show {args.show}: a number of rows, at least 0")
+    if args.runner_option and not args.runner:
+        raise UserError(f"--runner-option {args.runner_option[0]}: belongs to a --runner")
     config = load(BuildConfig, args.config, args.overrides)
-    card = build_dataset(config, args.out)
+    card = build_dataset(config, args.out, Runner(args.runner, tuple(args.runner_option)) if args.runner else None)
     _show(card)
     console.say(f"{card.conversations} conversations, {card.tokens} tokens, {card.loss_tokens} of them with loss; the "
                 f"longest has {card.longest}")

@@ -28,14 +28,12 @@ from easylm_imitation import console
 from easylm_imitation.data.clean import steps_of, whole_steps
 from easylm_imitation.data.config import BuildConfig, SourceConfig, tokens_of
 from easylm_imitation.data.files import SourceFiles, dataset_of, find
-from easylm_imitation.data.formats import FORMATS
 from easylm_imitation.data.mixture import Row, mixed
-from easylm_imitation.data.pool import Outcomes, chunks, processes, worth_processes
+from easylm_imitation.data.pool import Made, chunks, processes
+from easylm_imitation.data.runner import Runner, beam_path
 from easylm_imitation.data.shards import ShardWriter
-from easylm_imitation.data.sources import RawRecord, iter_records
 from easylm_imitation.data.tally import Tally
 from easylm_imitation.data.whole import Findings, evaluation_hashes, pass_on
-from easylm_imitation.data.work import Outcome
 from easylm_imitation.folders import finished_folder
 from easylm_imitation.records import DataCard, code_version, digest, read_json, write_json, write_jsonl
 from easylm_imitation.schema import UserError, plain
@@ -45,15 +43,16 @@ _STEP = 256     # records between two steps of the progress bar
 _FORMAT = 2     # raised when the same sources and config come to give other records or other files
 
 
-def build_dataset(config: BuildConfig, out: str | os.PathLike) -> DataCard:
+def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | None = None) -> DataCard:
     """Builds `config` into the folder `out` and returns its card; an identical dataset already there is left as it is.
+    With a `runner` an Apache Beam pipeline reads, cleans and tokenizes; the dataset is the same.
 
     Raises UserError, with nothing left behind, for a missing source, a tokenizer without the template's tokens, an
     `out` that holds something else, and a dataset that comes out empty.
     """
     out = pathlib.Path(out)
     with tempfile.TemporaryDirectory(prefix="easylm_imitation.") as staging:
-        files = find(config, pathlib.Path(staging))
+        files, path = _path(config, pathlib.Path(staging), runner)
         tokenizer = load_tokenizer(config.tokenizer)
         template = get_template(config.template, tokenizer)
         jinja = chat_jinja(template, tokenizer)
@@ -65,7 +64,7 @@ def build_dataset(config: BuildConfig, out: str | os.PathLike) -> DataCard:
         with finished_folder(out) as folder:
             tokenizer.save(folder / "tokenizer", chat_template=jinja)
             write_json(folder / "build.json", {"identity": identity, "config": config})
-            card = _write(config, files, folder, tokenizer, template)
+            card = _write(config, files, path, folder, tokenizer, template)
     return card
 
 
@@ -112,14 +111,21 @@ def _is_done(out: pathlib.Path, identity: str) -> bool:
     return True
 
 
-def _write(config: BuildConfig, files: list[SourceFiles], folder: pathlib.Path, tokenizer: Tokenizer,
+def _path(config: BuildConfig, staging: pathlib.Path, runner: Runner | None) -> tuple[list[SourceFiles], Callable]:
+    """(the files of the sources, who makes outcomes of their records: as `pool.processes`)."""
+    if runner is None:
+        return find(config, staging), processes
+    beam = beam_path(config, runner, staging)
+    return beam.files, beam.outcomes
+
+
+def _write(config: BuildConfig, files: list[SourceFiles], path: Callable, folder: pathlib.Path, tokenizer: Tokenizer,
            template: Template) -> DataCard:
     datasets = [dataset_of(source, found) for source, found in zip(config.sources, files)]
     tally, findings = Tally(config, datasets), Findings()
-    count = config.processes or worth_processes(files)
-    with processes(count, tokenizer, folder / "tokenizer", template, config.clean) as outcomes, \
+    with path(config, files, datasets, tokenizer, folder / "tokenizer", template) as made, \
             console.progress("tokenizing", None) as advance:
-        rows = _rows(config, files, datasets, outcomes, tally, advance)
+        rows = _rows(config, datasets, made, tally, advance)
         for text, (number, step) in enumerate(whole_steps(steps_of(config.clean))):
             rows = pass_on(rows, text, number, step, tally, findings)
         lengths, origins, originals, contents = _write_shards(folder / "shards", config.name, mixed(rows, config),
@@ -202,34 +208,20 @@ def _write_shards(folder: pathlib.Path, name: str, rows: Iterable[Row],
     return lengths, origins, originals, contents.hexdigest()
 
 
-def _rows(config: BuildConfig, files: list[SourceFiles], datasets: list[str], outcomes: Outcomes, tally: Tally,
+def _rows(config: BuildConfig, datasets: list[str], made: Made, tally: Tally,
           advance: Callable[..., None]) -> Iterator[Row]:
     """The rows of all sources, in order; the tally fills as they pass."""
-    numbers = dict.fromkeys(datasets, 0)    # records read of each dataset: files of one dataset go on counting
-    for i, (source, found, dataset) in enumerate(zip(config.sources, files, datasets)):
+    read = 0
+    for i, (source, dataset) in enumerate(zip(config.sources, datasets)):
         passed = 0
-        for file, made in _records(source, found, dataset, numbers, outcomes, advance):
-            for outcome in made:
+        for file, outcomes in made(i):
+            read += 1
+            if read % _STEP == 0:
+                advance(_STEP, note=dataset)
+            for outcome in outcomes:
                 row = tally.judged(i, file, outcome)
                 if row is not None and passed != source.limit:
                     passed += 1
                     yield row
             if passed == source.limit:
                 break
-
-
-def _records(source: SourceConfig, found: SourceFiles, dataset: str, numbers: dict[str, int], outcomes: Outcomes,
-             advance: Callable[..., None]) -> Iterator[tuple[str, list[Outcome]]]:
-    """(file, outcomes) of each record of a source."""
-    shape = FORMATS[source.format].shape
-    for path, name in zip(found.paths, found.names, strict=True):
-        for made in outcomes(_numbered(iter_records(path, shape), numbers[dataset]), source, dataset):
-            numbers[dataset] += 1
-            if numbers[dataset] % _STEP == 0:
-                advance(_STEP, note=dataset)
-            yield name, made
-
-
-def _numbered(records: Iterator[RawRecord], first: int) -> Iterator[RawRecord]:
-    """The records, counted from `first`: the number is what names a record that has no id."""
-    return (dataclasses.replace(record, number=record.number + first) for record in records)
