@@ -23,7 +23,7 @@ setuptools.setup(
     package_data={"easylm_imitation": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.jinja"]},
     install_requires=CORE,
     extras_require={
-        "data": DATA, "serve": SERVE, "eval": EVAL, "test": TEST, "beam": ["apache-beam"], "wandb": WANDB,
+        "data": DATA, "serve": SERVE, "eval": EVAL, "test": TEST, "beam": [*DATA, "apache-beam>=2.77"], "wandb": WANDB,
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
     },

@@ -323,11 +323,6 @@ async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], wor
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def served_model(config: ClientConfig) -> ServedModel:
-    """`Client.model()` for callers without an event loop."""
-    return with_client(config, lambda client: client.model())
-
-
 def with_client(config: ClientConfig, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
     """Runs `work(client)` to its end in a new event loop."""
     async def run() -> T:

@@ -2,7 +2,9 @@
 
 Everything here goes to stderr, so that stdout stays for results (`--json` puts one JSON object on its last line).
 """
+import collections
 import contextlib
+import datetime
 import functools
 import os
 import time
@@ -63,7 +65,8 @@ def table(title: str, columns: list[str], rows: list[list[object]]) -> None:
 
 @contextlib.contextmanager
 def progress(label: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Yields `advance(n=1, note="")`. A bar on a terminal; elsewhere a line at most every ten seconds.
+    """Yields `advance(n=1, note="")`. A bar on a terminal; elsewhere a line at most every ten seconds,
+    with the time that passed and, where `total` is known, what is left at that speed.
 
     >>> with progress("tokenizing", total=len(rows)) as advance:
     ...     for row in rows:
@@ -87,13 +90,23 @@ def _bar() -> rich.progress.Progress:
 
 
 def _lines(label: str, total: int | None) -> Callable[..., None]:
-    done, shown = 0, time.monotonic()
+    done, begun = 0, time.monotonic()
+    shown = collections.deque([(begun, 0)], maxlen=4)      # (when, how many) of the last lines, which tell the speed
 
     def advance(n: int = 1, note: str = "") -> None:
-        nonlocal done, shown
+        nonlocal done
         done += n
         now = time.monotonic()
-        if now - shown >= 10 or (n and done == total):
-            shown = now
-            say(f"{label}: {done}/{total if total is not None else '?'} {note}".rstrip())
+        if now - shown[-1][0] >= 10 or (n and done == total):
+            since, before = shown[0]
+            shown.append((now, done))
+            left = ((total or 0) - done) * (now - since) / (done - before) if done > before else 0
+            said = [f"{label}: {done}/{'?' if total is None else total}", f"in {_hours(now - begun)}",
+                    f"{_hours(left)} left" if left > 0 else "", note]
+            say(", ".join(filter(None, said)))
     return advance
+
+
+def _hours(seconds: float) -> str:
+    """0:01:05 for 65 seconds."""
+    return str(datetime.timedelta(seconds=round(seconds)))

@@ -41,6 +41,7 @@ EXAMPLES: dict[type, dict[str, Any]] = {
                      "files": 1, "licence": "MIT", "origin": "hf://datasets/me/answers"}],
         "tokenizer": "dddddddddddddddd", "template": "chatml@cccccccc", "teachers": ["gpt-4"], "seed": 0,
         "code": "0.1.0", "budget": 100, "diversity": {"bleu": 0.08, "error": 0.01, "queries": 2, "sampled": 2},
+        "held_out": {"koala": {"prompts": 180, "too_near": 4, "most": 0.2, "mean_bleu": 0.05}},
         "overlaps": {"nq": {"items": 10, "items_found": 1, "rows_found": 1, "removed": True}},
         "rules": [{"rule": "refusals", "options": {"where": "start"}, "dataset": "", "seen": 3, "changed": 0,
                    "dropped": 1, "added": 0, "samples": [{"id": "answers_2", "before": "[user] Where is Oslo?",

@@ -182,6 +182,7 @@ class DataCard:
     budget: int | None = None       # tokens that the dataset was to stay within
     overlaps: dict[str, Any] = dataclasses.field(default_factory=dict)      # evaluation set -> what was found of it
     diversity: dict[str, Any] = dataclasses.field(default_factory=dict)     # mean BLEU of a query to its nearest other
+    held_out: dict[str, Any] = dataclasses.field(default_factory=dict)      # prompt set -> how many are too near to ask
 
 
 @dataclasses.dataclass(frozen=True)

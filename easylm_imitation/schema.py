@@ -35,11 +35,16 @@ def nearest(name: str, known: collections.abc.Iterable[str]) -> str:
     return f"; known: {', '.join(sorted(by_lower.values())) or 'none'}"
 
 
-def by_nearness(name: str, known: collections.abc.Iterable[str]) -> str:
-    """All known names with commas, those most like `name` first."""
+def named(name: str, known: collections.abc.Mapping[str, T], what: str) -> T:
+    """What `known` has under `name`. Raises UserError, "'x' is no WHAT", that lists the names, the nearest first."""
+    if name in known:
+        return known[name]
+
     def distance(other: str) -> tuple[float, str]:
         return -difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio(), other
-    return ", ".join(sorted(known, key=distance))
+    meant = nearest(name, known)
+    meant = meant if meant.startswith("; did") else ""
+    raise UserError(f"'{name}' is no {what}{meant}; known, the nearest first: {', '.join(sorted(known, key=distance))}")
 
 
 def build(cls: type[T], mapping: collections.abc.Mapping[str, Any], where: str) -> T:

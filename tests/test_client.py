@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easylm_imitation import client as client_module
-from easylm_imitation.client import Client, ClientConfig, RequestFailed, base_url, for_each, served_model, with_client
+from easylm_imitation.client import Client, ClientConfig, RequestFailed, base_url, for_each, with_client
 from easylm_imitation.record_examples import EXAMPLES
 from easylm_imitation.records import Lineage, Message
 from easylm_imitation.schema import UserError
@@ -280,6 +280,10 @@ def test_models_carry_lineage_and_context_where_offered():
         ours, other = with_client(ClientConfig(endpoint.url), lambda c: c.models())
     assert (ours.id, ours.lineage.name, ours.context) == ("ours", "imitation", 64)
     assert (other.lineage, other.context) == (None, None)
+
+
+def served_model(config):
+    return with_client(config, lambda client: client.model())
 
 
 def test_the_model_is_the_only_one_or_the_named_one():

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "easylm_imitation"
-GROUND = {"records", "record_examples", "schema", "console", "config", "journal"}
+GROUND = {"records", "record_examples", "schema", "console", "config", "journal", "folders"}
 BELOW_TRAIN = {"sharding", "models", "weights", "data", "text"}
 LIBRARY = BELOW_TRAIN | {"train", "serve", "client", "teacher", "evaluate", "report"}
 MAY_USE = {
@@ -14,7 +14,7 @@ MAY_USE = {
     "client": set(), "teacher": {"client", "data", "text"}, "evaluate": {"client", "serve", "data", "text"},
     "report": set(), "world": LIBRARY, "cli": LIBRARY | {"world"},
     "records": {"schema"}, "record_examples": {"records"},
-    "journal": {"records", "schema"}, "config": {"schema"}, "schema": set(), "console": set(),
+    "journal": {"records", "schema"}, "config": {"schema"}, "schema": set(), "console": set(), "folders": {"schema"},
     "__main__": {"cli"}, "__init__": set(),
 }
 HEAVY = ("jax", "flax", "optax", "orbax", "transformers", "torch", "lm_eval", "grain", "matplotlib", "fastapi")

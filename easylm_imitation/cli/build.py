@@ -1,14 +1,12 @@
 """`build`: raw files to a dataset of tokenized shards."""
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from easylm_imitation import console
 from easylm_imitation.cli import flags
 from easylm_imitation.config import load
+from easylm_imitation.records import DataCard
 from easylm_imitation.schema import Incomplete, UserError, plain
-
-if TYPE_CHECKING:
-    from easylm_imitation.records import DataCard
 
 HELP = "turn raw conversation files into a dataset of tokenized shards and a data card"
 EXAMPLE = ("easylm-imitation build --config configs/data/gpteacher.py --config.root=DIR --config.tokenizer=TOKENIZER "
@@ -20,19 +18,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own flags."""
     flags.add_config(parser, required=True)
     flags.add_out(parser, "folder of the dataset; must be new, empty, or hold the same dataset")
+    parser.add_argument("--runner", metavar="NAME",
+                        help="read, clean and tokenize in an Apache Beam pipeline (extra `beam`): DirectRunner, "
+                             "DataflowRunner, FlinkRunner, ...; the dataset is the same")
+    parser.add_argument("--runner-option", metavar="NAME=VALUE", action="append", default=[],
+                        help="an option of Beam's own, such as temp_location=gs://BUCKET/DIR; may be repeated")
     parser.add_argument("--show", metavar="N", type=int, default=0,
                         help="print N rows of the dataset, tokens with loss coloured")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Builds, shows a table of sources, returns the card. Raises Incomplete when records were malformed."""
-    from easylm_imitation.data import MALFORMED, BuildConfig, build_dataset
+    from easylm_imitation.data import MALFORMED, BuildConfig, Runner, build_dataset
     from easylm_imitation.data.show import show_rows
 
     if args.show < 0:
         raise UserError(f"--show {args.show}: a number of rows, at least 0")
+    if args.runner_option and not args.runner:
+        raise UserError(f"--runner-option {args.runner_option[0]}: belongs to a --runner")
     config = load(BuildConfig, args.config, args.overrides)
-    card = build_dataset(config, args.out)
+    card = build_dataset(config, args.out, Runner(args.runner, tuple(args.runner_option)) if args.runner else None)
     _show(card)
     console.say(f"{card.conversations} conversations, {card.tokens} tokens, {card.loss_tokens} of them with loss; the "
                 f"longest has {card.longest}")
@@ -46,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return plain(card)
 
 
-def _show(card: "DataCard") -> None:
+def _show(card: DataCard) -> None:
     """Tables of sources and, where there are any, of cleaning rules with a few of what each met."""
     rows = [[s.dataset, s.read, s.kept, s.tokens, ", ".join(f"{n} {reason}" for reason, n in s.dropped.items()) or "0"]
             for s in card.sources]
@@ -65,6 +70,10 @@ def _show(card: "DataCard") -> None:
     for name, found in card.overlaps.items():
         console.say(f"{found['items_found']} of {found['items']} items of {name} stand in {found['rows_found']} "
                     f"conversations, {'removed' if found['removed'] else 'left in'}; overlap.json names them")
+    for name, found in card.held_out.items():
+        console.say(f"{found['too_near']} of {found['prompts']} prompts of {name} have a BLEU above {found['most']} "
+                    f"to a query (mean to the nearest: {found['mean_bleu']:.3f}); held_out/{name}.jsonl holds the "
+                    "others")
     if card.diversity:
         console.say(f"mean BLEU of a query to its nearest other query: {card.diversity['bleu']:.3f}, standard error "
                     f"{card.diversity['error']:.3f}, over {card.diversity['sampled']} of {card.diversity['queries']}")

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Converts; returns what was written. Raises UserError before anything is written, or writes nothing."""
+    from easylm_imitation.folders import demand_absent
     from easylm_imitation.weights import RunDir, export_hf, open_model, save_run_model, with_template
-    from easylm_imitation.weights.files import demand_absent
     from easylm_imitation.weights.hf_export import check_dtype
 
     target = demand_absent(args.to)

@@ -15,6 +15,7 @@ from easylm_imitation.data.loader import (
     planned_batches,
 )
 from easylm_imitation.data.mixing import MixedLoader, mixed_rows, open_mixed
+from easylm_imitation.data.runner import Runner
 from easylm_imitation.data.sources import MALFORMED
 from easylm_imitation.data.teacher_cache import (
     IDS,
@@ -27,6 +28,6 @@ from easylm_imitation.data.teacher_cache import (
 )
 
 __all__ = ["IDS", "LOGPROBS", "MALFORMED", "Batch", "BuildConfig", "CacheCard", "CacheWriter", "DataUse", "Loader",
-           "LoaderConfig", "MixedLoader", "SourceConfig", "TeacherCache", "batch_kinds", "batches_of_tokens",
+           "LoaderConfig", "MixedLoader", "Runner", "SourceConfig", "TeacherCache", "batch_kinds", "batches_of_tokens",
            "build_dataset", "count_batches", "data_use", "held_out_datasets", "held_out_examples", "is_cache",
            "mixed_rows", "open_loader", "open_mixed", "planned_batches", "read_card", "starts_of"]

@@ -5,18 +5,19 @@ whole.
     DATA/build.json      the resolved config, and the identity by which a second build finds its work done
     DATA/dropped.jsonl   file, line, reason and detail of every record and conversation left out
     DATA/overlap.json    which rows hold which evaluation items, where the rule `overlap` looked
+    DATA/held_out/       the evaluation prompts that are not too near to a query, where the rule `held-out` looked;
+    DATA/held_out.json   and the others
     DATA/lengths.npy     int32 [conversations]: tokens of each, in the shards' order
-    DATA/datasets.npz    `names` [datasets], and `number` int32 [conversations]: which of them each belongs to
+    DATA/datasets.npz    `names` [datasets], and `number` int32 [conversations]: which of them each belongs to;
+                         `original` int32 [conversations]: equal for a conversation and its copies, where there are any
     DATA/shards/         a TFDS dataset in ArrayRecord
     DATA/tokenizer/      the tokenizer, with the template as its chat template
 """
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -27,14 +28,13 @@ from easylm_imitation import console
 from easylm_imitation.data.clean import steps_of, whole_steps
 from easylm_imitation.data.config import BuildConfig, SourceConfig, tokens_of
 from easylm_imitation.data.files import SourceFiles, dataset_of, find
-from easylm_imitation.data.formats import get_format
 from easylm_imitation.data.mixture import Row, mixed
-from easylm_imitation.data.pool import Outcomes, chunks, processes, worth_processes
+from easylm_imitation.data.pool import Made, chunks, processes
+from easylm_imitation.data.runner import Runner, beam_path
 from easylm_imitation.data.shards import ShardWriter
-from easylm_imitation.data.sources import RawRecord, iter_records
 from easylm_imitation.data.tally import Tally
 from easylm_imitation.data.whole import Findings, evaluation_hashes, pass_on
-from easylm_imitation.data.work import Outcome
+from easylm_imitation.folders import finished_folder
 from easylm_imitation.records import DataCard, code_version, digest, read_json, write_json, write_jsonl
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, get_template, load_tokenizer
@@ -43,15 +43,16 @@ _STEP = 256     # records between two steps of the progress bar
 _FORMAT = 2     # raised when the same sources and config come to give other records or other files
 
 
-def build_dataset(config: BuildConfig, out: str | os.PathLike) -> DataCard:
+def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | None = None) -> DataCard:
     """Builds `config` into the folder `out` and returns its card; an identical dataset already there is left as it is.
+    With a `runner` an Apache Beam pipeline reads, cleans and tokenizes; the dataset is the same.
 
     Raises UserError, with nothing left behind, for a missing source, a tokenizer without the template's tokens, an
     `out` that holds something else, and a dataset that comes out empty.
     """
     out = pathlib.Path(out)
     with tempfile.TemporaryDirectory(prefix="easylm_imitation.") as staging:
-        files = find(config, pathlib.Path(staging))
+        files, path = _path(config, pathlib.Path(staging), runner)
         tokenizer = load_tokenizer(config.tokenizer)
         template = get_template(config.template, tokenizer)
         jinja = chat_jinja(template, tokenizer)
@@ -60,10 +61,10 @@ def build_dataset(config: BuildConfig, out: str | os.PathLike) -> DataCard:
         if _is_done(out, identity):
             console.say(f"{out}: already built from the same sources and config")
             return read_card(out)
-        with _beside(out) as folder:
+        with finished_folder(out) as folder:
             tokenizer.save(folder / "tokenizer", chat_template=jinja)
             write_json(folder / "build.json", {"identity": identity, "config": config})
-            card = _write(config, files, folder, tokenizer, template)
+            card = _write(config, files, path, folder, tokenizer, template)
     return card
 
 
@@ -110,51 +111,56 @@ def _is_done(out: pathlib.Path, identity: str) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _beside(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary folder that takes the place of `out` at the end, or vanishes when anything is raised."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        os.rename(folder, out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+def _path(config: BuildConfig, staging: pathlib.Path, runner: Runner | None) -> tuple[list[SourceFiles], Callable]:
+    """(the files of the sources, who makes outcomes of their records: as `pool.processes`)."""
+    if runner is None:
+        return find(config, staging), processes
+    beam = beam_path(config, runner, staging)
+    return beam.files, beam.outcomes
 
 
-def _write(config: BuildConfig, files: list[SourceFiles], folder: pathlib.Path, tokenizer: Tokenizer,
+def _write(config: BuildConfig, files: list[SourceFiles], path: Callable, folder: pathlib.Path, tokenizer: Tokenizer,
            template: Template) -> DataCard:
     datasets = [dataset_of(source, found) for source, found in zip(config.sources, files)]
     tally, findings = Tally(config, datasets), Findings()
-    count = config.processes or worth_processes(files)
-    with processes(count, tokenizer, folder / "tokenizer", template, config.clean) as outcomes, \
+    with path(config, files, datasets, tokenizer, folder / "tokenizer", template) as made, \
             console.progress("tokenizing", None) as advance:
-        rows = _rows(config, files, datasets, outcomes, tally, advance)
+        rows = _rows(config, datasets, made, tally, advance)
         for text, (number, step) in enumerate(whole_steps(steps_of(config.clean))):
             rows = pass_on(rows, text, number, step, tally, findings)
-        lengths, origins, contents = _write_shards(folder / "shards", config.name, mixed(rows, config), tally)
+        lengths, origins, originals, contents = _write_shards(folder / "shards", config.name, mixed(rows, config),
+                                                              tally)
     write_jsonl(folder / "dropped.jsonl", tally.dropped)
     if not lengths:
         reasons = ", ".join(f"{n} {reason}" for reason, n in tally.reasons().items()) or "no records"
         raise UserError(f"dataset '{config.name}' is empty ({reasons}); nothing was written")
+    sources = tally.sources(files)
     np.save(folder / "lengths.npy", np.asarray(lengths, np.int32))
     names, number = np.unique(origins, return_inverse=True)
-    np.savez(folder / "datasets.npz", names=names, number=number.astype(np.int32))
-    sources = tally.sources(files)
+    copies = any(source.copies for source in sources)
+    np.savez(folder / "datasets.npz", names=names, number=number.astype(np.int32),
+             **({"original": np.asarray(originals, np.int32)} if copies else {}))
     card = DataCard(
         name=config.name, hash="", sources=sources, conversations=len(lengths), tokens=sum(lengths),
         loss_tokens=sum(source.loss_tokens for source in sources), longest=max(lengths), tokenizer=tokenizer.id,
         template=template.id, teachers=tuple(sorted(tally.teachers)), seed=config.seed, code=code_version(),
         rules=tally.rules(), budget=None if config.budget is None else tokens_of(config.budget),
-        overlaps=findings.overlaps, diversity=findings.diversity)
+        overlaps=findings.overlaps, diversity=findings.diversity, held_out=findings.held_out)
     card = dataclasses.replace(card, hash=_card_hash(card, contents))
-    if findings.report:
-        write_json(folder / "overlap.json", findings.report)
+    _write_findings(folder, findings)
     write_json(folder / "card.json", card)
     tally.show()
     return card
+
+
+def _write_findings(folder: pathlib.Path, findings: Findings) -> None:
+    if findings.report:
+        write_json(folder / "overlap.json", findings.report)
+    if findings.held_out:
+        write_json(folder / "held_out.json", findings.too_near)
+    for name, prompts in findings.prompts.items():
+        (folder / "held_out").mkdir(exist_ok=True)
+        write_jsonl(folder / "held_out" / f"{name}.jsonl", prompts)
 
 
 _UNHASHED = ("hash", "code"), ("path", "origin", "added", "left", "copies", "tokens", "loss_tokens", "files")
@@ -164,7 +170,7 @@ def _card_hash(card: DataCard, contents: str) -> str:
     """Over what the dataset holds: the hash of its records, and the card but for places, the code's version and numbers
     that the records tell. Keys that came later count where they say something."""
     content = _said({key: value for key, value in plain(card).items() if key not in _UNHASHED[0]},
-                    "rules", "budget", "overlaps", "diversity")
+                    "rules", "budget", "overlaps", "diversity", "held_out")
     if card.rules:      # samples name files
         content["rules"] = [{k: v for k, v in rule.items() if k != "samples"} for rule in content["rules"]]
     content["sources"] = [_said({k: v for k, v in source.items() if k not in _UNHASHED[1]}, "licence")
@@ -177,16 +183,20 @@ def _said(content: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def _write_shards(folder: pathlib.Path, name: str, rows: Iterable[Row],
-                  tally: Tally) -> tuple[list[int], list[str], str]:
-    """Writes all rows; returns their lengths in tokens, their datasets, and a hash of the records.
+                  tally: Tally) -> tuple[list[int], list[str], list[int], str]:
+    """Writes all rows; returns their lengths in tokens, their datasets, the numbers of the conversations that they are
+    or are copies of, and a hash of the records.
 
     Not of the files: a record's fields stand in an order that differs from process to process.
     """
     writer, lengths, origins, contents = ShardWriter(folder, description=name), [], [], hashlib.sha256()
+    numbers: dict[tuple[str, str], int] = {}
+    originals = []
     for chunk in chunks(rows, 1000):
         writer.write([row.example for row in chunk])
         lengths += [row.tokens for row in chunk]
         origins += [row.dataset for row in chunk]
+        originals += [numbers.setdefault((row.dataset, row.original), len(numbers)) for row in chunk]
         for row in chunk:
             example = row.example
             name_bytes = example.id.encode("utf-8", "surrogatepass")
@@ -195,37 +205,23 @@ def _write_shards(folder: pathlib.Path, name: str, rows: Iterable[Row],
             contents.update(np.asarray(example.loss_weights, "<f4").tobytes())
             tally.write(row, int(np.count_nonzero(example.loss_weights)))
     writer.close()
-    return lengths, origins, contents.hexdigest()
+    return lengths, origins, originals, contents.hexdigest()
 
 
-def _rows(config: BuildConfig, files: list[SourceFiles], datasets: list[str], outcomes: Outcomes, tally: Tally,
+def _rows(config: BuildConfig, datasets: list[str], made: Made, tally: Tally,
           advance: Callable[..., None]) -> Iterator[Row]:
     """The rows of all sources, in order; the tally fills as they pass."""
-    numbers = dict.fromkeys(datasets, 0)    # records read of each dataset: files of one dataset go on counting
-    for i, (source, found, dataset) in enumerate(zip(config.sources, files, datasets)):
+    read = 0
+    for i, (source, dataset) in enumerate(zip(config.sources, datasets)):
         passed = 0
-        for file, made in _records(source, found, dataset, numbers, outcomes, advance):
-            for outcome in made:
+        for file, outcomes in made(i):
+            read += 1
+            if read % _STEP == 0:
+                advance(_STEP, note=dataset)
+            for outcome in outcomes:
                 row = tally.judged(i, file, outcome)
                 if row is not None and passed != source.limit:
                     passed += 1
                     yield row
             if passed == source.limit:
                 break
-
-
-def _records(source: SourceConfig, found: SourceFiles, dataset: str, numbers: dict[str, int], outcomes: Outcomes,
-             advance: Callable[..., None]) -> Iterator[tuple[str, list[Outcome]]]:
-    """(file, outcomes) of each record of a source."""
-    whole = get_format(source.format).whole
-    for path, name in zip(found.paths, found.names, strict=True):
-        for made in outcomes(_numbered(iter_records(path, whole), numbers[dataset]), source, dataset):
-            numbers[dataset] += 1
-            if numbers[dataset] % _STEP == 0:
-                advance(_STEP, note=dataset)
-            yield name, made
-
-
-def _numbered(records: Iterator[RawRecord], first: int) -> Iterator[RawRecord]:
-    """The records, counted from `first`: the number is what names a record that has no id."""
-    return (dataclasses.replace(record, number=record.number + first) for record in records)

@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from easylm_imitation.data.rules import Count, Rule, excerpt, get_rule
+from easylm_imitation.data.rules import RULES, Count, Rule, excerpt
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation
-from easylm_imitation.schema import UserError, arguments
+from easylm_imitation.schema import UserError, arguments, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +62,12 @@ def steps_of(rules: Iterable[str | dict[str, Any]]) -> tuple[Step, ...]:
     """The steps that a config's `clean` names. Raises UserError for an unknown rule or option."""
     steps = []
     for entry in rules:
-        named = {"rule": entry} if isinstance(entry, str) else dict(entry)
-        name = named.pop("rule", None)
+        options = {"rule": entry} if isinstance(entry, str) else dict(entry)
+        name = options.pop("rule", None)
         if not isinstance(name, str):
             raise UserError(f"clean: {entry} names no rule; write a name, or {{'rule': name, ...}}")
-        rule = get_rule(name)
-        steps.append(Step(name, arguments(rule.apply, named, f"clean: rule '{name}'"), rule))
+        rule = named(name, RULES, "rule")
+        steps.append(Step(name, arguments(rule.apply, options, f"clean: rule '{name}'"), rule))
     return tuple(steps)
 
 

@@ -4,8 +4,8 @@ import re
 from typing import Any, Literal
 
 from easylm_imitation.data.clean import steps_of, whole_steps
-from easylm_imitation.data.formats import get_format
-from easylm_imitation.schema import UserError, arguments
+from easylm_imitation.data.formats import FORMATS
+from easylm_imitation.schema import UserError, arguments, named
 
 CleanRule = str | dict[str, Any]
 """A rule's name, or {"rule": name} with its options beside."""
@@ -36,7 +36,7 @@ class SourceConfig:
         if not self.weight > 0:
             raise ValueError(f"weight {self.weight}: above 0")
         try:
-            arguments(get_format(self.format).rows, self.options, "options")
+            arguments(named(self.format, FORMATS, "format").rows, self.options, "options")
             if whole_steps(steps_of(self.clean)):
                 raise UserError("clean: a rule that looks at all conversations at once belongs to the build's own")
         except UserError as error:

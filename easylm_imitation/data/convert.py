@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from easylm_imitation.data.config import SourceConfig
-from easylm_imitation.data.formats import Row, get_format
+from easylm_imitation.data.formats import FORMATS, Row
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import arguments
@@ -14,7 +14,7 @@ class Reader:
     """Reads the records of one source. Raises UserError for options that its format does not have."""
 
     def __init__(self, source: SourceConfig, dataset: str):
-        self._format = get_format(source.format)
+        self._format = FORMATS[source.format]
         self._options = arguments(self._format.rows, source.options, "options")
         self._teacher, self._dataset = source.teacher, dataset
         self.columns = self._format.columns
@@ -36,14 +36,6 @@ class Reader:
             name = f"{self._dataset}_{number}"
         return Conversation(self._dataset, f"{name}_{row.name}" if row.name else str(name), tuple(row.messages),
                             self._teacher if row.teacher is None else row.teacher)
-
-
-def convert(record: dict[str, Any], source: SourceConfig, dataset: str, number: int) -> list[Conversation]:
-    """The conversations that a record of `source` holds, checked. Raises Drop when it, or one of them, is of no use."""
-    made = list(Reader(source, dataset).conversations(record, number))
-    for conversation in made:
-        check(conversation.messages)
-    return made
 
 
 def check(messages: tuple[Message, ...]) -> None:

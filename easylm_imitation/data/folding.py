@@ -4,7 +4,6 @@ compare.
 Folding forgets what copies of a text differ in: case, accents, width, punctuation and white space. Everything here
 works on a batch of texts at once in numpy, which holds no lock while it works, so batches may go to several threads.
 """
-import collections
 import concurrent.futures
 import functools
 import os
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+
+from easylm_imitation.data.ahead import in_order
 
 T = TypeVar("T")
 
@@ -158,11 +159,5 @@ def in_threads(work: Callable[[list[str]], T], texts: Iterable[str], threads: in
     if threads == 1:
         yield from map(work, batches(texts))
         return
-    pending: collections.deque[concurrent.futures.Future[T]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for batch in batches(texts):
-            pending.append(pool.submit(work, batch))
-            if len(pending) > 2 * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from in_order(pool, work, batches(texts), ahead=2 * threads + 1)

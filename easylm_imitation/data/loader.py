@@ -200,14 +200,28 @@ def _taken(folder: pathlib.Path, card: DataCard, config: LoaderConfig, held_out:
 
 def _held_out(folder: pathlib.Path, config: LoaderConfig) -> np.ndarray:
     """Which conversations are held out, bool [conversations]: of each dataset the same ones whatever the run's seed, at
-    least one where it has two."""
+    least one where it has two. Copies of a conversation, by its source's weight, are held out together, or not."""
     names, number = _datasets(folder)
+    original = _originals(folder, len(number))
     out = np.zeros(len(number), bool)
     for dataset in range(len(names)):
-        members = np.flatnonzero(number == dataset)
+        members = np.unique(original[number == dataset])
         count = min(max(1, round(config.holdout * len(members))), len(members) - 1)
-        out[np.random.default_rng(dataset).permutation(members)[:count]] = True
+        out |= np.isin(original, np.random.default_rng(dataset).permutation(members)[:count])
     return out
+
+
+def _originals(folder: pathlib.Path, count: int) -> np.ndarray:
+    """Of each conversation the number of the one that it is a copy of, or its own. Raises UserError where copies cannot
+    be told."""
+    with np.load(folder / "datasets.npz") as stored:
+        if "original" in stored:
+            return stored["original"]
+    if any(source.copies for source in read_card(folder).sources):
+        raise UserError(f"{folder}: does not say which conversations are copies of others (a source's weight), so "
+                        "data.holdout could not keep them together; an older version built it: remove it and build it "
+                        "again")
+    return np.arange(count)
 
 
 def _datasets(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:

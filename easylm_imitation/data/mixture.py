@@ -30,6 +30,11 @@ class Row:
         """Length."""
         return len(self.example.tokens)
 
+    @property
+    def original(self) -> str:
+        """The id that the conversation has, its copies too; one in its dataset."""
+        return self.example.id.removesuffix(f"#{self.copy}") if self.copy else self.example.id
+
 
 def mixed(rows: Iterable[Row], config: BuildConfig) -> Iterable[Row]:
     """The rows of the dataset, in its order. Without a seed, all of them as they come; with one they are held in memory

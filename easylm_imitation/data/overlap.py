@@ -9,6 +9,7 @@ Texts are compared folded: without case, accents, punctuation and white space (d
 """
 import collections
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,14 +74,23 @@ class EvaluationSet:
 def read_evaluation_set(path: str | os.PathLike, name: str = "", fields: Sequence[str] = ()) -> EvaluationSet:
     """A file of items, JSONL or one JSON array, gzipped or not: `{"id", "text"}`, a prompts file, or records as
     `EvaluationSet.from_rows` takes them. `name`: by default the file's, without its endings. Raises UserError."""
-    path = pathlib.Path(path)
+    return EvaluationSet.from_rows(name or name_of(path), read_rows(path), fields)
+
+
+def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The records of a file of evaluation items, as they are. Raises UserError."""
     rows = []
-    for record in iter_records(path):
+    for record in iter_records(pathlib.Path(path)):
         try:
             rows.append(record.parse())
         except Drop as drop:
             raise UserError(f"{path}:{record.line}: {drop}") from None
-    return EvaluationSet.from_rows(name or path.name.partition(".")[0], rows, fields)
+    return rows
+
+
+def name_of(path: str | os.PathLike) -> str:
+    """How an evaluation set in a file is called: as the file, without its endings."""
+    return pathlib.Path(path).name.partition(".")[0]
 
 
 class Match(NamedTuple):
@@ -104,13 +114,17 @@ class Overlap:
         if len(self.sets) != len(evaluation_sets):
             raise UserError("overlap: two evaluation sets have one name; names must differ")
         self._ids = {name: list(evaluation.items) for name, evaluation in self.sets.items()}
-        self._indexes = {(name, rule): _index(list(evaluation.items.values()), definition)
-                         for name, evaluation in self.sets.items() for rule, definition in self.rules.items()}
+
+    @functools.cached_property
+    def _indexes(self) -> dict[tuple[str, str], Windows | RareWords]:
+        """Made when first asked for: `build` checks what it is to look for before it reads anything."""
+        return {(name, rule): _index(list(evaluation.items.values()), definition)
+                for name, evaluation in self.sets.items() for rule, definition in self.rules.items()}
 
     def match(self, texts: Iterable[str], threads: int | None = None) -> list[Match]:
         """Every match of `texts` (read once), in the order of texts, sets, items, rules. A conversation is one text,
         its messages joined, or several. Neither batches nor `threads` change the result."""
-        matches, start = [], 0
+        matches, start, _ = [], 0, self._indexes     # before the threads, each of which would make them
         for count, found in folding.in_threads(self._batch, texts, threads):
             matches += [match._replace(row=match.row + start) for match in found]
             start += count

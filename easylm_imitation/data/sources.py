@@ -4,14 +4,13 @@ zstd. Packing and Parquet are told by content, not by name.
 A bad line of a JSONL file is that line's fault, and the rest is read. A JSON array that breaks off cannot be read past
 the break, and half a file is no dataset: that is an error.
 """
-import dataclasses
 import gzip
 import importlib
 import io
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from easylm_imitation.records import has_utf8, parse_line
 from easylm_imitation.schema import UserError
@@ -30,8 +29,7 @@ class Drop(Exception):
         self.reason, self.detail = reason, detail
 
 
-@dataclasses.dataclass(frozen=True)
-class RawRecord:
+class RawRecord(NamedTuple):
     """A line, not parsed yet (`raw` is bytes), or an element of an array or a row of a table (the parsed value)."""
     line: int       # from 1, in the unpacked file: where the record starts; of Parquet, the row
     number: int     # from 0, counting records
@@ -65,31 +63,32 @@ def cells(line: str, columns: tuple[str, ...]) -> dict[str, Any]:
     return {name: value.replace("\\n", "\n") for name, value in zip(columns, values, strict=True)}
 
 
-def iter_records(path: pathlib.Path, whole: bool = False) -> Iterator[RawRecord]:
-    """The records of a file, in order; blank lines are none. `whole`: the file is one JSON object.
+def iter_records(path: pathlib.Path, shape: Literal["", "object", "lines"] = "") -> Iterator[RawRecord]:
+    """The records of a file, in order; blank lines are none. `shape`: "object" where the file is one JSON object,
+    "lines" where what begins with a bracket is no JSON array either.
 
     Raises UserError for a file that cannot be read as a whole, and where the package that reads it is missing.
     """
     try:
         with _open(path) as file:
-            if file.peek(4)[:4] == _PARQUET:
+            if shape != "lines" and file.peek(4)[:4] == _PARQUET:
                 yield from _table(path)
                 return
             first = _first_byte(file)
-            if whole and first == b"{":     # as an array of one
+            if shape == "object" and first == b"{":     # as an array of one
                 yield from _array(path, b"[" + file.read() + b"]")
             else:
-                yield from (_array(path, file.read()) if first == b"[" else _lines(file))
+                yield from _array(path, file.read()) if first == b"[" and shape != "lines" else _lines(file)
     except (OSError, EOFError) as error:  # EOFError: a packed stream that breaks off
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def package(name: str, purpose: str) -> Any:
+def package(name: str, purpose: str, extra: str = "data") -> Any:
     """The package of that name, which not every installation has. Raises UserError saying what it is needed for."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(f"{purpose} needs the package '{name}': pip install 'easylm_imitation[data]'") from None
+        raise UserError(f"{purpose} needs the package '{name}': pip install 'easylm_imitation[{extra}]'") from None
 
 
 def _open(path: pathlib.Path) -> BinaryIO:

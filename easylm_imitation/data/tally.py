@@ -115,7 +115,7 @@ class Tally:
         return tuple(
             SourceCount(source.path, name, found.sha256, count.read, count.kept, dict(sorted(count.dropped.items())),
                         count.added, count.passed - count.kept, count.copies, count.tokens, count.loss_tokens,
-                        len(found.paths), source.licence, source.origin)
+                        len(found.names), source.licence, source.origin)
             for source, name, found, count in zip(self._config.sources, self._datasets, files, self._sources))
 
     def rules(self) -> tuple[RuleCount, ...]:
@@ -146,8 +146,8 @@ class Tally:
             if (rule.scope, *holder) in self._gone:
                 return None
             self._gone.add((rule.scope, *holder))
-            return dataclasses.replace(
-                outcome, example=None, reason=rule.step.name, detail=f"as '{first[2]}', {first[0]}:{first[1]}",
+            return outcome._replace(
+                example=None, reason=rule.step.name, detail=f"as '{first[2]}', {first[0]}:{first[1]}",
                 last=key.step, changes=tuple(change for change in outcome.changes if change.step < key.step))
         return outcome
 
@@ -158,8 +158,8 @@ class Tally:
         name = outcome.dataset, outcome.example.id
         if name in self._names:
             first, line = self._names[name]
-            return dataclasses.replace(outcome, example=None, reason="duplicate id",
-                                       detail=f"'{name[1]}' was there before, {first}:{line}")
+            return outcome._replace(example=None, reason="duplicate id",
+                                    detail=f"'{name[1]}' was there before, {first}:{line}")
         self._names[name] = file, outcome.line
         return outcome
 

@@ -1,16 +1,18 @@
 """The rules that need all conversations at once, run when every other rule is through: near-duplicates, overlap with
-evaluation sets, and the diversity of queries. Each looks at one text a conversation, which its rule took in passing."""
+evaluation sets, the diversity of queries, and evaluation prompts that are too near to them. Each looks at one text a
+conversation, which its rule took in passing."""
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from easylm_imitation.data.clean import Step
-from easylm_imitation.data.diversity import query_diversity
+from easylm_imitation.data.diversity import BleuIndex, query_diversity
 from easylm_imitation.data.mixture import Row
 from easylm_imitation.data.near import near_duplicates
-from easylm_imitation.data.overlap import Overlap, read_evaluation_set
+from easylm_imitation.data.overlap import EvaluationSet, Overlap, name_of, read_evaluation_set, read_rows
 from easylm_imitation.data.tally import Tally
 from easylm_imitation.records import file_sha256
+from easylm_imitation.schema import UserError
 
 
 @dataclasses.dataclass
@@ -19,14 +21,20 @@ class Findings:
     overlaps: dict[str, Any] = dataclasses.field(default_factory=dict)      # evaluation set -> counts
     report: dict[str, Any] = dataclasses.field(default_factory=dict)        # evaluation set -> rows, items and scores
     diversity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    held_out: dict[str, Any] = dataclasses.field(default_factory=dict)      # prompt set -> counts
+    too_near: dict[str, Any] = dataclasses.field(default_factory=dict)      # prompt set -> which, and to what
+    prompts: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)      # prompt set -> the others
 
 
 def evaluation_hashes(steps: Iterable[Step]) -> list[str]:
     """Of the contents of the evaluation sets that the steps look for. Raises UserError for what would stop them."""
-    asked = [step.options for step in steps if step.name == "overlap"]
-    for options in asked:
-        _evaluations(options)
-    return [file_sha256(path) for options in asked for path in options["against"]]
+    asked = [step for step in steps if "against" in step.options]
+    for step in asked:
+        _evaluations(step.options)
+    prompts = [name_of(path) for step in asked if step.name == "held-out" for path in step.options["against"]]
+    if len(set(prompts)) != len(prompts):
+        raise UserError("clean: rule 'held-out': two files of prompts have one name; names must differ")
+    return [file_sha256(path) for step in asked for path in step.options["against"]]
 
 
 class _Conversation(NamedTuple):
@@ -86,5 +94,25 @@ def _diversity(conversations: list[_Conversation], options: dict[str, Any], find
     return {}
 
 
+def _held_out(conversations: list[_Conversation], options: dict[str, Any], findings: Findings) -> dict[int, str]:
+    """None; the findings tell which prompts may be asked."""
+    most = options.get("most", 0.2)
+    index = BleuIndex([conversation.text for conversation in conversations])
+    for path in options["against"]:
+        rows, name = read_rows(path), name_of(path)
+        prompts = EvaluationSet.from_rows(name, rows, options.get("fields", ())).items
+        scores, nearest = index.nearest(list(prompts.values()))
+        findings.prompts[name] = [{"id": prompt, **row} for prompt, row, score in zip(prompts, rows, scores)
+                                  if score <= most]
+        findings.too_near[name] = [
+            {"prompt": prompt, "bleu": round(float(score), 4), "text": text,
+             "query": f"{conversations[at].dataset}/{conversations[at].id}", "query_text": conversations[at].text}
+            for (prompt, text), score, at in zip(prompts.items(), scores, nearest) if score > most]
+        findings.held_out[name] = {"prompts": len(rows), "too_near": len(findings.too_near[name]), "most": most,
+                                   "mean_bleu": round(float(scores.mean()), 4)}
+    return {}
+
+
 _JUDGES: dict[str, Callable[[list[_Conversation], dict[str, Any], Findings], dict[int, str]]] = {
-    "near-query": _near, "near-dialogue": _near, "overlap": _overlap, "diversity": _diversity}
+    "near-query": _near, "near-dialogue": _near, "overlap": _overlap, "diversity": _diversity,
+    "held-out": _held_out}

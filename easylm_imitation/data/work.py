@@ -1,6 +1,7 @@
 """What a worker of `build` does: raw records in, cleaned and tokenized examples out. Imports neither jax nor TFDS."""
-import dataclasses
+import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from easylm_imitation.data.clean import Change, Cleaned, Key, cleaned, steps_of
 from easylm_imitation.data.config import CleanRule, SourceConfig
@@ -10,11 +11,10 @@ from easylm_imitation.data.shards import Example
 from easylm_imitation.data.sources import Drop, RawRecord
 from easylm_imitation.records import Conversation
 from easylm_imitation.schema import UserError
-from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer, tokenize
+from easylm_imitation.text import Row, Template, Tokenizer, get_template, load_tokenizer, tokenize, tokenize_all
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one conversation of a record (or of the record): an example, its dataset and its teacher, or the
     reason why not. `first` to `last` are the cleaning steps that saw it, of the source's and then the build's."""
     line: int
@@ -41,36 +41,44 @@ class Worker:
     def outcomes(self, records: list[RawRecord], source: SourceConfig, dataset: str) -> list[list[Outcome]]:
         """For each record, in order, one outcome a conversation."""
         reader, steps = Reader(source, dataset), steps_of((*source.clean, *self._clean))
-        return [list(self._outcomes(record, reader, steps)) for record in records]
+        judged = [list(self._judged(record, reader, steps)) for record in records]
+        kept = [conversation for made in judged for _, conversation in made if conversation is not None]
+        rows = iter(tokenize_all(self._template, self._tokenizer, kept))
+        return [[outcome if conversation is None else _finished(outcome, next(rows)) for outcome, conversation in made]
+                for made in judged]
 
-    def _outcomes(self, record: RawRecord, reader: Reader, steps: tuple) -> Iterator[Outcome]:
+    def _judged(self, record: RawRecord, reader: Reader, steps: tuple) -> Iterator[tuple[Outcome, Conversation | None]]:
+        """The outcomes of a record, those of conversations to tokenize with these."""
         try:
             made = list(reader.conversations(record.parse(reader.columns), record.number))
         except Drop as drop:
-            yield Outcome(record.line, reason=drop.reason, detail=drop.detail)
+            yield Outcome(record.line, reason=drop.reason, detail=drop.detail), None
             return
         for conversation in made:
             for result in cleaned(conversation, steps, self._count):
-                yield self._outcome(record.line, conversation, result)
+                yield self._result(record.line, conversation, result)
 
-    def _outcome(self, line: int, read: Conversation, result: Cleaned) -> Outcome:
+    def _result(self, line: int, read: Conversation, result: Cleaned) -> tuple[Outcome, Conversation | None]:
         conversation = result.conversation or read
         outcome = Outcome(line, None, conversation.dataset, conversation.teacher, result.reason, result.detail,
                           result.first, result.last, result.changes, result.keys, conversation.id,
                           excerpt(conversation) if result.last >= 0 else "")
         if result.conversation is None:
-            return outcome
+            return outcome, None
         try:
             check(conversation.messages)
-            row = tokenize(self._template, self._tokenizer, conversation)
         except Drop as drop:
-            return dataclasses.replace(outcome, reason=drop.reason, detail=drop.detail)
-        except UserError as error:
-            return dataclasses.replace(outcome, reason="not tokenizable", detail=str(error))
-        return dataclasses.replace(outcome, example=Example(conversation.id, row.tokens, row.loss_weights))
+            return outcome._replace(reason=drop.reason, detail=drop.detail), None
+        return outcome, conversation
 
     def _row_tokens(self, messages: tuple) -> int:
         return len(tokenize(self._template, self._tokenizer, Conversation("", "", tuple(messages))).tokens)
+
+
+def _finished(outcome: Outcome, row: Row | UserError) -> Outcome:
+    if isinstance(row, UserError):
+        return outcome._replace(reason="not tokenizable", detail=str(row))
+    return outcome._replace(example=Example(outcome.id, row.tokens, row.loss_weights))
 
 
 _worker: Worker | None = None
@@ -79,6 +87,7 @@ _worker: Worker | None = None
 def start(tokenizer: str, template: str, clean: tuple[CleanRule, ...]) -> None:
     """Readies this process of a pool; `tokenizer` is a folder, `template` a name."""
     global _worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"      # each core has a process already
     loaded = load_tokenizer(tokenizer)
     _worker = Worker(loaded, get_template(template, loaded), clean)
 

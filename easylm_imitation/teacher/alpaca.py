@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from easylm_imitation.data.formats.encodings import encode
 from easylm_imitation.records import LedgerEntry, Message
 from easylm_imitation.schema import UserError
 from easylm_imitation.teacher.inputs import SeedTask
-from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions, as_question
+from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions
 from easylm_imitation.teacher.labelled import sections
 from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws
 
@@ -70,7 +71,8 @@ class Alpaca(Growing):
                 self.dropped[reason] += 1
             else:
                 instruction, given, output = task
-                self.add(ask, place, as_question(instruction, given), output, instruction=instruction, input=given)
+                self.add(ask, place, *encode(instruction, given, output, "blank line"), instruction=instruction,
+                         input=given)
 
     def _fault(self, task: tuple[str, str, str] | None) -> str:
         if task is None:

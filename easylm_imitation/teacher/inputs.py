@@ -1,8 +1,6 @@
 """The files that recipes read: pairs of questions and answers, seed tasks, FLAN-style queries. JSONL or JSON, gzipped
 or not; FLAN's chain-of-thought TSV too."""
-import csv
 import dataclasses
-import gzip
 import os
 import pathlib
 from collections.abc import Iterator
@@ -89,26 +87,22 @@ def _queries(path: str | os.PathLike) -> Iterator[Prompt]:
 
 
 def _tsv(path: str | os.PathLike) -> Iterator[Prompt]:
-    opened = gzip.open if str(path).endswith(".gz") else open
-    try:
-        with opened(path, "rt", encoding="utf-8", newline="") as file:
-            for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)):
-                if len(row) < 2 or not row[0].strip():
-                    raise UserError(f"{path}:{number + 1}: expected question, answer and perhaps a rationale")
-                meta = {"target": row[1], **({"rationale": row[2]} if len(row) > 2 else {})}
-                yield Prompt(_name(path, number), (Message("user", row[0].replace("\\n", "\n")),), meta=meta)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+    for number, (where, fields) in enumerate(_records(path, ("question", "target", "rationale"), least=2)):
+        if not fields["question"].strip():
+            raise UserError(f"{where}: an empty question; expected question, answer and perhaps a rationale")
+        yield Prompt(_name(path, number), (Message("user", fields.pop("question")),), meta=fields)
 
 
 def _name(path: str | os.PathLike, number: int) -> str:
     return f"{pathlib.Path(path).name.partition('.')[0]}_{number}"
 
 
-def _records(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
-    for record in iter_records(pathlib.Path(path)):
+def _records(path: str | os.PathLike, columns: tuple[str, ...] = (), least: int = 0
+             ) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record). `columns`: the cells of tab-separated lines, of which at least the first `least` are there."""
+    for record in iter_records(pathlib.Path(path), "lines" if columns else ""):
         where = f"{path}:{record.line}"
         try:
-            yield where, record.parse()
+            yield where, record.parse(columns[:max(least, record.raw.count(b"\t") + 1)] if columns else ())
         except Drop as drop:
             raise UserError(f"{where}: {drop}") from None

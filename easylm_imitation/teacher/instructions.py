@@ -47,12 +47,3 @@ class Instructions:
         if text[0] in string.punctuation:
             return "opens with punctuation"
         return "" if text[0].isascii() else "opens outside ASCII"
-
-
-def as_question(instruction: str, given: str) -> str:
-    """An instruction and its input as one user message, as `build` reads Alpaca's records too.
-
-    >>> as_question("Translate to German.", "cat")
-    'Translate to German.\\n\\ncat'
-    """
-    return f"{instruction}\n\n{given}" if given else instruction

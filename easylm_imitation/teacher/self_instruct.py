@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Literal
 
+from easylm_imitation.data.formats.encodings import encode
 from easylm_imitation.records import LedgerEntry, Message
 from easylm_imitation.schema import UserError
 from easylm_imitation.teacher.inputs import SeedTask
-from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions, as_question
+from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions
 from easylm_imitation.teacher.labelled import sections
 from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws, whole_lines
 
@@ -142,7 +143,7 @@ class SelfInstruct(Growing):
         self.dropped["instance is empty, repeats its input, or contradicts another"] += len(found) - len(kept)
         self.dropped["no instance in the answer"] += not found
         for place, (given, output) in enumerate(kept):
-            self.add(ask, place, as_question(ask.about, given), output, instruction=ask.about, input=given,
+            self.add(ask, place, *encode(ask.about, given, output, "blank line"), instruction=ask.about, input=given,
                      classification=ask.step == "labelled")
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
 from easylm_imitation.text.own_template import Marked, OwnTemplate, end_token, own_pieces
-from easylm_imitation.text.template import Fault, Loss, Piece, Special, Template, fault_of
-from easylm_imitation.text.tokenizer import Tokenizer
+from easylm_imitation.text.template import BOS, EOS, Fault, Loss, Piece, Special, Template, fault_of
+from easylm_imitation.text.tokenizer import After, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +38,42 @@ def tokenize(template: Template, tokenizer: Tokenizer, conversation: Conversatio
         tokens        85 115 101 114 58 32 97 10 65 115 115 105 115 116 97 110 116 58 | 32 98 256
         loss_weights   0   0   0   0  0  0  0  0  0   0   0   0   0   0  0   0   0  0 |  1  1   1
     """
-    where = f"conversation '{conversation.id}'"
+    [row] = tokenize_all(template, tokenizer, [conversation])
+    if isinstance(row, UserError):
+        raise row
+    return row
+
+
+def tokenize_all(template: Template, tokenizer: Tokenizer, conversations: Sequence[Conversation]
+                 ) -> list[Row | UserError]:
+    """What `tokenize` makes of each conversation, or would raise: all their texts go to the tokenizer at once."""
+    pieces: list[list[Marked] | UserError] = []
+    for conversation in conversations:
+        try:
+            pieces.append(_checked(template, tokenizer, conversation))
+        except UserError as error:
+            pieces.append(error)
+    whole = [made for made in pieces if not isinstance(made, UserError)]
+    try:
+        rows = iter(_rows(tokenizer, whole, template.loss))
+        return [made if isinstance(made, UserError) else next(rows) for made in pieces]
+    except UserError as error:      # a text that no tokenizer takes: whose is it?
+        if len(pieces) == 1:
+            return [error]
+        return [row for conversation in conversations for row in tokenize_all(template, tokenizer, [conversation])]
+
+
+def _checked(template: Template, tokenizer: Tokenizer, conversation: Conversation) -> list[Marked]:
+    """What the row of a conversation consists of. Raises UserError, naming it."""
     messages = conversation.messages
     fault = fault_of(messages)
     if fault is None and messages[-1].role == "user":
         fault = Fault("no answer at its end")
     if fault:
-        raise UserError(f"{where}: {fault}; fix the source, or drop it")
+        raise UserError(f"conversation '{conversation.id}': {fault}; fix the source, or drop it")
     if messages[0].role == "document":
-        return _document(tokenizer, messages[0].content)
-    return _row(tokenizer, _pieces(template, tokenizer, messages), template.loss)
+        return [Marked(BOS, True), Marked(messages[0].content, True), Marked(EOS, True)]
+    return list(_pieces(template, tokenizer, messages))
 
 
 def prompt_ids(template: Template, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -58,7 +84,7 @@ def prompt_ids(template: Template, tokenizer: Tokenizer, messages: Sequence[Mess
         fault = Fault("the last message must be the user's")
     if fault:
         raise UserError(f"messages: {fault}")
-    return _row(tokenizer, _pieces(template, tokenizer, messages, generate=True)).tokens.tolist()
+    return _rows(tokenizer, [_pieces(template, tokenizer, messages, generate=True)])[0].tokens.tolist()
 
 
 def stop_ids(template: Template, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -130,22 +156,41 @@ def _content(template: Template, content: str) -> str:
     return content.strip() if template.strip else content
 
 
-def _row(tokenizer: Tokenizer, pieces: Iterable[Marked], loss: Loss = "answers") -> Row:
+def _rows(tokenizer: Tokenizer, rows: Iterable[Iterable[Marked]], loss: Loss = "answers") -> list[Row]:
+    """The rows that consist of these pieces."""
+    joined = [list(_joined(pieces)) for pieces in rows]
+    encoded = iter(tokenizer.encode_all([text for pieces in joined for text in _texts(tokenizer, pieces)]))
+    return [_row(tokenizer, pieces, encoded, loss) for pieces in joined]
+
+
+def _texts(tokenizer: Tokenizer, pieces: Sequence[Marked]) -> Iterator[tuple[str, After]]:
+    """The texts of a row, each with what it stands after. BOS may be nothing."""
+    after: After = "nothing"
+    for marked in pieces:
+        if isinstance(marked.piece, str):
+            yield marked.piece, after
+            after = "text"
+        elif after != "nothing" or special_token(marked.piece, tokenizer) is not None:
+            after = "special"
+
+
+def _row(tokenizer: Tokenizer, pieces: Sequence[Marked], encoded: Iterator[list[int]], loss: Loss) -> Row:
     tokens: list[int] = []
-    answers: list[int] = []     # of each token: the number of its answer from 1, or 0
-    answer, previous = 0, Marked("", False)
-    for marked in _joined(pieces):
-        answer += marked.learned and not previous.learned
+    counts: list[int] = []      # of each piece: tokens,
+    answers: list[int] = []     # and the number of its answer from 1, or 0
+    answer, learned = 0, False
+    for marked in pieces:
         if isinstance(marked.piece, Special):
             token_id = special_token(marked.piece, tokenizer)
             ids = [] if token_id is None else [token_id]
         else:
-            after_special = isinstance(previous.piece, Special)
-            ids = tokenizer.encode_after(marked.piece, after_special) if tokens else tokenizer.encode(marked.piece)
+            ids = next(encoded)
+        answer += marked.learned and not learned
+        learned = marked.learned
         tokens += ids
-        answers += [answer if marked.learned else 0] * len(ids)
-        previous = marked
-    return Row(np.asarray(tokens, np.int32), _weights(np.asarray(answers, np.int32), loss))
+        counts.append(len(ids))
+        answers.append(answer if learned else 0)
+    return Row(np.array(tokens, np.int32), _weights(np.repeat(np.array(answers, np.int32), counts), loss))
 
 
 def _weights(answers: np.ndarray, loss: Loss) -> np.ndarray:
@@ -164,12 +209,3 @@ def _joined(pieces: Iterable[Marked]) -> Iterator[Marked]:
             yield from group
         elif text := "".join(marked.piece for marked in group):
             yield Marked(text, False)
-
-
-def _document(tokenizer: Tokenizer, text: str) -> Row:
-    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    body = tokenizer.encode_after(text, special=True) if start else tokenizer.encode(text)
-    tokens = np.asarray([*start, *body, tokenizer.eos_id], np.int32)
-    weights = np.ones(len(tokens), np.float32)
-    weights[0] = 0.0
-    return Row(tokens, weights)

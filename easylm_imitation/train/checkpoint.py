@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
+from easylm_imitation.folders import refusing_disk
 from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.train.state import TrainState, shardings_of
 from easylm_imitation.weights import DATA, LINEAGE, OPTIMIZER, PARAMS, PROGRESS
-from easylm_imitation.weights.files import refusing_disk
 
 
 @dataclasses.dataclass(frozen=True)

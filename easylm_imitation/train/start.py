@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from easylm_imitation.data import DataUse, batches_of_tokens, count_batches, data_use, read_card
+from easylm_imitation.folders import finished_folder
 from easylm_imitation.models import ModelConfig, config_mapping, difference, model_config
 from easylm_imitation.records import DataCard, Lineage, code_version, digest, write_json
 from easylm_imitation.schema import UserError, plain
@@ -21,7 +22,6 @@ from easylm_imitation.train.place import check_split
 from easylm_imitation.train.same_run import check_same_run
 from easylm_imitation.train.teacher import teacher_lineage
 from easylm_imitation.weights import LoadedModel, RunDir, describe
-from easylm_imitation.weights.files import finished_folder
 
 _VOCABULARY_MULTIPLE = 8    # a vocabulary that the tokenizer decides is rounded up, so that `tensor` can split it
 

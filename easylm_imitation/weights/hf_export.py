@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easylm_imitation.folders import finished_folder
 from easylm_imitation.models import ModelConfig, Params, difference, family_of, stack
 from easylm_imitation.records import DataCard, Lineage, write_json, write_text
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, stop_ids
-from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.weights.hf_extras import GENERATION, NO_EXTRAS, HFExtras
 from easylm_imitation.weights.hf_import import fingerprint, layer_name
 from easylm_imitation.weights.model_card import model_card

@@ -22,12 +22,12 @@ import jax
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
+from easylm_imitation.folders import finished_folder
 from easylm_imitation.models import ModelConfig, Params, config_mapping, create, model_config
 from easylm_imitation.records import DataCard, Lineage, iter_jsonl, read_json, read_object, write_json
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.text import OwnTemplate, Template, Tokenizer, get_template, load_tokenizer
-from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.weights.hf_extras import NO_EXTRAS, HFExtras, load_extras, save_extras
 from easylm_imitation.weights.reading import reading
 

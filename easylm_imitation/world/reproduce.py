@@ -26,6 +26,7 @@ import numpy as np
 from easylm_imitation import console
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
 from easylm_imitation.evaluate import AnswerConfig, answer_prompts, evaluate_tasks, style_task
+from easylm_imitation.folders import finished_folder
 from easylm_imitation.records import Answer, Results, TaskResult, digest, read_json, read_jsonl, write_json
 from easylm_imitation.report import Verdict, build_report, show
 from easylm_imitation.schema import UserError, build
@@ -35,7 +36,6 @@ from easylm_imitation.teacher import collect_answers
 from easylm_imitation.text import load_tokenizer, train_bpe
 from easylm_imitation.train import TrainConfig, train
 from easylm_imitation.weights import LoadedModel, describe, export_hf, open_model
-from easylm_imitation.weights.files import finished_folder
 from easylm_imitation.world.config import ReproduceConfig
 from easylm_imitation.world.synthetic import make_world
 from easylm_imitation.world.tasks import WorldTask

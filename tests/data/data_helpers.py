@@ -1,6 +1,8 @@
 """What the data tests share."""
 import json
 
+from easylm_imitation.data.convert import Reader, check
+
 
 def turns(*texts):
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
@@ -9,6 +11,14 @@ def turns(*texts):
 def write_lines(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def convert(record, source, dataset, number):
+    """The conversations that a record of `source` holds; raises Drop when it, or one of them, is of no use."""
+    made = list(Reader(source, dataset).conversations(record, number))
+    for conversation in made:
+        check(conversation.messages)
+    return made
 
 
 def listing(folder):

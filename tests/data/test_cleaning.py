@@ -8,7 +8,9 @@ from data_helpers import turns, write_lines
 from easylm_imitation.cli import build as cli
 from easylm_imitation.cli.main import main
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset, pool
+from easylm_imitation.data.diversity import held_out_nearness
 from easylm_imitation.data.shards import open_shards
+from easylm_imitation.records import read_prompts
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import load_tokenizer
 
@@ -190,6 +192,32 @@ def test_overlap_with_an_evaluation_set_is_reported_and_removed_on_request(tmp_p
     assert removed.rules[0].dropped == 2
     assert removed.rules[0].samples[0].detail == "holds 'q1' of exam"
     assert removed.diversity["queries"] == 2
+
+
+def test_prompts_that_are_near_to_a_query_are_left_out_and_reported(tmp_path, evaluation, capsys):
+    """The library is asked the same with the queries as they stand in the files."""
+    prompts = [{"id": "p0", "prompt": "Where is Oslo, and who built it?"}, {"prompt": "Prove Fermat's theorem."},
+               {"id": "p2", "prompt": f"Tell me now: {ITEM}?", "source": "kept"}]
+    write_lines(tmp_path / "broad.jsonl", prompts)
+    rules = (*evaluation.clean, {"rule": "held-out", "against": [str(tmp_path / "broad.jsonl")]})
+    card = build_dataset(dataclasses.replace(evaluation, clean=rules), tmp_path / "out")
+    queries = ["Name a cat, please.", f"Tell me: {ITEM.upper()}?", "Where is Oslo, and why?"]
+    scores, nearest = held_out_nearness([prompt["prompt"] for prompt in prompts], queries)
+    assert (scores > 0.2).tolist() == [True, False, False]
+    assert nearest[0] == 2
+    assert card.held_out == {"broad": {"prompts": 3, "too_near": 1, "most": 0.2,
+                                       "mean_bleu": round(float(scores.mean()), 4)}}
+    assert ids(tmp_path / "out") == ["clean", "leak_0", "leak_2", "last"]      # rows stay
+    lines = (tmp_path / "out" / "held_out" / "broad.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"id": "1", **prompts[1]}, prompts[2]]
+    assert [prompt.id for prompt in read_prompts(tmp_path / "out" / "held_out" / "broad.jsonl")] == ["1", "p2"]
+    [near] = json.loads((tmp_path / "out" / "held_out.json").read_text())["broad"]
+    assert (near["prompt"], near["query"], near["bleu"]) == ("p0", "a/last", round(float(scores[0]), 4))
+    cli._show(card)
+    assert "1 of 3 prompts of broad have a BLEU above 0.2" in capsys.readouterr().err
+    strict = ({**rules[-1], "most": 0.0},)
+    card = build_dataset(dataclasses.replace(evaluation, clean=strict), tmp_path / "strict")
+    assert card.held_out["broad"]["too_near"] == int((scores > 0).sum())
 
 
 def test_evaluation_sets_count_by_their_contents_and_not_their_places(tmp_path, evaluation, capsys):

@@ -1,8 +1,8 @@
 """Records of each format as conversations, and the reasons for which records are left out."""
 import pytest
+from data_helpers import convert
 
 from easylm_imitation.data.config import SourceConfig
-from easylm_imitation.data.convert import convert
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.record_examples import EXAMPLES
 from easylm_imitation.records import Conversation, Message

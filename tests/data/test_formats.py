@@ -2,12 +2,14 @@
 import pathlib
 
 import pytest
+from data_helpers import convert
 
 from easylm_imitation.data.config import SourceConfig
-from easylm_imitation.data.convert import convert
 from easylm_imitation.data.formats import FORMATS
+from easylm_imitation.data.public import PUBLIC
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.schema import UserError, build
+from easylm_imitation.teacher.recipes import RECIPES
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -192,3 +194,12 @@ def test_mistakes_in_a_source_are_told_before_anything_is_read(change, message):
 def test_the_docs_name_every_format():
     page = (ROOT / "docs/build.md").read_text()
     assert [name for name in FORMATS if f"| `{name}` |" not in page] == []
+
+
+def test_the_page_of_sources_names_every_format_dataset_config_and_recipe():
+    page = (ROOT / "docs/data.md").read_text()
+    assert [name for name in FORMATS if f"| `{name}` |" not in page] == []
+    assert [name for name in PUBLIC if f"source.py:{name}`" not in page] == []
+    configs = [path for kind in ("data", "collect") for path in (ROOT / "configs" / kind).glob("*.py")]
+    assert [path.name for path in configs if f"configs/{path.parent.name}/{path.name}" not in page] == []
+    assert [name for name in RECIPES if f"| `{name}`" not in page] == []

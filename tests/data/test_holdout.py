@@ -87,3 +87,26 @@ def test_a_share_that_is_none_and_a_dataset_without_the_file_are_refused(mixed, 
         open_loader(mixed, LoaderConfig(context=96), seed=0, epochs=1)
     finally:
         (tmp_path / "away").rename(mixed / "datasets.npz")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_copies_of_a_conversation_are_on_one_side(tmp_path, tokenizer_folder, seed):
+    write_lines(tmp_path / "raw.jsonl", [{"id": f"c{i}", "messages": turns("q", f"answer {i}")} for i in range(20)])
+    write_lines(tmp_path / "twin.jsonl", [{"id": f"c{i}", "messages": turns("q", f"twin {i}")} for i in range(20)])
+    sources = (SourceConfig(str(tmp_path / "raw.jsonl"), weight=2.5), SourceConfig(str(tmp_path / "twin.jsonl")))
+    build_dataset(BuildConfig("copied", sources, str(tokenizer_folder), seed=seed), tmp_path / "data")
+    trained, validated = answers(tmp_path / "data"), answers(tmp_path / "data", held_out="raw")
+    assert len(set(validated)) == 5 < len(validated)        # a quarter of the 20 conversations, with their copies
+    assert not set(trained) & set(validated)
+    assert len(trained) + len(validated) + len(answers(tmp_path / "data", held_out="twin")) == 70
+
+
+def test_a_dataset_that_does_not_tell_its_copies_is_refused(tmp_path, tokenizer_folder):
+    write_lines(tmp_path / "raw.jsonl", [{"id": f"c{i}", "messages": turns("q", f"answer {i}")} for i in range(9)])
+    source = SourceConfig(str(tmp_path / "raw.jsonl"), weight=2)
+    build_dataset(BuildConfig("copied", (source,), str(tokenizer_folder), seed=0), tmp_path / "data")
+    with np.load(tmp_path / "data" / "datasets.npz") as stored:
+        older = {name: stored[name] for name in ("names", "number")}
+    np.savez(tmp_path / "data" / "datasets.npz", **older)
+    with pytest.raises(UserError, match="which conversations are copies"):
+        open_loader(tmp_path / "data", CONFIG, seed=0, epochs=1)

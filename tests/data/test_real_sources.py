@@ -1,7 +1,7 @@
 """The real files that may stand beside the checkout build as they are, with the counts that they have."""
 import pytest
 
-from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
+from easylm_imitation.data import BuildConfig, LoaderConfig, SourceConfig, build_dataset, count_batches
 
 OASST = "oasst_samples/model/model_eval/manual/data/en_100_tree.jsonl.gz"
 large = pytest.mark.slow
@@ -41,3 +41,15 @@ def test_rules_on_real_dialogues(shared_data, tmp_path, tokenizer_folder):
     assert source.read + source.added == source.kept + source.left + sum(source.dropped.values())
     assert source.dropped == {"identity": 3, "language": 15, "numbering": 1, "refusals": 4}
     assert 0.08 < card.diversity["bleu"] < 0.15
+
+
+@pytest.mark.slow
+def test_rows_of_real_conversations_are_packed_full(shared_data, tmp_path):
+    """GPT-2's own tokenizer, so that the lengths are those that one trains on."""
+    sources = (SourceConfig("gpteacher/*/*.json.gz", "alpaca", dataset="gpteacher"),
+               SourceConfig("halueval_general/*.jsonl.gz", "halueval", dataset="halueval"))
+    tokenizer = shared_data / "tokenizers" / "gpt2_hf_json" / "gpt2.json"
+    card = build_dataset(BuildConfig("real", sources, str(tokenizer), root=str(shared_data)), tmp_path / "out")
+    for context in (1024, 2048):
+        rows = count_batches(tmp_path / "out", LoaderConfig(context, batch=1), seed=0, epochs=1)
+        assert card.tokens / (rows * context) >= 0.98

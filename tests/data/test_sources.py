@@ -128,7 +128,7 @@ def test_tab_separated_lines_and_whole_objects(tmp_path):
     with pytest.raises(Drop, match="wrong shape: 2 cells, not 3"):
         bad.parse(names)
     (tmp_path / "x.json").write_text('{\n "Definition": ["D"],\n "Instances": []\n}\n')
-    [record] = iter_records(tmp_path / "x.json", whole=True)
+    [record] = iter_records(tmp_path / "x.json", "object")
     assert record.parse() == {"Definition": ["D"], "Instances": []}
 
 

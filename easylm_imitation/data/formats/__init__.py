@@ -3,13 +3,14 @@ keyword-only parameters are the source's `options`), name it in `FORMATS`, give 
 its real schema, and docs/build.md a line."""
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from easylm_imitation.data.formats import dialogues, instructions, preferences, tasks
 from easylm_imitation.data.formats.base import Row
 from easylm_imitation.records import Conversation
-from easylm_imitation.schema import UserError, by_nearness, nearest
 
-__all__ = ["FORMATS", "Format", "Row", "get_format"]
+__all__ = ["FORMATS", "Format", "Row"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
@@ -18,6 +19,11 @@ class Format:
     columns: tuple[str, ...] = ()   # names of the cells, for files of tab-separated lines
     whole: bool = False             # a file is one JSON object
     skip: str = ""                  # pattern of the names of files to pass over, unless the source says otherwise
+
+    @property
+    def shape(self) -> Literal["", "object", "lines"]:
+        """What its files are to `iter_records`."""
+        return "object" if self.whole else "lines" if self.columns else ""
 
 
 FORMATS: dict[str, Format] = {
@@ -49,12 +55,3 @@ FORMATS: dict[str, Format] = {
     "webgpt": Format(preferences.webgpt),
     "summaries": Format(preferences.summaries),
 }
-
-
-def get_format(name: str) -> Format:
-    """The format of that name. Raises UserError that lists the names, the nearest first."""
-    if name not in FORMATS:
-        close = nearest(name, FORMATS)
-        close = close if close.startswith("; did") else ""
-        raise UserError(f"'{name}' is no format{close}; known, the nearest first: {by_nearness(name, FORMATS)}")
-    return FORMATS[name]

@@ -1,5 +1,6 @@
 """Folders that appear whole or not at all."""
 import contextlib
+import fcntl
 import os
 import pathlib
 import re
@@ -12,6 +13,7 @@ from easylm_imitation.schema import UserError
 
 _TRIES = 50
 _LONGEST_NAME = 200     # bytes; the temporary name beside it is a little longer, and file systems take 255
+_UNFINISHED = ".unfinished"
 
 
 def demand_absent(path: str | os.PathLike) -> pathlib.Path:
@@ -61,14 +63,16 @@ def _remove(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def finished_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder beside `path`, which becomes `path` when the block ends well and is removed when not.
+    """Yields a temporary folder beside `path`, which becomes `path` when the block ends well and is removed when not;
+    those that earlier attempts at `path` left when they were killed go first.
 
     Raises UserError when something is at `path` already, and when the disk refuses.
     """
     path = demand_absent(path)
     made = [parent for parent in path.parents if not parent.exists()]       # the innermost first
     path.parent.mkdir(parents=True, exist_ok=True)
-    building = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    _sweep(path)
+    building, lock = _begin(path)
     try:
         with refusing_disk(lambda cause: f"{path}: cannot be written ({cause}); nothing is left there. Make room, or "
                                          "choose another place"):
@@ -83,3 +87,32 @@ def finished_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             for parent in made:
                 parent.rmdir()
         raise
+    finally:
+        os.close(lock)
+
+
+def _begin(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """A new folder beside `path`, and its lock, which lasts as long as this process or until it is closed."""
+    while True:
+        folder = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED))
+        lock = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):      # a file system without locks: then nobody sweeps there either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)      # another process swept it away before it had its lock
+
+
+def _sweep(path: pathlib.Path) -> None:
+    """Removes the unfinished folders of `path` whose makers are dead: nobody holds their locks."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(_UNFINISHED)}")
+    for folder in path.parent.iterdir():
+        if not name.fullmatch(folder.name):
+            continue
+        with contextlib.suppress(OSError):      # in use, somebody else's, or gone meanwhile
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(folder)
+            finally:
+                os.close(lock)
