@@ -2,6 +2,7 @@
 
     weights         by the rules of training (models/*.py): over `fsdp` and `tensor`
     cache           slots over `replica`, `data` and `fsdp`; KV heads over `tensor` where it divides them
+    token counts    slots alike
     prefix cache    KV heads alike; whole over the other axes, since rows on all of them grow from the same beginnings
     all else        on every device: it is small, and the host reads it
 """

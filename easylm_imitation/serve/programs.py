@@ -203,17 +203,20 @@ def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: C
     positions = jnp.where(live, state.positions, _length(state.cache))      # idle slots write nothing
     hidden, cache = model.extend(params, state.tokens[:, None], positions[:, None], state.cache, dtype=dtype, span=span)
     logits = _logits(model, params, hidden[:, 0])
-    ids = _on_all(sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts))
+    ids = constrain(sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts), ROWS)
     out = _on_all(describe(logits, ids, common.want_top, TOP_SAMPLED))
+    counts = constrain(state.counts.at[jnp.arange(len(ids)), ids].add(live), ROWS, None)
+    ids = out.ids
     left = jnp.where(_stops(ids, common), 0, state.left - 1)
-    state = State(cache, jnp.where(live, ids, state.tokens), jnp.where(live, state.positions + 1, state.positions),
-                  jnp.where(live, left, 0), state.counts.at[jnp.arange(len(ids)), ids].add(live), state.knobs)
-    return state, out._replace(ids=jnp.where(live, ids, -1))
+    moved = (jnp.where(live, ids, state.tokens), jnp.where(live, state.positions + 1, state.positions),
+             jnp.where(live, left, 0))
+    return State(cache, *_on_all(moved), counts, state.knobs), out._replace(ids=jnp.where(live, ids, -1))
 
 
 def _logits(model: Model, params: Tree, hidden: jax.Array) -> jax.Array:
     """[rows, V]: on a mesh the rows are spread, and each is whole where it is, since what follows works row by row."""
-    return constrain(model.unembed(params, hidden), ROWS, None)
+    parts = constrain(model.unembed(params, hidden), ROWS, "tensor")    # else the head would be gathered, not these
+    return constrain(parts, ROWS, None)
 
 
 def _on_all(tree: Tree) -> Tree:
@@ -242,7 +245,8 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
         return _fresh_state(model, shapes, dtype, unstacked), kept
 
     state, kept = jax.eval_shape(fresh)
-    state_at = jax.tree.map(lambda leaf: on_all, state)._replace(cache=layout.cache(state.cache, ROWS))
+    state_at = jax.tree.map(lambda leaf: on_all, state)._replace(
+        cache=layout.cache(state.cache, ROWS), counts=layout.spread(ROWS))
     kept_at = layout.cache(kept, None)
     state, kept = _at(state, state_at), _at(kept, kept_at)
     common = Common(_int32(MAX_STOP_IDS), _int32(), jax.ShapeDtypeStruct((), bool))

@@ -6,7 +6,7 @@ from serve_helpers import CONFIG
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve import LocalModel
 
-HELLO = [{"role": "user", "content": "Where is Oslo?"}]
+HELLO = [{"role": "user", "content": "Oslo"}]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def test_answers_equal_those_of_the_routes(local, http):
     choices = http.post("/v1/completions", json={"prompt": prompts, **fields}).json()["choices"]
     assert local.generate(prompts, **fields) == [choice["text"] for choice in choices]
     assert len(choices) == 6
-    [said] = local.chat([HELLO], max_tokens=8, temperature=0)
-    body = http.post("/v1/chat/completions", json={"messages": HELLO, "max_tokens": 8, "temperature": 0}).json()
+    [said] = local.chat([HELLO], max_tokens=4, temperature=0)
+    body = http.post("/v1/chat/completions", json={"messages": HELLO, "max_tokens": 4, "temperature": 0}).json()
     assert said == body["choices"][0]["message"]["content"]
 
 

@@ -103,9 +103,11 @@ def test_weights_are_read_in_parts_straight_to_their_devices(served_model, tmp_p
     assert len(matrices) >= 14
     assert {largest[name] for name in (*matrices, "model.embed_tokens.weight")} == {1 / 8}
     new = [array for array in jax.live_arrays() if id(array) not in before and array.size >= 32 * 32]
-    assert new
+    assert len(new) >= 8
     assert all(len(array.sharding.device_set) == 8 for array in new)
-    assert all(array.addressable_shards[0].data.size < array.size for array in new if array.dtype == np.float32)
+    for leaf in jax.tree.leaves(engine._params):
+        part = leaf.addressable_shards[0].data.size
+        assert 8 * part == leaf.size or part == leaf.size <= 2 * 32    # a norm
     engine.close()
 
 

@@ -26,7 +26,8 @@ def test_no_program_holds_a_second_cache(unstacked, mesh):
         [program] = getattr(programs, kind).values()
         size = by_heads // layout.ways if kind in ("prefill", "decode") else by_heads
         memory = program.memory_analysis()
-        assert memory.temp_size_in_bytes < 0.15 * size, kind
+        # On a mesh a prompt's row of one layer, 1/32 of the cache, is summed over the groups of devices.
+        assert memory.temp_size_in_bytes < (0.25 if mesh else 0.15) * size, kind
         assert memory.alias_size_in_bytes >= size or kind == "score"
 
 
