@@ -114,13 +114,24 @@ class Pod:
                  "JAX_PROCESS_ID": str(index)}) for index in range(2)]
         self.said = [[], []]
         self._lines = queue.Queue()
-        for index, process in enumerate(self.processes):
-            threading.Thread(target=self._read, args=(index, process), daemon=True).start()
+        self._readers = [threading.Thread(target=self._read, args=(index, process), daemon=True)
+                         for index, process in enumerate(self.processes)]
+        for reader in self._readers:
+            reader.start()
 
     def _read(self, index, process):
         for line in process.stderr:
             self.said[index].append(line)
             self._lines.put(line)
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        for reader, process in zip(self._readers, self.processes, strict=True):
+            reader.join()
+            process.stderr.close()
+            process.stdout.close()
 
     def url(self):
         lines = iter(lambda: self._lines.get(timeout=240), None)
@@ -139,8 +150,7 @@ def pod(run, mesh):
         print(*opened.said[0], "---", *opened.said[1])
         raise
     finally:
-        for process in opened.processes:
-            process.kill()
+        opened.close()
 
 
 def bodies():
@@ -169,11 +179,11 @@ def test_two_processes_answer_as_one_and_stop_together_when_one_is_told(run, ser
         assert texts == expected[0]
         for ours, theirs in zip(scores, expected[1], strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
-        assert "compilations_total 0\n" in httpx.get(f"{url}/metrics").text
+        assert "compilations_total 0\n" in httpx.get(f"{url}/metrics", timeout=60).text
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             slow = pool.submit(httpx.post, f"{url}/v1/completions", timeout=120,
                                json={"prompt": ["a"] * 8, "n": 4, "max_tokens": 60})
-            while "slots_busy 4" not in httpx.get(f"{url}/metrics").text:
+            while "slots_busy 4" not in httpx.get(f"{url}/metrics", timeout=60).text:
                 pass
             processes.processes[who].send_signal(signal.SIGTERM)
             assert len(slow.result().json()["choices"]) == 32
@@ -190,12 +200,12 @@ def test_a_dead_process_fails_what_waits_and_turns_health_red_and_a_dead_leader_
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             slow = pool.submit(httpx.post, f"{url}/v1/completions", timeout=120,
                                json={"prompt": ["a"] * 64, "n": 8, "max_tokens": 90})
-            while "slots_busy 4" not in httpx.get(f"{url}/metrics").text:
+            while "slots_busy 4" not in httpx.get(f"{url}/metrics", timeout=60).text:
                 pass
             processes.processes[1].kill()
             assert slow.result(30).status_code == 500
-        assert httpx.get(f"{url}/health").status_code == 503
-        late = httpx.post(f"{url}/v1/completions", json={"prompt": "a"})
+        assert httpx.get(f"{url}/health", timeout=60).status_code == 503
+        late = httpx.post(f"{url}/v1/completions", json={"prompt": "a"}, timeout=60)
         assert late.status_code == 500
         processes.processes[0].send_signal(signal.SIGTERM)
         assert processes.processes[0].wait(timeout=60) == 1
