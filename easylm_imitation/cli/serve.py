@@ -1,5 +1,6 @@
 """`serve`: a model behind an OpenAI-compatible HTTP server, until it is told to stop."""
 import argparse
+import dataclasses
 import os
 import signal
 import threading
@@ -22,25 +23,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser, "a run dir or a Hugging Face dir")
     flags.add_address(parser, port=8000)
     flags.add_config(parser)
+    parser.add_argument("--mesh", metavar="AXES", help="devices, as in 'data:2,tensor:4' (default: the config's)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Serves until SIGTERM or Ctrl-C; requests that run by then are finished first."""
-    from easylm_imitation.serve import ServeConfig, listen, open_server
+    """Serves until SIGTERM or Ctrl-C; requests that run by then are finished first. Of several processes the first
+    serves, and the others work for it."""
+    from easylm_imitation.sharding import start_processes
+    start_processes()       # before anything asks jax for a device
+
+    from easylm_imitation.serve import Leader, ServeConfig, connect, mesh_of
 
     config = load(ServeConfig, args.config, args.overrides)
-    with listen(config, args.host, args.port) as listener:      # before the weights: a taken port is told at once
-        from easylm_imitation.weights import open_model
+    if args.mesh is not None:
+        config = dataclasses.replace(config, mesh=args.mesh)
+    mesh_of(config.mesh)
+    link = connect()
+    if link is None or isinstance(link, Leader):
+        return _lead(args, config, link)
+    return _follow(args, config, link)
 
+
+def _lead(args: argparse.Namespace, config: Any, leader: Any) -> dict[str, Any]:
+    from easylm_imitation.serve import listen, open_server, open_weights
+
+    with listen(config, args.host, args.port) as listener:      # before the weights: a taken port is told at once
         stop = threading.Event()
         _on_signals(_leave)
         console.say(f"{args.model}: loading and compiling")
-        with open_server(open_model(args.model), config, listener=listener) as server:
+        with open_server(open_weights(args.model, config), config, listener=listener, leader=leader) as server:
             _on_signals(lambda number, frame: stop.set())
             console.say(f"{server.model_name} is ready at {server.url}/v1")
             stop.wait()
+            broken = not server.service.scheduler.alive
             console.say("stopping; running requests are finished first")
+    if broken and leader is not None:
+        os._exit(1)         # the way out of jax's runtime leads past the process that is gone
     return {"model": server.model_name, "url": server.url, "counts": dict(server.service.scheduler.counts)}
+
+
+def _follow(args: argparse.Namespace, config: Any, follower: Any) -> dict[str, Any]:
+    """Works for process 0. Whatever goes wrong ends this process on the spot: the others notice that by themselves."""
+    from easylm_imitation.serve import Lost, follow, open_weights
+
+    _on_signals(_leave)
+    loaded = open_weights(args.model, config)
+    _on_signals(lambda number, frame: follower.ask_to_stop())
+    try:
+        follow(loaded, config, follower)
+    except Lost as error:
+        console.error(f"{error}; this process ends too")
+        os._exit(1)
+    return {"model": loaded.lineage.name, "follows": 0}
 
 
 def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:

@@ -74,7 +74,9 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """ids [...] -> [..., D] in `dtype`; ids beyond the table are clipped."""
-        table = constrain(self.embedding[...], "tensor", None)  # gather D first, else each looked-up row is reassembled
+        table = self.embedding[...]
+        if ids.size >= len(table):      # else the rows that are looked up are less than the table
+            table = constrain(table, "tensor", None)    # gather D first, else each looked-up row is reassembled
         return jnp.take(table, ids, axis=0, mode="clip").astype(dtype)  # cast last: the table is larger than the rows
 
 

@@ -127,6 +127,7 @@ class Model:
 
         def layer(x: jax.Array, weights: Params, keys: jax.Array, values: jax.Array, index: jax.Array | None) -> tuple:
             block = nnx.merge(self.block, weights)
+            x = _spread(x)
             q, k, v = block.project(x, shared)
             keys, values = (caching.write(kept, new, positions, index, rows) for kept, new in ((keys, k), (values, v)))
             seen = tuple(caching.read(kept, index, span, len(x), rows) for kept in (keys, values))
@@ -151,6 +152,7 @@ class Model:
         def layer(x: jax.Array, this: tuple[Params, jax.Array, jax.Array]) -> jax.Array:
             weights, keys, values = this
             block = nnx.merge(self.block, weights)
+            x = _spread(x)
             before = keys[row, :, :span], values[row, :, :span]
             attended = attend_tree(*block.project(x, shared), before, start, positions, tree_ends, self.config.window)
             return block.finish(x, attended)

@@ -5,7 +5,11 @@
 """
 from easylm_imitation.serve.config import Limits, ServeConfig
 from easylm_imitation.serve.engine import Engine
+from easylm_imitation.serve.local import LocalModel
+from easylm_imitation.serve.place import mesh_of
+from easylm_imitation.serve.processes import Leader, Lost, connect
 from easylm_imitation.serve.scoring import Score, Scorer
-from easylm_imitation.serve.server import RunningServer, listen, open_server
+from easylm_imitation.serve.server import RunningServer, follow, listen, open_server, open_weights
 
-__all__ = ["Engine", "Limits", "RunningServer", "Score", "Scorer", "ServeConfig", "listen", "open_server"]
+__all__ = ["Engine", "Leader", "Limits", "LocalModel", "Lost", "RunningServer", "Score", "Scorer", "ServeConfig",
+           "connect", "follow", "listen", "mesh_of", "open_server", "open_weights"]

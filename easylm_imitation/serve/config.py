@@ -36,12 +36,13 @@ class ServeConfig:
     slots: int = 16                             # answers generated side by side
     context: int | None = None                  # tokens of prompt and answer; None: the model's, at most 2048
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"          # auto: float32 on CPU, bfloat16 elsewhere
-    layers: Literal["auto", "stacked", "unstacked"] = "auto"        # auto: unstacked on CPU (docs/serve.md has figures)
+    layers: Literal["auto", "stacked", "unstacked"] = "auto"        # auto: unstacked on one CPU device
+    mesh: str = ""                              # devices, as in "data:2,tensor:4"; "": one
     prefill_chunks: tuple[int, ...] = ()        # tokens of a prompt read in one go
     live_lengths: tuple[int, ...] = ()          # lengths of cache that a decode step may read
     decode_rows: tuple[int, ...] = ()           # slots a decode step works on; (): all (on CPU 1 too, if large)
     score_lengths: tuple[int, ...] = ()         # row lengths for scoring; longer texts are read in pieces
-    score_tokens: int | None = None             # tokens scored in one go; None: by model size and device
+    score_tokens: int | None = None             # tokens a group of devices scores in one go; None: by model and device
     prefixes: int = 4                           # common beginnings of scored texts that are kept; each costs one slot
     decode_steps: int = 8                       # tokens between two looks at the queue; 1 while somebody streams
     api_key_env: str = "EASYLM_IMITATION_API_KEY"   # environment variable that holds the key; unset or empty: no key
@@ -51,6 +52,15 @@ class ServeConfig:
         for name in ("slots", "prefixes", "decode_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+    def dtype_on(self, platform: str) -> str:
+        """The dtype of weights and cache on a platform ("cpu", "gpu", "tpu")."""
+        return {"auto": "float32" if platform == "cpu" else "bfloat16"}.get(self.dtype, self.dtype)
+
+    def unstacked_on(self, platform: str, devices: int) -> bool:
+        """Whether layers are apart on so many devices of a platform."""
+        return platform == "cpu" and devices == 1 if self.layers == "auto" else self.layers == "unstacked"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +81,14 @@ class Shapes:
         return len(self.prefill) + len(self.decode) + len(self.read) + len(self.score)
 
 
-def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, parameters: int, platform: str) -> Shapes:
-    """The shapes for one model on a platform ("cpu", "gpu", "tpu"). Raises UserError where the config cannot be met."""
+def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, parameters: int, platform: str,
+           ways: int = 1) -> Shapes:
+    """The shapes for one model on a platform ("cpu", "gpu", "tpu"), whose slots, and rows of texts to score, are spread
+    over `ways` groups of devices. Raises UserError where the config cannot be met.
+    """
+    if ways > 1 and config.decode_rows not in ((), (config.slots,)):
+        raise UserError(f"decode_rows {config.decode_rows}: slots that are spread over {ways} groups of devices are "
+                        "advanced all at a time; leave decode_rows out")
     context = config.context or min(model_context, DEFAULT_CONTEXT)
     if context > model_context:
         raise UserError(f"context {context}: the model holds {model_context} tokens; set context to at most that")
@@ -83,8 +99,8 @@ def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, paramete
         slots=config.slots, context=context, steps=config.decode_steps,
         prefill=_prefill(config, context, small),
         # A row more costs a CPU time, an accelerator nothing: it waits for the weights.
-        decode=_decode(config, context, (1,) if platform == "cpu" and not small else (config.slots,)),
-        read=_read(lengths[-1]), score=_score(lengths, context, budget, small), prefixes=config.prefixes,
+        decode=_decode(config, context, (1,) if platform == "cpu" and not small and ways == 1 else (config.slots,)),
+        read=_read(lengths[-1]), score=_score(lengths, context, budget, small, ways), prefixes=config.prefixes,
         head_chunk=max(16, min(512, (1 << 24) // vocab_size)))   # at most 64 MB of float32 logits
 
 
@@ -132,10 +148,12 @@ def _read(row: int) -> tuple[int, ...]:
     return tuple(size for size in (16, 64, ROW) if size == 16 or 4 * size <= row or size == row)
 
 
-def _score(lengths: tuple[int, ...], context: int, budget: int, small: bool) -> tuple[tuple[int, int, int], ...]:
-    """Full rows with and without a beginning, and less of them for what comes alone."""
+def _score(lengths: tuple[int, ...], context: int, budget: int, small: bool,
+           ways: int) -> tuple[tuple[int, int, int], ...]:
+    """Full rows with and without a beginning, as many for each of `ways` groups of devices, and less of them for what
+    comes alone."""
     row = lengths[-1]
     spans = (context,) if small else tuple(sorted({0, 2 * ROW, context} if context > 4 * ROW else {0, context}))
-    wide = {(max(1, budget // row), row, span) for span in spans}
+    wide = {(ways * max(1, budget // row), row, span) for span in spans}
     lone = {(1, length, context) for length in lengths}
     return tuple(sorted(wide | lone, key=lambda shape: shape[0] * shape[1]))

@@ -1,4 +1,4 @@
-"""One model on one device, ready to run: parameters, slot state, compiled programs. No queue and no text in here.
+"""One model on its devices, ready to run: parameters, slot state, compiled programs. No queue and no text in here.
 
 An engine is used by one thread at a time. Its host side takes and gives numpy arrays; every array has one of the shapes
 that were compiled, so that no call compiles anything (`compilations` counts, and must stay 0 after the start).
@@ -6,26 +6,18 @@ that were compiled, so that no call compiles anything (`compilations` counts, an
 import dataclasses
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easylm_imitation.models import ModelConfig
+from easylm_imitation.models import ModelConfig, create
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve.config import MAX_STOP_IDS, ServeConfig, shapes
-from easylm_imitation.serve.programs import (
-    Chunk,
-    Common,
-    Order,
-    Place,
-    Points,
-    Rows,
-    State,
-    Tree,
-    get_programs,
-    prepare,
-)
+from easylm_imitation.serve.place import Layout, mesh_of, prepare, processes
+from easylm_imitation.serve.processes import Follower, Leader
+from easylm_imitation.serve.programs import Chunk, Common, Order, Place, Points, Rows, State, Tree, get_programs
 from easylm_imitation.serve.sampling import Knobs, Sampled, neutral
 
 
@@ -65,22 +57,30 @@ class Engine:
 
         Raises UserError for a config that the model cannot meet.
         """
-        device = jax.local_devices()[0]
+        self.layout = Layout(mesh_of(config.mesh))
+        device = self.layout.mesh.devices.flat[0]
+        self.layout.check(model_config, config.slots)
         if len(stop_ids) > MAX_STOP_IDS:
             raise UserError(f"{len(stop_ids)} stop ids; at most {MAX_STOP_IDS} fit")
         self.config = model_config
         self.shapes = shapes(config, model_context=model_config.context, vocab_size=model_config.vocab_size,
-                             parameters=model_config.parameters(), platform=device.platform)
-        on_cpu = device.platform == "cpu"
-        dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype)
-        unstacked = on_cpu if config.layers == "auto" else config.layers == "unstacked"
+                             parameters=model_config.parameters(), platform=device.platform, ways=self.layout.ways)
+        dtype = config.dtype_on(device.platform)
+        unstacked = config.unstacked_on(device.platform, self.layout.mesh.size)
         self.vocab_size = min(vocab_size, model_config.vocab_size)
-        self._programs = get_programs(model_config, self.shapes, dtype, unstacked, device)
-        self._params = prepare(jax.device_put(params, device), jnp.dtype(dtype), unstacked)
+        self._programs = get_programs(model_config, self.shapes, dtype, unstacked, self.layout)
+        if self.layout.alone:
+            params = jax.device_put(params, device)
+        where = self.layout.params(create(model_config), unstacked)
+        self._params = prepare(params, jnp.dtype(dtype), unstacked, where)
         self._stop_ids = np.full(MAX_STOP_IDS, -1, np.int32)
         self._stop_ids[:len(stop_ids)] = stop_ids
         self._state: State
         self._state, self._kept = self._programs.fresh()
+        self._numbers = {call: i for i, call in enumerate(self._programs.inputs)}
+        self._leader: Leader | None = None
+        several = len(processes(self.layout.mesh)) > 1
+        self._in_turn = several and device.platform == "cpu"    # there, collectives of two programs may meet
         self._compiles = _CompileCounter()
 
     @property
@@ -92,15 +92,27 @@ class Engine:
         """Counts compilations that happen in the calling thread from now on."""
         self._compiles.start()
 
-    def close(self) -> None:
-        """Frees the device memory of this engine; compiled programs stay for the next one."""
+    def close(self, failed: bool = False) -> None:
+        """Frees the device memory of this engine; compiled programs stay for the next one. Other processes end too."""
         self._compiles.stop()
+        if self._leader is not None:
+            self._leader.close(failed)
         self._params = self._state = self._kept = None
+
+    def lead(self, leader: Leader) -> None:
+        """From now on the other processes of the mesh, which `follow`, run every program that this one runs."""
+        self._leader = leader
+
+    def follow(self, follower: Follower) -> None:
+        """Runs what the leader runs, until it ends. Raises Lost when it is gone without a word."""
+        calls = list(self._programs.inputs)
+        for number, inputs in follower.calls(list(self._programs.inputs.values())):
+            self._run(*calls[number], inputs)
 
     def prefill(self, shape: tuple[int, int], prompts: Sequence[Prompt]) -> None:
         """Reads pieces of at most `shape[0]` prompts, each at most `shape[1]` long."""
         chunk = _chunk(shape, prompts, self.shapes.slots)
-        self._state = self._programs.prefill[shape](self._params, self._state, chunk)
+        self._run("prefill", shape, (chunk,))
 
     def decode(self, shape: tuple[int, int], alive: np.ndarray, steps: int, want_top: bool) -> Sampled:
         """Up to `steps` tokens for the slots in `alive` [slots] bool: [steps, shape[0]] entries, id -1 where none.
@@ -109,15 +121,14 @@ class Engine:
         """
         order = Order(alive, np.int32(min(steps, self.shapes.steps)))
         common = Common(self._stop_ids, np.int32(self.vocab_size), np.bool_(want_top))
-        self._state, out = self._programs.decode[shape](self._params, self._state, order, common)
+        out = self._run("decode", shape, (order, common))
         for part in out:
             part.copy_to_host_async()
         return out
 
     def read(self, row: int, tokens: np.ndarray, start: int, points: Points) -> Sampled:
         """Reads tokens, as many as one of `shapes.read`, into a row of the prefix cache, from position `start` on."""
-        program = self._programs.read[len(tokens)]
-        self._kept, out = program(self._params, self._kept, tokens, Place(np.int32(row), np.int32(start)), points)
+        out = self._run("read", len(tokens), (tokens, Place(np.int32(row), np.int32(start)), points))
         return Sampled(*map(np.asarray, out))
 
     def score(self, shape: tuple[int, int, int], rows: Rows, points: Points, row: int = 0, start: int = 0) -> Sampled:
@@ -125,7 +136,25 @@ class Engine:
         prefix cache. `shape` must be one of `shapes.score`, and `start` at most its third number.
         """
         place = Place(np.int32(row), np.int32(start))
-        return Sampled(*map(np.asarray, self._programs.score[shape](self._params, self._kept, rows, place, points)))
+        return Sampled(*map(np.asarray, self._run("score", shape, (rows, place, points))))
+
+    def _run(self, kind: str, shape: Any, inputs: Tree) -> Any:
+        """Runs one program, here and in the processes that follow; what it returns besides the state that it changes.
+        """
+        if self._leader is not None:
+            self._leader.tell(self._numbers[kind, shape], inputs)
+        program, out = getattr(self._programs, kind)[shape], None
+        if kind == "prefill":
+            self._state = program(self._params, self._state, *inputs)
+        elif kind == "decode":
+            self._state, out = program(self._params, self._state, *inputs)
+        elif kind == "read":
+            self._kept, out = program(self._params, self._kept, *inputs)
+        else:
+            out = program(self._params, self._kept, *inputs)
+        if self._in_turn:
+            jax.block_until_ready((self._state, self._kept, out))
+        return out
 
 
 def _chunk(shape: tuple[int, int], prompts: Sequence[Prompt], slots: int) -> Chunk:

@@ -7,7 +7,9 @@
 
 `state` and `kept` live on the device and are donated to the calls that change them. The compiled executables are called
 directly: a shape that was not foreseen is an error, never a compilation. They are shared by all engines of one process
-that have the same model config and shapes, because `reproduce` serves several models of one kind in turn.
+that have the same model config, shapes and devices, because `reproduce` serves several models of one kind in turn.
+
+On a mesh (place.py) they are the same programs: the arguments say where things lie, and XLA splits the work.
 """
 import concurrent.futures
 import contextlib
@@ -23,7 +25,9 @@ import jax.numpy as jnp
 
 from easylm_imitation.models import Model, ModelConfig, create, turned_kernels, unstack
 from easylm_imitation.serve.config import MAX_STOP_IDS, TOP_SAMPLED, TOP_SCORED, Shapes
+from easylm_imitation.serve.place import ROWS, Layout, turn
 from easylm_imitation.serve.sampling import Knobs, Sampled, describe, neutral, sample
+from easylm_imitation.sharding import constrain
 
 Tree = Any
 Shape2 = tuple[int, int]
@@ -92,38 +96,20 @@ class Programs:
     read: dict[int, Callable[..., Any]]
     score: dict[Shape3, Callable[..., Any]]
     fresh: Callable[[], tuple[State, Tree]]     # state and prefix cache
+    inputs: dict[tuple[str, Any], Tree]         # shapes and dtypes of what the host gives each, by (kind, shape)
 
 
 _shared: dict[tuple, Programs] = {}
 _lock = threading.Lock()
 
 
-def get_programs(config: ModelConfig, shapes: Shapes, dtype: str, unstacked: bool, device: jax.Device) -> Programs:
+def get_programs(config: ModelConfig, shapes: Shapes, dtype: str, unstacked: bool, layout: Layout) -> Programs:
     """Compiles every program of `shapes`, or returns those that this process already has."""
-    key = (config, shapes, dtype, unstacked, device)
+    key = (config, shapes, dtype, unstacked, layout)
     with _lock:
         if key not in _shared:
-            _shared[key] = _compile_all(create(config), shapes, jnp.dtype(dtype), unstacked, device)
+            _shared[key] = _compile_all(create(config), shapes, jnp.dtype(dtype), unstacked, layout)
         return _shared[key]
-
-
-def prepare(params: Tree, dtype: jnp.dtype, unstacked: bool) -> Tree:
-    """Parameters as the programs take them: cast once; where layers are to be apart, that, and kernels transposed."""
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    if not unstacked:
-        return params
-    params = unstack(params)
-    layers = list(params["layers"])
-    for i, layer in enumerate(layers):      # one by one, so that the memory of each is free before the next
-        layers[i] = _turn(layer)
-    return _turn({**params, "layers": None}) | {"layers": tuple(layers)}
-
-
-def _turn(params: Tree) -> Tree:
-    """Kernels [D, F] transposed, from how they are declared to how they are stored and back (`turned_kernels`)."""
-    def turn(path: tuple, leaf: jax.Array) -> jax.Array:
-        return leaf.T if path[-1].key == "kernel" and leaf.ndim == 2 else leaf
-    return jax.tree_util.tree_map_with_path(turn, params)
 
 
 def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: Chunk) -> State:
@@ -197,7 +183,8 @@ def _project(model: Model, chunk: int, params: Tree, hidden: jax.Array, points: 
     def some(start: jax.Array) -> Sampled:
         indices = jax.lax.dynamic_slice_in_dim(points.indices, start, chunk)
         targets = jax.lax.dynamic_slice_in_dim(points.targets, start, chunk)
-        return describe(model.unembed(params, hidden[indices]), targets, jnp.bool_(True), TOP_SCORED)
+        logits = _logits(model, params, constrain(hidden[indices], ROWS, None))
+        return _on_all(describe(logits, targets, jnp.bool_(True), TOP_SCORED))
 
     blank = jax.eval_shape(some, jnp.int32(0))
     out = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), blank)
@@ -215,13 +202,26 @@ def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: C
     live = state.left > 0
     positions = jnp.where(live, state.positions, _length(state.cache))      # idle slots write nothing
     hidden, cache = model.extend(params, state.tokens[:, None], positions[:, None], state.cache, dtype=dtype, span=span)
-    logits = model.unembed(params, hidden[:, 0])
-    ids = sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts)
-    out = describe(logits, ids, common.want_top, TOP_SAMPLED)
+    logits = _logits(model, params, hidden[:, 0])
+    ids = constrain(sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts), ROWS)
+    out = _on_all(describe(logits, ids, common.want_top, TOP_SAMPLED))
+    counts = constrain(state.counts.at[jnp.arange(len(ids)), ids].add(live), ROWS, None)
+    ids = out.ids
     left = jnp.where(_stops(ids, common), 0, state.left - 1)
-    state = State(cache, jnp.where(live, ids, state.tokens), jnp.where(live, state.positions + 1, state.positions),
-                  jnp.where(live, left, 0), state.counts.at[jnp.arange(len(ids)), ids].add(live), state.knobs)
-    return state, out._replace(ids=jnp.where(live, ids, -1))
+    moved = (jnp.where(live, ids, state.tokens), jnp.where(live, state.positions + 1, state.positions),
+             jnp.where(live, left, 0))
+    return State(cache, *_on_all(moved), counts, state.knobs), out._replace(ids=jnp.where(live, ids, -1))
+
+
+def _logits(model: Model, params: Tree, hidden: jax.Array) -> jax.Array:
+    """[rows, V]: on a mesh the rows are spread, and each is whole where it is, since what follows works row by row."""
+    parts = constrain(model.unembed(params, hidden), ROWS, "tensor")    # else the head would be gathered, not these
+    return constrain(parts, ROWS, None)
+
+
+def _on_all(tree: Tree) -> Tree:
+    """Lets every device of a mesh have all of it."""
+    return jax.tree.map(constrain, tree)
 
 
 def _stops(ids: jax.Array, common: Common) -> jax.Array:
@@ -233,45 +233,59 @@ def _length(cache: Tree) -> int:
     return leaf.shape[leaf.ndim - 2]
 
 
-def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool, device: jax.Device) -> Programs:
+def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool, layout: Layout) -> Programs:
     """Lowers one program after the other (Python), compiles them side by side (XLA lets go of the interpreter)."""
-    place = jax.sharding.SingleDeviceSharding(device)
-    params = jax.eval_shape(lambda p: prepare(p, dtype, unstacked), model.abstract(dtype))
+    on_all = layout.spread()
+    params = model.abstract(dtype)
+    params = _at(jax.eval_shape(lambda p: turn(unstack(p)), params) if unstacked else params,
+                 layout.params(model, unstacked))
 
     def fresh() -> tuple[State, Tree]:
         kept = model.init_cache(shapes.prefixes, shapes.context, dtype, stacked=not unstacked)
         return _fresh_state(model, shapes, dtype, unstacked), kept
 
     state, kept = jax.eval_shape(fresh)
+    state_at = jax.tree.map(lambda leaf: on_all, state)._replace(
+        cache=layout.cache(state.cache, ROWS), counts=layout.spread(ROWS))
+    kept_at = layout.cache(kept, None)
+    state, kept = _at(state, state_at), _at(kept, kept_at)
     common = Common(_int32(MAX_STOP_IDS), _int32(), jax.ShapeDtypeStruct((), bool))
-    jobs: dict[tuple, Any] = {("fresh", ()): jax.jit(fresh, out_shardings=place).lower()}
+    given: dict[tuple[str, Any], Tree] = {}
+    jobs: dict[tuple, Any] = {("fresh", ()): jax.jit(fresh, out_shardings=(state_at, kept_at)).lower()}
 
-    def lower(name: str, shape: Any, call: Callable, *args: Tree, donate: tuple[int, ...] = ()) -> None:
+    def lower(name: str, shape: Any, call: Callable, own: Tree, *inputs: Tree, out: Any) -> None:
+        """A program that is given the parameters and what it reads or changes; `out`: shardings of what it returns."""
         def run(params: Tree, *rest: Tree) -> Tree:
             with turned_kernels() if unstacked and name == "decode" else contextlib.nullcontext():
-                return call(_turn(params) if unstacked else params, *rest)
-        placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), args)
-        jobs[name, shape] = jax.jit(run, donate_argnums=donate).lower(*placed)
+                return call(turn(params) if unstacked else params, *rest)
+        given[name, shape] = inputs
+        placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=on_all), inputs)
+        jitted = jax.jit(run, donate_argnums=() if name == "score" else (1,), out_shardings=out)
+        with contextlib.nullcontext() if layout.alone else jax.set_mesh(layout.mesh):
+            jobs[name, shape] = jitted.lower(params, own, *placed)
 
     for shape in shapes.prefill:
-        call = functools.partial(prefill, model, dtype)
-        lower("prefill", shape, call, params, state, _chunk_shape(*shape), donate=(1,))
+        lower("prefill", shape, functools.partial(prefill, model, dtype), state, _chunk_shape(*shape), out=state_at)
     for shape in shapes.decode:
         order = Order(jax.ShapeDtypeStruct((shapes.slots,), bool), _int32())
         call = functools.partial(decode, model, dtype, shapes.steps, shape)
-        lower("decode", shape, call, params, state, order, common, donate=(1,))
+        lower("decode", shape, call, state, order, common, out=(state_at, on_all))
     for size in shapes.read:
         call = functools.partial(read, model, dtype, shapes.head_chunk)
-        lower("read", size, call, params, kept, _int32(size), _PLACE, _points_shape(size), donate=(1,))
+        lower("read", size, call, kept, _int32(size), _PLACE, _points_shape(size), out=(kept_at, on_all))
     for rows, length, span in shapes.score:
         call = functools.partial(score, model, dtype, shapes.head_chunk, span)
         packed = Rows(*[_int32(rows, length)] * 3)
-        lower("score", (rows, length, span), call, params, kept, packed, _PLACE, _points_shape(rows * length))
+        lower("score", (rows, length, span), call, kept, packed, _PLACE, _points_shape(rows * length), out=on_all)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         done = dict(zip(jobs, pool.map(lambda lowered: lowered.compile(), jobs.values())))
     kinds = ("prefill", "decode", "read", "score")
     groups = {kind: {shape: run for (k, shape), run in done.items() if k == kind} for kind in kinds}
-    return Programs(**groups, fresh=done["fresh", ()])
+    return Programs(**groups, fresh=done["fresh", ()], inputs=given)
+
+
+def _at(abstract: Tree, where: Tree) -> Tree:
+    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), abstract, where)
 
 
 def _fresh_state(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool) -> State:

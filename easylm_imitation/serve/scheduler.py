@@ -23,6 +23,7 @@ from easylm_imitation.serve.sampling import Sampled
 from easylm_imitation.serve.slots import Slots
 
 _PREFILLS_A_TURN = 4        # bounds how long a turn may take
+_PATIENCE = 5.0             # seconds that `close` waits for a thread that may hang
 _GATHER_QUIET, _GATHER_LONGEST = 0.002, 0.010   # seconds: jobs that arrive together should start together
 
 
@@ -60,6 +61,8 @@ class Scheduler:
         self._flying: _Flight | None = None
         self._pool = Pool(engine)
         self._scorings: list[Scoring] = []
+        self._failed = False
+        self._hangs = False                 # maybe: in a program that waits for a process that is gone
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -104,7 +107,14 @@ class Scheduler:
         self._stop("the server is shutting down")
         self._inbox.put(None)
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_PATIENCE if self._hangs else None)
+
+    def fail(self, reason: str) -> None:
+        """Fails what is unfinished and takes no more, at once, whatever the engine's thread is doing."""
+        console.error(f"{reason}; all requests are refused from now on")
+        self._hangs = True
+        self._stop(reason)
+        self._inbox.put(None)
 
     # ------------------------------------------------------------------ the engine's thread
 
@@ -118,8 +128,9 @@ class Scheduler:
             traceback.print_exc()
             console.error(f"the engine failed ({type(error).__name__}: {error}); all requests are refused from now on")
             self._stop(f"the engine failed: {type(error).__name__}")
+            self._failed = True
         finally:
-            self._engine.close()
+            self._engine.close(self._failed or self._hangs)
 
     def _stop(self, reason: str) -> None:
         with self._lock:

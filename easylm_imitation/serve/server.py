@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 
+import jax.numpy as jnp
 import uvicorn
 
 from easylm_imitation.schema import UserError
@@ -17,9 +18,11 @@ from easylm_imitation.serve.api import make_app
 from easylm_imitation.serve.config import ServeConfig
 from easylm_imitation.serve.engine import Engine
 from easylm_imitation.serve.guard import Guard
+from easylm_imitation.serve.place import mesh_of
+from easylm_imitation.serve.processes import Follower, Leader
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.service import Service
-from easylm_imitation.weights import LoadedModel
+from easylm_imitation.weights import LoadedModel, open_model
 
 
 class RunningServer:
@@ -61,8 +64,9 @@ class RunningServer:
 
 
 def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: str = "127.0.0.1", port: int = 0, *,
-                listener: socket.socket | None = None) -> RunningServer:
+                listener: socket.socket | None = None, leader: Leader | None = None) -> RunningServer:
     """Serves `loaded`; port 0 takes a free one. `listener`: a socket from `listen`, for callers that had to bind first.
+    `leader`: from `connect`, where the mesh has devices of other processes; these call `follow`.
 
     Raises UserError for a taken port, for a host beyond loopback without an API key, for a model without a tokenizer,
     and for a config that the model cannot meet; each before anything is compiled.
@@ -71,19 +75,55 @@ def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: st
     with contextlib.ExitStack() as undo:
         listener = listener or listen(config, host, port)
         undo.callback(listener.close)
-        if loaded.tokenizer is None:
-            raise UserError(f"{loaded.path}: has no tokenizer, so texts cannot be served; put tokenizer.json there")
-        engine = Engine(loaded.config, loaded.params, config, stop_ids=loaded.end_ids(),
-                        vocab_size=loaded.tokenizer.vocab_size)
-        undo.callback(engine.close)
-        service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
-                          template=loaded.template, lineage=loaded.lineage, stop_ids=loaded.end_ids())
+        service, engine = make_service(loaded, config)
+        undo.callback(engine.close, failed=True)
+        if leader is not None:
+            leader.wait(service.scheduler.fail)
+            engine.lead(leader)
         _, guard = make_app(service, api_key(config))
         running = RunningServer(service, guard, listener)
         undo.callback(running.close)
         running.start()
         undo.pop_all()      # all went well: closing is the caller's now
     return running
+
+
+def make_service(loaded: LoadedModel, config: ServeConfig) -> tuple[Service, Engine]:
+    """What answers requests, whoever brings them; its scheduler is not started yet. Raises UserError."""
+    engine = _engine(loaded, config)
+    service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
+                      template=loaded.template, lineage=loaded.lineage, stop_ids=loaded.end_ids())
+    return service, engine
+
+
+def open_weights(path: str, config: ServeConfig) -> LoadedModel:
+    """What to serve, in the dtype that it is served in; on a mesh each part is read straight to its device.
+
+    Raises UserError as `open_model` does, and for a mesh that cannot be.
+    """
+    mesh = mesh_of(config.mesh)
+    dtype = jnp.dtype(config.dtype_on(mesh.devices.flat[0].platform))
+    return open_model(path, dtype=dtype, mesh=mesh if mesh.size > 1 else None)
+
+
+def follow(loaded: LoadedModel, config: ServeConfig, follower: Follower) -> None:
+    """The part of a process other than the first: runs the programs that the first runs in `open_server`, to its end.
+
+    Raises UserError as `open_server` does, and Lost when the first process is gone without a word.
+    """
+    engine = _engine(loaded, config)
+    try:
+        follower.ready()
+        engine.follow(follower)
+    finally:
+        engine.close()
+
+
+def _engine(loaded: LoadedModel, config: ServeConfig) -> Engine:
+    if loaded.tokenizer is None:
+        raise UserError(f"{loaded.path}: has no tokenizer, so texts cannot be served; put tokenizer.json there")
+    return Engine(loaded.config, loaded.params, config, stop_ids=loaded.end_ids(),
+                  vocab_size=loaded.tokenizer.vocab_size)
 
 
 def listen(config: ServeConfig, host: str, port: int) -> socket.socket:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax._src import distributed
 
 from easylm_imitation.schema import UserError
 
@@ -24,6 +25,12 @@ def start_processes() -> None:
         _start_explicitly(given)
     elif _several_workers():
         _initialize()
+
+
+def coordinator_host() -> str:
+    """The host of process 0, as the others reach it: of the address at which all have met."""
+    address = distributed.global_state.coordinator_address      # jax says it nowhere in public
+    return address.rpartition(":")[0].strip("[]")
 
 
 def scan(body: Callable, carry: Any, xs: Any, unroll: bool = False) -> tuple[Any, Any]:

@@ -1,5 +1,4 @@
 """The compiled programs themselves: no second cache, no sorted vocabulary, no second compilation."""
-import jax
 import pytest
 from serve_helpers import CONFIG
 
@@ -7,21 +6,28 @@ from easylm_imitation.models import LlamaConfig
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve import Engine, ServeConfig
 from easylm_imitation.serve.config import Shapes, shapes
+from easylm_imitation.serve.place import Layout, mesh_of
 from easylm_imitation.serve.programs import get_programs
 
 
-@pytest.mark.parametrize("unstacked", [False, True])
-def test_no_program_holds_a_second_cache(unstacked):
-    """Scanned or sliced the wrong way, XLA would copy the cache, or a slot's part of it for each layer."""
+@pytest.mark.parametrize(("unstacked", "mesh"), [(False, ""), (True, ""), (False, "data:2,tensor:2"),
+                                                 pytest.param(True, "fsdp:2,tensor:4", marks=pytest.mark.slow)])
+def test_no_program_holds_a_second_cache(unstacked, mesh):
+    """Scanned or sliced the wrong way, XLA would copy the cache, or a slot's part of it for each layer; on a mesh it
+    might gather it."""
     config = LlamaConfig(64, 512, layers=4, d_model=32, heads=4, d_ff=48)
-    one_of_each = Shapes(slots=8, context=512, steps=4, prefill=((1, 16),), decode=((4, 128),), read=(16,),
-                         score=((1, 32, 128),), prefixes=8, head_chunk=64)
-    programs = get_programs(config, one_of_each, "float32", unstacked, jax.devices()[0])
-    size = 2 * 4 * 8 * 4 * 512 * 8 * 4      # keys and values, layers, slots, heads, positions, head dim, bytes
+    layout = Layout(mesh_of(mesh))
+    one_of_each = Shapes(slots=8, context=512, steps=4, prefill=((1, 16),), decode=((8 if mesh else 4, 128),),
+                         read=(16,), score=((2, 32, 128),), prefixes=8, head_chunk=64)
+    programs = get_programs(config, one_of_each, "float32", unstacked, layout)
+    whole = 2 * 4 * 8 * 4 * 512 * 8 * 4     # keys and values, layers, slots, heads, positions, head dim, bytes
+    by_heads = whole // layout.mesh.shape["tensor"]     # the prefix cache
     for kind in ("prefill", "decode", "read", "score"):
         [program] = getattr(programs, kind).values()
+        size = by_heads // layout.ways if kind in ("prefill", "decode") else by_heads
         memory = program.memory_analysis()
-        assert memory.temp_size_in_bytes < 0.15 * size, kind
+        # On a mesh a prompt's row of one layer, 1/32 of the cache, is summed over the groups of devices.
+        assert memory.temp_size_in_bytes < (0.25 if mesh else 0.15) * size, kind
         assert memory.alias_size_in_bytes >= size or kind == "score"
 
 

@@ -1,4 +1,5 @@
 """Random arrivals, cancellations and lengths: every answer equals the one that its request gets alone."""
+import dataclasses
 import functools
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from serve_helpers import CONFIG
+from serve_helpers import CONFIG, run_jobs, settle
 
 from easylm_imitation.serve import Engine
 from easylm_imitation.serve.answer import AnswerText
@@ -21,19 +22,13 @@ PROMPTS = st.builds(lambda stem, tail: (*stem, *tail), st.sampled_from(STEMS),
 SAMPLINGS = st.sampled_from([Sampling(), Sampling(temperature=1.0, seed=1), Sampling(temperature=0.7, top_k=5, seed=2)])
 
 
-def settle(scheduler):
-    """One turn of the engine's thread, taken by the test."""
-    while not scheduler._inbox.empty():
-        scheduler._take(scheduler._inbox.get_nowait())
-    scheduler._turn()
-
-
-@pytest.fixture(scope="module")
-def machine(server, served_model):
-    """A state machine over a scheduler whose turns the test takes; its programs are the server's."""
-    def engine():
-        return Engine(served_model.config, served_model.params, CONFIG, stop_ids=[1], vocab_size=290)
-    together, alone = engine(), engine()
+@pytest.fixture(scope="module", params=["", pytest.param("data:2,tensor:2", marks=pytest.mark.slow)])
+def machine(request, server, served_model):
+    """A state machine over a scheduler whose turns the test takes; on one device its programs are the server's."""
+    def engine(config):
+        return Engine(served_model.config, served_model.params, config, stop_ids=[1], vocab_size=290)
+    mesh = dataclasses.replace(CONFIG, mesh=request.param, decode_rows=())
+    together, alone = engine(mesh if request.param else CONFIG), engine(CONFIG)
 
     def answer(prompt, count, sampling, notify, stream):
         return Answer(prompt, count, sampling, AnswerText(served_model.tokenizer), notify, stop_ids=frozenset([1]),
@@ -41,10 +36,8 @@ def machine(server, served_model):
 
     @functools.cache
     def oracle(prompt, count, sampling):
-        scheduler, job = Scheduler(alone, 8), answer(prompt, count, sampling, lambda news: None, False)
-        scheduler.submit([job])
-        while not job.finish:
-            settle(scheduler)
+        job = answer(prompt, count, sampling, lambda news: None, False)
+        run_jobs(alone, [job])
         return job.made, job.finish
 
     @functools.cache

@@ -1,0 +1,126 @@
+"""Where the parts of an engine lie on the devices of a mesh.
+
+    weights         by the rules of training (models/*.py): over `fsdp` and `tensor`
+    cache           slots over `replica`, `data` and `fsdp`; KV heads over `tensor` where it divides them
+    token counts    slots alike
+    prefix cache    KV heads alike; whole over the other axes, since rows on all of them grow from the same beginnings
+    all else        on every device: it is small, and the host reads it
+"""
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from easylm_imitation.console import say_once
+from easylm_imitation.models import Model, ModelConfig, unstack
+from easylm_imitation.schema import UserError
+from easylm_imitation.sharding import BATCH, axis_size, make_mesh, shardings
+
+Tree = Any
+ROWS = BATCH[0]         # axes over which slots, and rows of texts to score, are spread
+
+
+@functools.lru_cache
+def mesh_of(text: str) -> Mesh:
+    """The mesh that `ServeConfig.mesh` names; "" is this process' first device alone.
+
+    Raises UserError as `make_mesh` does, for a `sequence` axis, and where a process of several would have no part.
+    """
+    if not text:
+        if jax.process_count() > 1:
+            raise UserError(f"{jax.process_count()} processes serve one model, and nothing says how they share it; "
+                            "give --mesh, as in 'tensor:-1'")
+        return make_mesh("", jax.local_devices()[:1])
+    mesh = make_mesh(text)
+    if mesh.shape["sequence"] > 1:
+        raise UserError(f"mesh '{text}': a server has no use for the axis 'sequence'; give its devices to 'tensor' or "
+                        "'data'")
+    idle = jax.process_count() - len(processes(mesh))
+    if idle:
+        raise UserError(f"mesh '{text}': {idle} of {jax.process_count()} processes have no device in it; make it "
+                        "larger, or start fewer")
+    return mesh
+
+
+def processes(mesh: Mesh) -> set[int]:
+    """Numbers of the processes that own the devices of a mesh."""
+    return {device.process_index for device in mesh.devices.flat}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Shardings of everything that a program is given or returns. Hashable."""
+    mesh: Mesh
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is one device."""
+        return self.mesh.size == 1
+
+    @property
+    def ways(self) -> int:
+        """Groups of devices that slots and rows are spread over."""
+        return axis_size(self.mesh, ROWS)
+
+    def spread(self, *spec: str | tuple[str, ...] | None) -> Sharding:
+        """`PartitionSpec(*spec)` on this mesh; without arguments: on every device."""
+        if self.alone:
+            return SingleDeviceSharding(self.mesh.devices.flat[0])
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def cache(self, cache: Tree, rows: tuple[str, ...] | None) -> Tree:
+        """Shardings of a cache of `Model.init_cache`, its rows over the axes `rows`."""
+        def one(leaf: jax.ShapeDtypeStruct) -> Sharding:
+            heads = "tensor" if leaf.shape[-3] % self.mesh.shape["tensor"] == 0 else None
+            return self.spread(*[None] * (leaf.ndim - 4), rows, heads)
+        return jax.tree.map(one, cache)
+
+    def params(self, model: Model, unstacked: bool) -> Tree:
+        """Shardings of what `prepare` returns. Raises UserError where an axis does not divide a dim."""
+        abstract = jax.eval_shape(unstack, model.abstract()) if unstacked else model.abstract()
+        if self.alone:
+            return jax.tree.map(lambda leaf: self.spread(), abstract)
+        placed = shardings(self.mesh, model.rules(stacked=not unstacked), abstract)
+        if not unstacked:
+            return placed
+
+        def turned(path: tuple, leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> Sharding:
+            spec = (*where.spec, None, None)[:2]
+            return self.spread(*reversed(spec)) if _turns(path, leaf) else where
+        return jax.tree_util.tree_map_with_path(turned, abstract, placed)
+
+    def check(self, config: ModelConfig, slots: int) -> None:
+        """Raises UserError where slots cannot be spread evenly; says what cannot be split."""
+        if slots % self.ways:
+            raise UserError(f"slots is {slots}, which does not split over the {self.ways} devices of the mesh axes "
+                            f"{', '.join(ROWS)}; take a multiple of {self.ways}, or another --mesh")
+        tensor = self.mesh.shape["tensor"]
+        if config.kv_heads % tensor:
+            say_once(f"mesh: {config.kv_heads} KV heads do not split over tensor:{tensor}, so each of its devices "
+                     "holds them all")
+
+
+def prepare(params: Tree, dtype: jnp.dtype, unstacked: bool, where: Tree) -> Tree:
+    """Parameters as the programs take them, at the shardings `where` (`Layout.params`): cast once; where layers are to
+    be apart, that, and kernels transposed."""
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    if not unstacked:
+        return jax.device_put(params, where)
+    params = unstack(params)
+    layers = list(params["layers"])
+    for i, layer in enumerate(layers):      # one by one, so that the memory of each is free before the next
+        layers[i] = jax.device_put(turn(layer), where["layers"][i])
+    rest = turn({name: leaf for name, leaf in params.items() if name != "layers"})
+    return {**{name: jax.device_put(leaf, where[name]) for name, leaf in rest.items()}, "layers": tuple(layers)}
+
+
+def turn(params: Tree) -> Tree:
+    """Kernels [D, F] transposed, from how they are declared to how they are stored and back (`turned_kernels`)."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.T if _turns(path, leaf) else leaf, params)
+
+
+def _turns(path: tuple, leaf: Any) -> bool:
+    return path[-1].key == "kernel" and leaf.ndim == 2

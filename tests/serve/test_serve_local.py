@@ -1,0 +1,51 @@
+"""A model in this process gives what its HTTP server gives, to the bit."""
+import numpy as np
+import pytest
+from serve_helpers import CONFIG
+
+from easylm_imitation.schema import UserError
+from easylm_imitation.serve import LocalModel
+
+HELLO = [{"role": "user", "content": "Oslo"}]
+
+
+@pytest.fixture(scope="module")
+def local(served_model, server):
+    with LocalModel(served_model, CONFIG) as model:     # its programs are the server's
+        yield model
+
+
+def test_scores_equal_those_of_the_route_to_the_bit(local, http):
+    rng = np.random.default_rng(4)
+    ids = [(rng.integers(0, 290, rng.integers(1, 80)).tolist(), rng.integers(0, 290, 3).tolist()) for _ in range(50)]
+    texts = [("The sky is ", "blue"), ("The sky is", " green"), ("", "Be brief."), ("Ünï", "cödé 🙂")]
+    for pairs in (ids, texts):
+        scores = http.post("/v1/score", json={"pairs": pairs}).json()["scores"]
+        assert local.score(pairs) == [(score["logprob"], score["greedy"]) for score in scores]
+
+
+def test_answers_equal_those_of_the_routes(local, http):
+    fields = {"max_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 7, "n": 2, "stop": ["e"]}
+    prompts = ["The sky is", "Oslo", "a"]
+    choices = http.post("/v1/completions", json={"prompt": prompts, **fields}).json()["choices"]
+    assert local.generate(prompts, **fields) == [choice["text"] for choice in choices]
+    assert len(choices) == 6
+    [said] = local.chat([HELLO], max_tokens=4, temperature=0)
+    body = http.post("/v1/chat/completions", json={"messages": HELLO, "max_tokens": 4, "temperature": 0}).json()
+    assert said == body["choices"][0]["message"]["content"]
+
+
+def test_more_may_be_asked_at_once_than_of_a_server(local):
+    assert len(local.generate([[5]] * 600, max_tokens=1)) == 600
+
+
+@pytest.mark.parametrize(("ask", "says"), [
+    (lambda model: model.score([([5], [])]), "pair 0: the continuation is empty"),
+    (lambda model: model.score([([5], [999])]), "token id 999"),
+    (lambda model: model.generate(["a"], temprature=1), "did you mean 'temperature'"),
+    (lambda model: model.generate(["a"], stream=True), "stream"),
+    (lambda model: model.generate(["a"], max_tokens=500), "max_tokens is 500"),
+    (lambda model: model.chat([HELLO], top_logprobs=3), "needs logprobs")])
+def test_what_the_routes_refuse_is_one_clear_error(local, ask, says):
+    with pytest.raises(UserError, match=says):
+        ask(local)
