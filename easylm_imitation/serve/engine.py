@@ -26,7 +26,7 @@ from easylm_imitation.serve.programs import (
     get_programs,
     prepare,
 )
-from easylm_imitation.serve.sampling import Knobs, Sampled, neutral
+from easylm_imitation.serve.sampling import Knobs, Masks, Sampled, mask_words, neutral
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Prompt:
 
 
 class Engine:
-    """Compiled programs and the state they run on.
+    """Compiled programs and the state they run on. `param_bytes`, `position_bytes`: of the parameters on the device,
+    and of one position of one slot's cache.
 
     >>> engine = Engine(loaded.config, loaded.params, ServeConfig(), stop_ids=[2], vocab_size=tokenizer.vocab_size)
     """
@@ -75,12 +76,18 @@ class Engine:
         dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype)
         unstacked = on_cpu if config.layers == "auto" else config.layers == "unstacked"
         self.vocab_size = min(vocab_size, model_config.vocab_size)
+        self.device = device
         self._programs = get_programs(model_config, self.shapes, dtype, unstacked, device)
         self._params = prepare(jax.device_put(params, device), jnp.dtype(dtype), unstacked)
         self._stop_ids = np.full(MAX_STOP_IDS, -1, np.int32)
         self._stop_ids[:len(stop_ids)] = stop_ids
         self._state: State
         self._state, self._kept = self._programs.fresh()
+        words = mask_words(model_config.vocab_size)
+        # On the device already: who follows no grammar pays nothing for those who could.
+        self._open = jax.device_put(Masks(np.zeros((self.shapes.slots, words), np.uint32), np.bool_(False)), device)
+        self.param_bytes = _bytes(self._params)
+        self.position_bytes = _bytes(self._state.cache) // (self.shapes.slots * self.shapes.context)
         self._compiles = _CompileCounter()
 
     @property
@@ -95,20 +102,23 @@ class Engine:
     def close(self) -> None:
         """Frees the device memory of this engine; compiled programs stay for the next one."""
         self._compiles.stop()
-        self._params = self._state = self._kept = None
+        self._params = self._state = self._kept = self._open = None
 
     def prefill(self, shape: tuple[int, int], prompts: Sequence[Prompt]) -> None:
         """Reads pieces of at most `shape[0]` prompts, each at most `shape[1]` long."""
         chunk = _chunk(shape, prompts, self.shapes.slots)
         self._state = self._programs.prefill[shape](self._params, self._state, chunk)
 
-    def decode(self, shape: tuple[int, int], alive: np.ndarray, steps: int, want_top: bool) -> Sampled:
+    def decode(self, shape: tuple[int, int], alive: np.ndarray, steps: int, want_top: bool,
+               masks: np.ndarray | None = None) -> Sampled:
         """Up to `steps` tokens for the slots in `alive` [slots] bool: [steps, shape[0]] entries, id -1 where none.
 
-        Returns at once, with arrays on the device; `np.asarray` of one waits for it.
+        `masks` [slots, W] uint32: what grammars allow for the next token; they need steps = 1. Returns at once, with
+        arrays on the device; `np.asarray` of one waits for it.
         """
         order = Order(alive, np.int32(min(steps, self.shapes.steps)))
-        common = Common(self._stop_ids, np.int32(self.vocab_size), np.bool_(want_top))
+        allowed = self._open if masks is None else Masks(masks, np.bool_(True))
+        common = Common(self._stop_ids, np.int32(self.vocab_size), np.bool_(want_top), allowed)
         self._state, out = self._programs.decode[shape](self._params, self._state, order, common)
         for part in out:
             part.copy_to_host_async()
@@ -148,6 +158,10 @@ def _put(knobs: Knobs, row: int, sampling: Sampling) -> None:
     for i, (token, value) in enumerate(sampling.bias):
         knobs.bias_ids[row, i], knobs.biases[row, i] = token, value
     knobs.seed[row] = (sampling.seed >> 32) & 0xFFFFFFFF, sampling.seed & 0xFFFFFFFF
+
+
+def _bytes(tree: Tree) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 class _CompileCounter:

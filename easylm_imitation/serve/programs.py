@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from easylm_imitation.models import Model, ModelConfig, create, turned_kernels, unstack
 from easylm_imitation.serve.config import MAX_STOP_IDS, TOP_SAMPLED, TOP_SCORED, Shapes
-from easylm_imitation.serve.sampling import Knobs, Sampled, describe, neutral, sample
+from easylm_imitation.serve.sampling import Knobs, Masks, Sampled, describe, mask_words, neutral, sample
 
 Tree = Any
 Shape2 = tuple[int, int]
@@ -56,6 +56,7 @@ class Common(NamedTuple):
     stop_ids: jax.Array     # int32 [MAX_STOP_IDS], padded with -1
     allowed: jax.Array      # int32 []: ids from here on are padding of the vocabulary
     want_top: jax.Array     # bool []: somebody asked for alternatives
+    masks: Masks            # [B]: what the grammars of constrained answers allow
 
 
 class Order(NamedTuple):
@@ -216,7 +217,8 @@ def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: C
     positions = jnp.where(live, state.positions, _length(state.cache))      # idle slots write nothing
     hidden, cache = model.extend(params, state.tokens[:, None], positions[:, None], state.cache, dtype=dtype, span=span)
     logits = model.unembed(params, hidden[:, 0])
-    ids = sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts)
+    masks = common.masks._replace(bits=common.masks.bits[:len(logits)])
+    ids = sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts, masks)
     out = describe(logits, ids, common.want_top, TOP_SAMPLED)
     left = jnp.where(_stops(ids, common), 0, state.left - 1)
     state = State(cache, jnp.where(live, ids, state.tokens), jnp.where(live, state.positions + 1, state.positions),
@@ -243,7 +245,9 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
         return _fresh_state(model, shapes, dtype, unstacked), kept
 
     state, kept = jax.eval_shape(fresh)
-    common = Common(_int32(MAX_STOP_IDS), _int32(), jax.ShapeDtypeStruct((), bool))
+    flag = jax.ShapeDtypeStruct((), bool)
+    bits = jax.ShapeDtypeStruct((shapes.slots, mask_words(model.config.vocab_size)), jnp.uint32)
+    common = Common(_int32(MAX_STOP_IDS), _int32(), flag, Masks(bits, flag))
     jobs: dict[tuple, Any] = {("fresh", ()): jax.jit(fresh, out_shardings=place).lower()}
 
     def lower(name: str, shape: Any, call: Callable, *args: Tree, donate: tuple[int, ...] = ()) -> None:
