@@ -106,6 +106,7 @@ def _add_tokens(app: fastapi.FastAPI, service: Service) -> None:
     @app.post("/tokenize", **_says(replies.TokenizeReply, *_BODY, 404))
     def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         _check_model(service, body.model)
+        service.check_length(body.prompt, "prompt")
         start = [tokenizer.bos_id] if body.add_special_tokens and tokenizer.bos_id is not None else []
         ids = [*start, *tokenizer.encode(body.prompt, parse_special=True)]
         return {"tokens": ids, "count": len(ids), "max_model_len": service.context}

@@ -90,8 +90,9 @@ class Grammars:
             return {"json_schema": {**schema, "x-guidance": _JSON}}
         if spec.kind == "choice":
             return {"lark_grammar": "start: " + " | ".join(map(_quoted, spec.source))}
-        made = llguidance.grammar_from("regex" if spec.kind == "regex" else "grammar", text)
-        return json.loads(made)["grammars"][0]
+        if spec.kind == "regex":
+            return json.loads(llguidance.grammar_from("regex", text))["grammars"][0]
+        return {"lark_grammar": llguidance.grammar_from("grammar", text)}     # GBNF becomes Lark
 
 
 class Constraint:

@@ -249,7 +249,7 @@ class ChatRequest(Generation):
     """POST /v1/chat/completions."""
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto"] | None = None  # none: the model is not told of the tools
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = False

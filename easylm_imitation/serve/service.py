@@ -80,9 +80,16 @@ class Service:
 
     def encode(self, prompt: str | list[int]) -> list[int]:
         """Ids of a raw prompt: special tokens spelled out in it count, nothing is added. Raises UserError."""
+        if isinstance(prompt, str):
+            self.check_length(prompt, "prompt")
         ids = self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else prompt
         check_ids(ids, self.vocab_size, "prompt")
         return ids
+
+    def check_length(self, text: str, field: str) -> None:
+        """Raises UserError for a text that would take too long to tokenize."""
+        if len(text) > self.limits.characters:
+            raise UserError(f"{field}: {len(text)} characters in one text; at most {self.limits.characters}")
 
     async def encode_all(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
         """`encode` of each."""
@@ -99,6 +106,7 @@ class Service:
         if self.template is None:
             raise UserError("this model came without a chat template, so /v1/chat/completions is not offered; use "
                             "/v1/completions, or give it one with convert --format hf --template NAME")
+        self.check_length("".join(message.text() for message in request.messages), "messages")
         tools = [] if request.tool_choice == "none" else request.tools or []
         if tools or any(message.about_tools() for message in request.messages):
             given = [tool.model_dump(exclude_none=True) for tool in tools]

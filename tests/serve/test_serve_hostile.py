@@ -13,6 +13,7 @@ from easylm_imitation.serve import open_server
 from easylm_imitation.serve.scheduler import Scheduler
 
 COMPLETE, CHAT = "/v1/completions", "/v1/chat/completions"
+SYSTEM = {"role": "system", "content": "b"}     # else the template's own, which is long
 HELLO = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
 
 
@@ -25,7 +26,9 @@ def test_huge_requests_get_a_4xx_and_the_server_goes_on(http):
             (COMPLETE, {"prompt": "a", "guided_choice": ["x"] * 100_000}),
             (CHAT, {"messages": [{"role": "user", "content": "a"}] * 50_000}),
             (CHAT, {**HELLO, "metadata": {"a": "b" * (20 << 20)}}),
-            ("/v1/score", {"pairs": [["a", "b"]] * 50_000}), ("/tokenize", {"prompt": "a" * (17 << 20)}),
+            ("/v1/score", {"pairs": [["a", "b"]] * 50_000}),
+            ("/tokenize", {"prompt": "a" * (17 << 20)}), ("/tokenize", {"prompt": ten_megabytes}),
+            ("/v1/score", {"pairs": [["a", ten_megabytes]]}),
             ("/greedy-until", {"prefix_text": ["a"], "until": [["x"] * 10_000]}),
             ("/generate", {"prefix_text": ["a"] * 10_000})]
     for path, body in huge:
@@ -99,7 +102,7 @@ def mixed(rng):
               "n": rng.randint(1, 3)}
     return {
         "complete": (COMPLETE, {"prompt": prompt, **answer, "stop": ["e"]}, {200}),
-        "chat": (CHAT, {"messages": [{"role": "user", "content": "a" * size}], **answer}, {200}),
+        "chat": (CHAT, {"messages": [SYSTEM, {"role": "user", "content": "a" * size}], **answer}, {200}),
         "stream": (COMPLETE, {"prompt": prompt, **answer, "stream": True, "logprobs": 2}, {200}),
         "score": ("/v1/score", {"pairs": [[prompt, [5, 6]]] * rng.randint(1, 9)}, {200}),
         "echo": (COMPLETE, {"prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0}, {200}),
