@@ -196,6 +196,9 @@ class ChatMessage(Strict):
     content: str | list["TextPart"] | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    # What our answers say when the openai package sends them back, and what older lm-evals add to each message.
+    refusal: None = None
+    type: Literal["text"] | None = None
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "ChatMessage":

@@ -17,7 +17,7 @@ def run_schemathesis(url, folder, *arguments):
     pytest.importorskip("schemathesis")
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run",
                f"{url}/openapi.json", "--url", url, "--mode", "all", "--generation-deterministic",
-               "--generation-database", "none", "--exclude-checks", "positive_data_acceptance", "--no-color",
+               "--exclude-checks", "positive_data_acceptance", "--no-color",
                "--generation-allow-x00", "true", "--suppress-health-check", "all", "--warnings", "off", *arguments]
     path = os.pathsep.join([str(HERE), *sys.path])
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800, check=False,
