@@ -3,7 +3,8 @@
     python benchmarks/serve_overhead.py [--requests 2000]
 
 One client on one kept-alive connection sends ready-made bytes, to each server in turn. The bare route is an ASGI
-function on the same uvicorn: what is above it is ours (checking, tokenizing, jobs, JSON). The target is under 1 ms at p50.
+function on the same uvicorn: what is above it is ours (checking, tokenizing, jobs, JSON). The target is under 1 ms at
+p50.
 """
 import argparse
 import json
