@@ -172,12 +172,13 @@ def _says(reply: type[replies.Reply] | None, *errors: int, stream: bool = False,
     if reply is not None:
         responses[200] = {"model": reply}
     if stream:
-        responses[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        responses[200]["content"] = {"text/event-stream": {"schema": _EVENT}}
     if stopped is not None:
         responses[503] = {"model": stopped}
     return {"response_model": None, "responses": responses}
 
 
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 _BODY = (400, 401, 413, 415, 503)       # what any route that takes a body may answer
 _GENERATE = (*_BODY, 404, 429, 499, 500)
 

@@ -22,6 +22,16 @@ BiasedId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
 Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
+
+def _only_false(value: bool) -> bool:
+    if value:
+        raise PydanticCustomError("only_false", "true is not offered")
+    return value
+
+
+# A Literal[False] would take 0 too.
+OnlyFalse = Annotated[bool, pydantic.AfterValidator(_only_false),
+                      pydantic.WithJsonSchema({"type": "boolean", "const": False})]
 _TEXT, _IDS = {"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 _PROMPT = {"anyOf": [_TEXT, _IDS, {"type": "array", "items": _TEXT, "minItems": 1},
                      {"type": "array", "items": _IDS, "minItems": 1}]}
@@ -124,7 +134,7 @@ class Generation(Strict):
     # Ignored: they name the caller, or ask for what is always so.
     user: str | None = None
     metadata: dict[str, Any] | None = None
-    store: Literal[False] | None = None
+    store: OnlyFalse | None = None
 
     def stops(self) -> list[str]:
         """Stop strings as a list; lm-eval may send null inside it."""
@@ -239,7 +249,7 @@ class FunctionDefinition(Strict):
     name: Annotated[str, Field(min_length=1)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Literal[False] | None = None    # arguments are the model's: nothing enforces their schema
+    strict: OnlyFalse | None = None     # arguments are the model's: nothing enforces their schema
 
 
 class Tool(Strict):

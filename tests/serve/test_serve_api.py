@@ -91,6 +91,8 @@ def another_server(model, config=CONFIG):
     (COMPLETE, {"prompt": "a", "logit_bias": {"296": 1}}, "logit_bias: token id 296"),
     (COMPLETE, {"prompt": "a", "logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"),
     (COMPLETE, {"prompt": "a", "suffix": "b"}, "suffix"),
+    (COMPLETE, {"prompt": "a", "store": 0}, "store"),
+    (COMPLETE, {"prompt": "a", "store": True}, "store: true is not offered"),
     (COMPLETE, {"prompt": "a", "stream": True, "echo": True}, "stream"),
     (COMPLETE, {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
     (CHAT, {"messages": []}, "messages"),
