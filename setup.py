@@ -6,12 +6,12 @@ CORE = [
     "tensorflow-datasets>=4.9.10", "importlib_resources", "array-record", "ml-collections",
     "transformers>=5.20,<6", "tokenizers", "safetensors", "rich", "absl-py", "tensorboardX", "numpy", "jinja2", "httpx",
 ]
-SERVE = ["fastapi", "uvicorn[standard]"]
+SERVE = ["fastapi", "uvicorn[standard]", "llguidance>=1.9"]
 EVAL = ["lm-eval[api]>=0.4.13", "matplotlib", "scipy"]
 DATA = ["fsspec", "pyarrow", "zstandard", "markdownify", "py3langid"]
 WANDB = ["wandb>=0.31"]
 TEST = [*DATA, *WANDB, "torch==2.13.0", "sentencepiece", "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff",
-        "openai"]
+        "openai", "schemathesis>=4.32"]
 
 setuptools.setup(
     name="easylm_imitation",

@@ -29,7 +29,7 @@ class AnswerText:
         self._stops = tuple(stops)
         self._reach = max(map(len, stops), default=1) - 1      # characters of a stop string that earlier text may hold
         self._lead = lead
-        self._shown = 0
+        self._shown = self._told = 0
         self._finished = False
 
     def push(self, token: Token) -> bool:
@@ -50,6 +50,13 @@ class AnswerText:
         piece = self.text[self._shown:end]
         self._shown += len(piece)
         return piece
+
+    def take_tokens(self) -> list[Token]:
+        """The tokens that have a share in what `take` has shown; at the end all others of `kept_tokens`. Each once."""
+        kept, start = self.kept_tokens(), self._told
+        while self._told < len(kept) and (self._finished or kept[self._told].offset < self._shown):
+            self._told += 1
+        return kept[start:self._told]
 
     def kept_tokens(self) -> list[Token]:
         """The tokens that have a share in `text`: those behind a stop string are left out."""

@@ -3,7 +3,8 @@
     /v1/completions  /v1/chat/completions  /v1/models      as OpenAI's
     /v1/score                                              log-likelihoods of (context, continuation) pairs
     /tokenize  /detokenize  /tokenizer_info                as vLLM's, which lm-eval's remote tokenizer asks for
-    /health  /ready  /metrics
+    /loglikelihood  /loglikelihood-rolling  /generate  /greedy-until  /chat     as EasyLM's
+    /health  /ready  /metrics  /openapi.json
 """
 import asyncio
 import contextlib
@@ -16,6 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from easylm_imitation.schema import UserError, plain
+from easylm_imitation.serve import easylm, replies
 from easylm_imitation.serve.completions import chat, complete
 from easylm_imitation.serve.guard import Guard, error_body
 from easylm_imitation.serve.metrics import exposition
@@ -37,6 +39,7 @@ def make_app(service: Service, api_key: str | None) -> tuple[fastapi.FastAPI, Gu
     """The application, and the same behind its guard: the guard is what to serve."""
     app = fastapi.FastAPI(title="easylm_imitation", docs_url=None, redoc_url=None, openapi_url=None)
     _add_generation(app, service)
+    _add_easylm(app, service)
     _add_tokens(app, service)
     _add_state(app, service)
     _add_errors(app)
@@ -44,19 +47,19 @@ def make_app(service: Service, api_key: str | None) -> tuple[fastapi.FastAPI, Gu
 
 
 def _add_generation(app: fastapi.FastAPI, service: Service) -> None:
-    @app.post("/v1/completions", response_model=None)
+    @app.post("/v1/completions", **_says(replies.CompletionReply, *_GENERATE, stream=True))
     async def completions(body: CompletionRequest, request: fastapi.Request) -> Response | dict[str, Any]:
         _check_model(service, body.model)
         async with _disconnect(request) as gone:
             return await complete(service, body, gone)
 
-    @app.post("/v1/chat/completions", response_model=None)
+    @app.post("/v1/chat/completions", **_says(replies.ChatReply, *_GENERATE, stream=True))
     async def chat_completions(body: ChatRequest, request: fastapi.Request) -> Response | dict[str, Any]:
         _check_model(service, body.model)
         async with _disconnect(request) as gone:
             return await chat(service, body, gone)
 
-    @app.post("/v1/score", response_model=None)
+    @app.post("/v1/score", **_says(replies.ScoreReply, *_GENERATE))
     async def score(body: ScoreRequest, request: fastapi.Request) -> dict[str, Any]:
         _check_model(service, body.model)
         if len(body.pairs) > service.limits.pairs:
@@ -70,22 +73,50 @@ def _add_generation(app: fastapi.FastAPI, service: Service) -> None:
                 "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}}
 
 
+def _add_easylm(app: fastapi.FastAPI, service: Service) -> None:
+    @app.post("/loglikelihood", **_says(replies.LikelihoodReply, *_GENERATE))
+    async def loglikelihood(body: easylm.LikelihoodRequest, request: fastapi.Request) -> dict[str, Any]:
+        async with _disconnect(request) as gone:
+            return await easylm.loglikelihood(service, body, gone)
+
+    @app.post("/loglikelihood-rolling", **_says(replies.RollingReply, *_GENERATE))
+    async def loglikelihood_rolling(body: easylm.RollingRequest, request: fastapi.Request) -> dict[str, Any]:
+        async with _disconnect(request) as gone:
+            return await easylm.loglikelihood_rolling(service, body, gone)
+
+    @app.post("/generate", **_says(replies.GenerateReply, *_GENERATE))
+    async def generate(body: easylm.GenerateRequest, request: fastapi.Request) -> dict[str, Any]:
+        async with _disconnect(request) as gone:
+            return await easylm.generate(service, body, gone)
+
+    @app.post("/greedy-until", **_says(replies.UntilReply, *_GENERATE))
+    async def greedy_until(body: easylm.UntilRequest, request: fastapi.Request) -> dict[str, Any]:
+        async with _disconnect(request) as gone:
+            return await easylm.greedy_until(service, body, gone)
+
+    @app.post("/chat", **_says(replies.PlainChatReply, *_GENERATE))
+    async def plain_chat(body: easylm.PlainChatRequest, request: fastapi.Request) -> dict[str, Any]:
+        async with _disconnect(request) as gone:
+            return await easylm.plain_chat(service, body, gone)
+
+
 def _add_tokens(app: fastapi.FastAPI, service: Service) -> None:
     tokenizer = service.tokenizer
 
-    @app.post("/tokenize")
+    @app.post("/tokenize", **_says(replies.TokenizeReply, *_BODY, 404))
     def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         _check_model(service, body.model)
+        service.check_length(body.prompt, "prompt")
         start = [tokenizer.bos_id] if body.add_special_tokens and tokenizer.bos_id is not None else []
         ids = [*start, *tokenizer.encode(body.prompt, parse_special=True)]
         return {"tokens": ids, "count": len(ids), "max_model_len": service.context}
 
-    @app.post("/detokenize")
+    @app.post("/detokenize", **_says(replies.DetokenizeReply, *_BODY, 404))
     def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
         _check_model(service, body.model)
         return {"prompt": tokenizer.decode(body.tokens, skip_special=False)}
 
-    @app.get("/tokenizer_info")
+    @app.get("/tokenizer_info", **_says(replies.TokenizerReply, 401))
     def tokenizer_info() -> dict[str, Any]:
         names = {"eos_token": tokenizer.eos_id, "bos_token": tokenizer.bos_id, "pad_token": tokenizer.pad_id}
         jinja = None if service.template is None else chat_jinja(service.template, tokenizer)
@@ -99,26 +130,57 @@ def _add_state(app: fastapi.FastAPI, service: Service) -> None:
     card = {"id": service.name, "object": "model", "created": service.started, "owned_by": "easylm_imitation",
             "max_model_len": service.context, "lineage": plain(service.lineage)}
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", **_says(replies.ModelsReply, 401))
     def models() -> dict[str, Any]:
         return {"object": "list", "data": [card]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", **_says(replies.ModelCard, 401, 404))
     def model(name: str) -> dict[str, Any]:
         _check_model(service, name)
         return card
 
-    @app.get("/health")
+    @app.get("/health", **_says(replies.StateReply, stopped=replies.StateReply))
     def health() -> JSONResponse:
         return _state(service.scheduler.alive)
 
-    @app.get("/ready")
+    @app.get("/ready", **_says(replies.StateReply, stopped=replies.StateReply))
     def ready() -> JSONResponse:
         return _state(service.scheduler.alive)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse, **_says(None, 401))
     def metrics() -> PlainTextResponse:
         return PlainTextResponse(exposition(service.engine, service.scheduler))
+
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def openapi() -> dict[str, Any]:
+        return openapi_schema(app)
+
+
+def openapi_schema(app: fastapi.FastAPI) -> dict[str, Any]:
+    """What the routes take and answer. FastAPI's own 422 never comes: what cannot be validated is a 400 here."""
+    schema = app.openapi()
+    for operation in (one for path in schema["paths"].values() for one in path.values()):
+        operation["responses"].pop("422", None)
+    return schema
+
+
+def _says(reply: type[replies.Reply] | None, *errors: int, stream: bool = False,
+          stopped: type[replies.Reply] | None = None) -> dict[str, Any]:
+    """What a route answers, for the OpenAPI schema alone: the bodies are not checked once more."""
+    responses: dict[int | str, dict[str, Any]] = {status: {"model": replies.ErrorReply} for status in errors}
+    if reply is not None:
+        responses[200] = {"model": reply}
+    if stream:
+        responses[200]["content"] = {"text/event-stream": {"schema": _EVENT}}
+    if stopped is not None:
+        responses[503] = {"model": stopped}
+    return {"response_model": None, "responses": responses}
+
+
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+_BODY = (400, 401, 413, 415, 503)       # what any route that takes a body may answer
+_GENERATE = (*_BODY, 404, 429, 499, 500)
 
 
 def _add_errors(app: fastapi.FastAPI) -> None:

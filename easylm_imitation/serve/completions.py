@@ -1,5 +1,6 @@
 """POST /v1/completions and /v1/chat/completions: from a checked request to a response body or a stream of events."""
 import asyncio
+import collections
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -7,9 +8,9 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from easylm_imitation.records import Message
-from easylm_imitation.serve.answer import AnswerText
+from easylm_imitation.serve.answer import AnswerText, Token
 from easylm_imitation.serve.formats import Envelope, chat_logprobs, completion_logprobs, usage
+from easylm_imitation.serve.grammar import Constraint, GrammarFailed
 from easylm_imitation.serve.guard import error_body
 from easylm_imitation.serve.jobs import Answer, Update
 from easylm_imitation.serve.scheduler import Stopped
@@ -44,17 +45,18 @@ async def complete(service: Service, request: CompletionRequest, gone: asyncio.F
             service.check_room(one, _max_tokens(request))
     envelope = Envelope(service, "cmpl", "text_completion", int(time.time()))
     count = request.n or 1
+    constraint = await service.constraint(request)
+    top = request.logprobs or 0
     if request.stream:
         mailbox = Mailbox()
-        jobs = service.answers(ids, request, _max_tokens(request), mailbox)
+        jobs = service.answers(ids, request, _max_tokens(request), mailbox, top=top, constraint=constraint)
         service.scheduler.submit(jobs)
-        chunks = _text_chunks(envelope)
+        chunks = _text_chunks(service, request, envelope)
         return EventStream(service, jobs, _events(service, request, jobs, mailbox, chunks, _prompt_tokens(ids)))
-    top = request.logprobs or 0
     scores: list[PromptScores | None] = [None] * len(ids)
     if request.echo and request.logprobs is not None:
         scores = await service.score_prompts(ids, top, gone)
-    produced, updates = await _generate(service, request, ids, scores, top, gone)
+    produced, updates = await _generate(service, request, ids, scores, constraint, gone)
     choices = []
     for i, update in enumerate(updates):
         text, tokens = update.text, list(update.tokens)
@@ -69,7 +71,8 @@ async def complete(service: Service, request: CompletionRequest, gone: asyncio.F
 
 
 async def _generate(service: Service, request: CompletionRequest, ids: list[list[int]],
-                    scores: list[PromptScores | None], top: int, gone: asyncio.Future) -> tuple[int, list[Update]]:
+                    scores: list[PromptScores | None], constraint: Constraint | None, gone: asyncio.Future
+                    ) -> tuple[int, list[Update]]:
     """How many tokens were generated, and each choice's last update. A scored prompt knows its greedy next token
     already, so the request that lm-eval sends (echo, one greedy token) needs no generation.
     """
@@ -77,11 +80,12 @@ async def _generate(service: Service, request: CompletionRequest, ids: list[list
     if max_tokens == 0:
         return 0, [Update(finish="length")] * (len(ids) * count)
     greedy = request.temperature is not None and request.temperature < GREEDY_BELOW
-    if scores[0] is not None and max_tokens == 1 and greedy and not request.logit_bias:
+    free = constraint is None and not request.logit_bias
+    if scores[0] is not None and max_tokens == 1 and greedy and free:
         updates = [_next_token(service, request, score) for score in scores for _ in range(count)]
         return len(updates), updates
     mailbox = Mailbox()
-    jobs = service.answers(ids, request, max_tokens, mailbox, top=top)
+    jobs = service.answers(ids, request, max_tokens, mailbox, top=request.logprobs or 0, constraint=constraint)
     updates = await service.finish(jobs, mailbox, gone)
     return sum(job.produced for job in jobs), updates
 
@@ -97,22 +101,21 @@ def _next_token(service: Service, request: CompletionRequest, score: PromptScore
 
 async def chat(service: Service, request: ChatRequest, gone: asyncio.Future) -> Body | EventStream:
     """Answers a chat request. Raises as `complete` does."""
-    messages = [Message("system" if m.role == "developer" else m.role, m.text()) for m in request.messages]
     _check_common(service, request, 1)
-    if request.stream and request.logprobs:
-        raise BadField("logprobs", "logprobs: not offered together with stream; ask for one of them")
     asked = request.max_completion_tokens or request.max_tokens
     with about("messages"):
-        ids = await service.encode_chat(messages)
+        ids = await service.encode_chat(request)
         max_tokens = asked or max(1, service.context - len(ids) + 1)
         service.check_room(ids, max_tokens)
+    constraint = await service.constraint(request, service.template.lead)
     envelope = Envelope(service, "chatcmpl", "chat.completion", int(time.time()))
     mailbox = Mailbox()
     jobs = service.answers([ids], request, max_tokens, mailbox, top=request.top_logprobs or 0,
-                           stops=service.template.stop_strings, lead=service.template.lead)
+                           stops=service.template.stop_strings, lead=service.template.lead, constraint=constraint)
     if request.stream:
         service.scheduler.submit(jobs)
-        return EventStream(service, jobs, _events(service, request, jobs, mailbox, _chat_chunks(envelope), len(ids)))
+        chunks = _chat_chunks(service, request, envelope)
+        return EventStream(service, jobs, _events(service, request, jobs, mailbox, chunks, len(ids)))
     updates = await service.finish(jobs, mailbox, gone)
     choices = [{"index": i, "message": {"role": "assistant", "content": update.text, "refusal": None},
                 "logprobs": chat_logprobs(service, update.tokens) if request.logprobs else None,
@@ -122,21 +125,20 @@ async def chat(service: Service, request: ChatRequest, gone: asyncio.Future) -> 
 
 def _check_completion(service: Service, request: CompletionRequest, count: int) -> None:
     _check_common(service, request, count)
-    if request.stream and (request.echo or request.logprobs is not None):
-        raise BadField("stream", "stream: not offered together with echo or logprobs; ask without stream")
+    if request.stream and request.echo:
+        raise BadField("stream", "stream: not offered together with echo; ask without stream")
     if _max_tokens(request) == 0 and not request.echo:
         raise BadField("max_tokens", "max_tokens: 0 makes sense only with echo")
 
 
 def _check_common(service: Service, request: Generation, count: int) -> None:
-    limits, stops, samples = service.limits, request.stops(), request.n or 1
+    limits, samples = service.limits, request.n or 1
     if count > limits.prompts:
         raise BadField("prompt", f"prompt: {count} prompts in one request; at most {limits.prompts}")
     if samples > limits.samples or samples * count > limits.queue:
         most = f"at most {limits.samples} each, {limits.queue} all"
         raise BadField("n", f"n: {samples} answers to {count} prompts; {most}")
-    if len(stops) > limits.stops or any(not 0 < len(stop) <= limits.stop_characters for stop in stops):
-        raise BadField("stop", f"stop: at most {limits.stops} strings of 1 to {limits.stop_characters} characters")
+    service.check_stops(request.stops())
     if request.stream_options is not None and not request.stream:
         raise BadField("stream_options", "stream_options: only with stream")
 
@@ -153,14 +155,14 @@ def _prompt_tokens(ids: list[list[int]]) -> int:
     return sum(map(len, ids))
 
 
-Chunks = Callable[[int, str | None, str | None], list[Body]]
+Chunks = Callable[[int, Update | None], list[Body]]     # None: the opening
 
 
 async def _events(service: Service, request: Generation, jobs: Sequence[Answer], mailbox: Mailbox, chunks: Chunks,
                   prompt_tokens: int) -> AsyncIterator[str]:
     """The stream: openings, pieces as they come (a comment when nothing comes), ends, usage if asked, [DONE]."""
     for index in range(len(jobs)):
-        for body in chunks(index, None, None):
+        for body in chunks(index, None):
             yield _event(body)
     left = len(jobs)
     while left:
@@ -169,36 +171,45 @@ async def _events(service: Service, request: Generation, jobs: Sequence[Answer],
         except TimeoutError:
             yield ": still here\n\n"
             continue
-        except Stopped as error:
-            yield _event(error_body(500, str(error)))
+        except (Stopped, GrammarFailed) as error:
+            yield _event(error_body(500 if isinstance(error, Stopped) else 400, str(error)))
             break
-        for body in chunks(index, update.text, update.finish or None):
+        for body in chunks(index, update):
             yield _event(body)
         left -= bool(update.finish)
     if request.stream_options is not None and request.stream_options.include_usage and not left:
         produced = sum(job.produced for job in jobs)
-        yield _event({**chunks(0, "", None)[0], "choices": [], "usage": usage(prompt_tokens, produced)})
+        yield _event({**chunks(0, Update())[0], "choices": [], "usage": usage(prompt_tokens, produced)})
     yield "data: [DONE]\n\n"
 
 
-def _text_chunks(envelope: Envelope) -> Chunks:
-    def chunks(index: int, text: str | None, finish: str | None) -> list[Body]:
-        if text is None:
+def _text_chunks(service: Service, request: CompletionRequest, envelope: Envelope) -> Chunks:
+    offsets: collections.Counter[int] = collections.Counter()   # characters of each choice's tokens so far
+
+    def chunks(index: int, update: Update | None) -> list[Body]:
+        if update is None:
             return []
-        return [envelope.wrap([{"index": index, "text": text, "logprobs": None, "finish_reason": finish}])]
+        logprobs = None
+        if request.logprobs is not None:
+            logprobs = completion_logprobs(service, update.tokens, request.logprobs, offsets[index])
+            offsets[index] += sum(map(len, logprobs["tokens"]))
+        return [envelope.wrap([{"index": index, "text": update.text, "logprobs": logprobs,
+                                "finish_reason": update.finish or None}])]
     return chunks
 
 
-def _chat_chunks(envelope: Envelope) -> Chunks:
-    def wrap(index: int, delta: Body, finish: str | None = None) -> Body:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+def _chat_chunks(service: Service, request: ChatRequest, envelope: Envelope) -> Chunks:
+    def wrap(index: int, delta: Body, finish: str | None = None, tokens: Sequence[Token] = ()) -> Body:
+        logprobs = chat_logprobs(service, tokens) if request.logprobs and tokens else None
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return envelope.wrap([choice], kind="chat.completion.chunk")
 
-    def chunks(index: int, text: str | None, finish: str | None) -> list[Body]:
-        if text is None:
+    def chunks(index: int, update: Update | None) -> list[Body]:
+        if update is None:
             return [wrap(index, {"role": "assistant", "content": ""})]
-        pieces = [wrap(index, {"content": text})] if text or not finish else []
-        return [*pieces, wrap(index, {}, finish)] if finish else pieces
+        more = update.text or not update.finish or (request.logprobs and update.tokens)
+        pieces = [wrap(index, {"content": update.text}, tokens=update.tokens)] if more else []
+        return [*pieces, wrap(index, {}, update.finish)] if update.finish else pieces
     return chunks
 
 

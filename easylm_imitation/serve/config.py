@@ -25,6 +25,8 @@ class Limits:
     stops: int = 32                 # stop strings (OpenAI allows 4; lm-eval sends more)
     stop_characters: int = 256      # of one stop string
     pairs: int = 8192               # pairs in one scoring request
+    characters: int = 1 << 20       # of one text: turning it into tokens takes a second or two
+    grammar_characters: int = 1 << 16   # of a JSON schema, regex, grammar, or all choices together
     body_bytes: int = 16 << 20
     keepalive_seconds: float = 15.0     # silence on a stream after which a comment is sent
     drain_seconds: float = 30.0         # what running requests get when the server is told to stop

@@ -18,7 +18,7 @@ from easylm_imitation.serve.config import MAX_STOP_IDS, ServeConfig, shapes
 from easylm_imitation.serve.place import Layout, mesh_of, prepare, processes
 from easylm_imitation.serve.processes import Follower, Leader
 from easylm_imitation.serve.programs import Chunk, Common, Order, Place, Points, Rows, State, Tree, get_programs
-from easylm_imitation.serve.sampling import Knobs, Sampled, neutral
+from easylm_imitation.serve.sampling import Knobs, Masks, Sampled, mask_words, neutral
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Prompt:
 
 
 class Engine:
-    """Compiled programs and the state they run on.
+    """Compiled programs and the state they run on. `param_bytes`, `position_bytes`: of the parameters on the device,
+    and of one position of one slot's cache.
 
     >>> engine = Engine(loaded.config, loaded.params, ServeConfig(), stop_ids=[2], vocab_size=tokenizer.vocab_size)
     """
@@ -68,6 +69,7 @@ class Engine:
         dtype = config.dtype_on(device.platform)
         unstacked = config.unstacked_on(device.platform, self.layout.mesh.size)
         self.vocab_size = min(vocab_size, model_config.vocab_size)
+        self.device = device
         self._programs = get_programs(model_config, self.shapes, dtype, unstacked, self.layout)
         if self.layout.alone:
             params = jax.device_put(params, device)
@@ -77,6 +79,12 @@ class Engine:
         self._stop_ids[:len(stop_ids)] = stop_ids
         self._state: State
         self._state, self._kept = self._programs.fresh()
+        words = mask_words(model_config.vocab_size)
+        # On the device already: who follows no grammar pays nothing for those who could.
+        nothing = Masks(np.zeros((self.shapes.slots, words), np.uint32), np.bool_(False))
+        self._open = jax.device_put(nothing, self.layout.spread())
+        self.param_bytes = _bytes(self._params)
+        self.position_bytes = _bytes(self._state.cache) // (self.shapes.slots * self.shapes.context)
         self._numbers = {call: i for i, call in enumerate(self._programs.inputs)}
         self._leader: Leader | None = None
         several = len(processes(self.layout.mesh)) > 1
@@ -97,7 +105,7 @@ class Engine:
         self._compiles.stop()
         if self._leader is not None:
             self._leader.close(failed)
-        self._params = self._state = self._kept = None
+        self._params = self._state = self._kept = self._open = None
 
     def lead(self, leader: Leader) -> None:
         """From now on the other processes of the mesh, which `follow`, run every program that this one runs."""
@@ -114,13 +122,16 @@ class Engine:
         chunk = _chunk(shape, prompts, self.shapes.slots)
         self._run("prefill", shape, (chunk,))
 
-    def decode(self, shape: tuple[int, int], alive: np.ndarray, steps: int, want_top: bool) -> Sampled:
+    def decode(self, shape: tuple[int, int], alive: np.ndarray, steps: int, want_top: bool,
+               masks: np.ndarray | None = None) -> Sampled:
         """Up to `steps` tokens for the slots in `alive` [slots] bool: [steps, shape[0]] entries, id -1 where none.
 
-        Returns at once, with arrays on the device; `np.asarray` of one waits for it.
+        `masks` [slots, W] uint32: what grammars allow for the next token; they need steps = 1. Returns at once, with
+        arrays on the device; `np.asarray` of one waits for it.
         """
         order = Order(alive, np.int32(min(steps, self.shapes.steps)))
-        common = Common(self._stop_ids, np.int32(self.vocab_size), np.bool_(want_top))
+        allowed = self._open if masks is None else Masks(masks, np.bool_(True))
+        common = Common(self._stop_ids, np.int32(self.vocab_size), np.bool_(want_top), allowed)
         out = self._run("decode", shape, (order, common))
         for part in out:
             part.copy_to_host_async()
@@ -177,6 +188,10 @@ def _put(knobs: Knobs, row: int, sampling: Sampling) -> None:
     for i, (token, value) in enumerate(sampling.bias):
         knobs.bias_ids[row, i], knobs.biases[row, i] = token, value
     knobs.seed[row] = (sampling.seed >> 32) & 0xFFFFFFFF, sampling.seed & 0xFFFFFFFF
+
+
+def _bytes(tree: Tree) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 class _CompileCounter:

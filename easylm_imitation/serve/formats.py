@@ -28,13 +28,13 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
             "total_tokens": prompt_tokens + completion_tokens}
 
 
-def completion_logprobs(service: Service, tokens: Sequence[Token | int], top: int) -> dict[str, Any]:
+def completion_logprobs(service: Service, tokens: Sequence[Token | int], top: int, start: int = 0) -> dict[str, Any]:
     """The legacy form. A bare id is a token without probability (the first of a prompt): null stands in both lists.
 
-    `top_logprobs[i]` holds the `top` likeliest and the chosen token; with top = 0 it is null.
+    `top_logprobs[i]` holds the `top` likeliest and the chosen token; with top = 0 it is null. `start`: first offset.
     """
     texts = [service.token_text(token if isinstance(token, int) else token.id) for token in tokens]
-    offsets = [0]
+    offsets = [start]
     for text in texts:
         offsets.append(offsets[-1] + len(text))
     return {

@@ -3,6 +3,7 @@
 `notify` is called in the scheduler's thread, with an `Update` or an exception, and must return at once.
 """
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from easylm_imitation.serve.answer import AnswerText, Token
 from easylm_imitation.serve.engine import Prompt, Sampling
 from easylm_imitation.serve.forest import Segment
+from easylm_imitation.serve.grammar import Constraint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,23 +31,26 @@ class Job:
     def __init__(self, notify: Notify):
         self.notify = notify
         self.cancelled = False
+        self.arrived = time.monotonic()
 
 
 class Answer(Job):
     """One answer: a prompt that is read into a slot, then tokens until a stop or `max_tokens`."""
 
     def __init__(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, text: AnswerText, notify: Notify, *,
-                 stop_ids: frozenset[int], top: int = 0, stream: bool = False):
-        """`top`: alternatives to report per token. `stream`: report text as it comes, not only at the end."""
+                 stop_ids: frozenset[int], top: int = 0, stream: bool = False, constraint: Constraint | None = None):
+        """`top`: alternatives to report per token. `stream`: report text as it comes, not only at the end.
+        `constraint`: the beginning of the grammar that the answer follows."""
         super().__init__(notify)
         self.prompt = np.asarray(prompt, np.int32)
         self.max_tokens, self.sampling, self.text, self.stop_ids = max_tokens, sampling, text, stop_ids
-        self.top, self.stream = top, stream
+        self.top, self.stream, self.constraint = top, stream, constraint
         self.read = 0               # prompt tokens in the cache
         self.ready = False          # all but the last are: decode may go on from there
         self.made: list[int] = []   # tokens generated, a stop token included
         self.ahead = 0              # steps of decode that are under way for it
         self.finish = ""
+        self.newest_at = 0.0        # when its newest token came (monotonic); 0 before the first
 
     @property
     def produced(self) -> int:
@@ -78,6 +83,8 @@ class Answer(Job):
             top = tuple(zip(top_ids[:self.top].tolist(), top_logprobs[:self.top].tolist()))
             if self.text.push(Token(token_id, logprob, top)):
                 self.finish = "stop"
+            elif self.constraint is not None and self.constraint.push(token_id):
+                self.finish = "stop"
             elif self.produced == self.max_tokens:
                 self.finish = "length"
         if self.finish:
@@ -88,9 +95,10 @@ class Answer(Job):
         """Tells what is new: to a stream after every turn, to others at the end."""
         if self.finish:
             text = self.text.take() if self.stream else self.text.text
-            self.notify(Update(text, self.text.kept_tokens(), self.finish))
+            tokens = self.text.take_tokens() if self.stream else self.text.kept_tokens()
+            self.notify(Update(text, tokens, self.finish))
         elif self.stream and (piece := self.text.take()):
-            self.notify(Update(piece))
+            self.notify(Update(piece, self.text.take_tokens()))
 
 
 class Scoring(Job):

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from easylm_imitation.models import Model, ModelConfig, create, turned_kernels, unstack
 from easylm_imitation.serve.config import MAX_STOP_IDS, TOP_SAMPLED, TOP_SCORED, Shapes
 from easylm_imitation.serve.place import ROWS, Layout, turn
-from easylm_imitation.serve.sampling import Knobs, Sampled, describe, neutral, sample
+from easylm_imitation.serve.sampling import Knobs, Masks, Sampled, describe, mask_words, neutral, sample
 from easylm_imitation.sharding import constrain
 
 Tree = Any
@@ -60,6 +60,7 @@ class Common(NamedTuple):
     stop_ids: jax.Array     # int32 [MAX_STOP_IDS], padded with -1
     allowed: jax.Array      # int32 []: ids from here on are padding of the vocabulary
     want_top: jax.Array     # bool []: somebody asked for alternatives
+    masks: Masks            # [B]: what the grammars of constrained answers allow
 
 
 class Order(NamedTuple):
@@ -203,7 +204,8 @@ def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: C
     positions = jnp.where(live, state.positions, _length(state.cache))      # idle slots write nothing
     hidden, cache = model.extend(params, state.tokens[:, None], positions[:, None], state.cache, dtype=dtype, span=span)
     logits = _logits(model, params, hidden[:, 0])
-    ids = constrain(sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts), ROWS)
+    masks = common.masks._replace(bits=common.masks.bits[:len(logits)])
+    ids = constrain(sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts, masks), ROWS)
     out = _on_all(describe(logits, ids, common.want_top, TOP_SAMPLED))
     counts = constrain(state.counts.at[jnp.arange(len(ids)), ids].add(live), ROWS, None)
     ids = out.ids
@@ -249,7 +251,9 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
         cache=layout.cache(state.cache, ROWS), counts=layout.spread(ROWS))
     kept_at = layout.cache(kept, None)
     state, kept = _at(state, state_at), _at(kept, kept_at)
-    common = Common(_int32(MAX_STOP_IDS), _int32(), jax.ShapeDtypeStruct((), bool))
+    flag = jax.ShapeDtypeStruct((), bool)
+    bits = jax.ShapeDtypeStruct((shapes.slots, mask_words(model.config.vocab_size)), jnp.uint32)
+    common = Common(_int32(MAX_STOP_IDS), _int32(), flag, Masks(bits, flag))
     given: dict[tuple[str, Any], Tree] = {}
     jobs: dict[tuple, Any] = {("fresh", ()): jax.jit(fresh, out_shardings=(state_at, kept_at)).lower()}
 

@@ -1,6 +1,6 @@
 """The next token, chosen on the device. Every knob is an array with one entry a row: no request causes a compilation.
 
-    logits [B, V] float32 -> bias, penalties -> ids [B]
+    logits [B, V] float32 -> bias, penalties, mask of a grammar -> ids [B]
     temperature 0: the likeliest; else temperature, top_k, top_p, min_p, then a draw
 
 The cut-offs are found by bisection over the bits of a float (as T5X does): a vocabulary of 150,000 is never sorted.
@@ -28,12 +28,23 @@ class Knobs(NamedTuple):
     seed: jax.Array         # uint32 [B, 2]; with the position, decides the draw
 
 
+class Masks(NamedTuple):
+    """Which tokens grammars allow; answers without one have all bits set."""
+    bits: jax.Array         # uint32 [B, ceil(V / 32)]: bit i of word w stands for token 32 w + i
+    any: jax.Array          # bool []: somebody follows a grammar; else `bits` are not looked at
+
+
 class Sampled(NamedTuple):
     """What became of a position of each row. Log-probabilities are the model's own: before temperature and cut-offs."""
     ids: jax.Array              # int32 [B]
     logprobs: jax.Array         # float32 [B]
     top_ids: jax.Array          # int32 [B, K], likeliest first
     top_logprobs: jax.Array     # float32 [B, K]; the chosen token's entry is the same float as in `logprobs`
+
+
+def mask_words(vocab_size: int) -> int:
+    """Words of a mask over a vocabulary."""
+    return (vocab_size + 31) // 32
 
 
 def neutral(rows: int, xp: ModuleType = np) -> Knobs:
@@ -44,16 +55,19 @@ def neutral(rows: int, xp: ModuleType = np) -> Knobs:
                  xp.zeros((rows, 2), np.uint32))
 
 
-def sample(logits: jax.Array, knobs: Knobs, positions: jax.Array, allowed: jax.Array, counts: jax.Array) -> jax.Array:
+def sample(logits: jax.Array, knobs: Knobs, positions: jax.Array, allowed: jax.Array, counts: jax.Array,
+           masks: "Masks | None" = None) -> jax.Array:
     """Ids [B] for logits [B, V]. Ids from the scalar `allowed` on (padding rows of a vocabulary) are never chosen.
 
-    `counts` [B, V] int32: how often each answer has each token so far.
+    `counts` [B, V] int32: how often each answer has each token so far. `masks`: what grammars allow.
 
     `positions` [B] are those of the chosen tokens: with the seed they fix the draw, whatever the other rows hold.
     """
     shifted = jnp.any(knobs.bias_ids >= 0) | jnp.any(knobs.presence != 0) | jnp.any(knobs.frequency != 0)
     logits = jax.lax.cond(shifted, lambda x: _shift(x, knobs, counts), lambda x: x, logits)
     logits = jnp.where(jnp.arange(logits.shape[-1]) < allowed, logits, -jnp.inf)
+    if masks is not None:
+        logits = jax.lax.cond(masks.any, lambda x: _masked(x, masks.bits), lambda x: x, logits)
     greedy = jnp.argmax(logits, -1).astype(jnp.int32)
 
     def draw() -> jax.Array:
@@ -94,6 +108,11 @@ def _shift(logits: jax.Array, knobs: Knobs, counts: jax.Array) -> jax.Array:
     ids = jnp.where(knobs.bias_ids < 0, logits.shape[-1], knobs.bias_ids)
     logits = logits.at[rows, ids].add(knobs.biases, mode="drop")
     return logits - knobs.presence[:, None] * (counts > 0) - knobs.frequency[:, None] * counts
+
+
+def _masked(logits: jax.Array, bits: jax.Array) -> jax.Array:
+    apart = (bits[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return jnp.where(apart.reshape(len(bits), -1)[:, :logits.shape[-1]] == 1, logits, -jnp.inf)
 
 
 def _cut(logits: jax.Array, knobs: Knobs) -> jax.Array:

@@ -17,9 +17,11 @@ import numpy as np
 
 from easylm_imitation import console
 from easylm_imitation.serve.engine import Engine
+from easylm_imitation.serve.grammar import GrammarFailed
 from easylm_imitation.serve.jobs import Answer, Job, Scoring, Update
+from easylm_imitation.serve.meter import Meter
 from easylm_imitation.serve.pool import Pool
-from easylm_imitation.serve.sampling import Sampled
+from easylm_imitation.serve.sampling import Sampled, mask_words
 from easylm_imitation.serve.slots import Slots
 
 _PREFILLS_A_TURN = 4        # bounds how long a turn may take
@@ -42,7 +44,9 @@ class _Flight:
     """Steps of decode on their way."""
     live: list[tuple[int, Answer]]
     steps: int
+    shape: tuple[int, int]
     out: Sampled            # on the device
+    started: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Scheduler:
@@ -50,6 +54,7 @@ class Scheduler:
 
     def __init__(self, engine: Engine, queue_limit: int):
         self.counts: collections.Counter[str] = collections.Counter()   # for /metrics; written by the engine's thread
+        self.meter = Meter(engine)
         self._engine = engine
         self._limit = queue_limit
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -124,7 +129,7 @@ class Scheduler:
             while not self._stopped:
                 self._receive()
                 self._turn()
-        except Exception as error:
+        except BaseException as error:      # a panic in another language is no Exception, and nobody may wait for ever
             traceback.print_exc()
             console.error(f"the engine failed ({type(error).__name__}: {error}); all requests are refused from now on")
             self._stop(f"the engine failed: {type(error).__name__}")
@@ -205,7 +210,9 @@ class Scheduler:
         self._engine.prefill((rows, width), [job.next_piece(slot, width) for slot, job in reading[:rows]])
 
     def _score(self) -> None:
+        started, before = time.monotonic(), self._pool.tokens
         self._pool.step()
+        self.meter.scored(time.monotonic() - started, self._pool.tokens - before)
         self.counts["scored_tokens"], self.counts["scored_cells"] = self._pool.tokens, self._pool.cells
         done = [job for job in self._scorings if not job.pending]
         self._scorings = [job for job in self._scorings if job.pending]
@@ -214,27 +221,54 @@ class Scheduler:
             _tell(job, Update(finish="scored"))
 
     def _decode(self) -> None:
-        """Starts the next steps, then takes what the steps before made: the device works while the host does."""
+        """Starts the next steps, then takes what the steps before made: the device works while the host does.
+
+        What a grammar allows depends on the token before: while one is followed, there is one step at a time.
+        """
+        if self._flying is not None and any(job.constraint is not None for _, job in self._slots.live()):
+            self._land(self._flying)
+            self._flying = None
         # Who needs no more than what is under way waits for that.
         live = [(slot, job) for slot, job in self._slots.live() if job.produced + job.ahead < job.max_tokens]
-        before, self._flying = self._flying, self._start(live) if live else None
+        live, masks = self._constrain(live)
+        before, self._flying = self._flying, self._start(live, masks) if live else None
         if before is not None:
             self._land(before)
 
-    def _start(self, live: list[tuple[int, Answer]]) -> "_Flight":
+    def _constrain(self, live: list[tuple[int, Answer]]) -> tuple[list[tuple[int, Answer]], np.ndarray | None]:
+        """`live` without those whose grammar has failed, who are told; and masks [slots, W], None where none is needed.
+        """
+        bound = [(slot, job) for slot, job in live if job.constraint is not None]
+        if not bound:
+            return live, None
+        shape = (self._engine.shapes.slots, mask_words(self._engine.config.vocab_size))
+        masks = np.full(shape, 0xFFFFFFFF, np.uint32)
+        failed = set()
+        for slot, job in bound:
+            try:
+                masks[slot] = job.constraint.mask()
+            except GrammarFailed as error:
+                failed.add(job)
+                self._slots.release(job)
+                self._forget(job)
+                _tell(job, error)
+        return [(slot, job) for slot, job in live if job not in failed], masks
+
+    def _start(self, live: list[tuple[int, Answer]], masks: np.ndarray | None) -> "_Flight":
         shapes = self._engine.shapes
-        steps = 1 if any(job.stream for _, job in live) else shapes.steps
+        steps = 1 if masks is not None or any(job.stream for _, job in live) else shapes.steps
         reach = min(max(job.position for _, job in live) + steps, shapes.context)
         shape = next(s for s in shapes.decode if s[0] > live[-1][0] and s[1] >= reach)
         alive = np.zeros(shapes.slots, bool)
         alive[[slot for slot, _ in live]] = True
-        out = self._engine.decode(shape, alive, steps, any(job.top for _, job in live))
+        out = self._engine.decode(shape, alive, steps, any(job.top for _, job in live), masks)
         for _, job in live:
             job.ahead += steps
-        return _Flight(live, steps, out)
+        return _Flight(live, steps, shape, out)
 
     def _land(self, flight: "_Flight") -> None:
         out = [np.asarray(part)[:flight.steps] for part in flight.out]
+        self.meter.decoded(flight.started, flight.steps, *flight.shape)
         for slot, job in flight.live:
             job.ahead -= flight.steps
             if self._slots.holds(slot, job):
@@ -243,9 +277,11 @@ class Scheduler:
     def _accept(self, job: Answer, ids: np.ndarray, logprobs: np.ndarray, top_ids: np.ndarray,
                 top_logprobs: np.ndarray) -> None:
         """Gives a job its new tokens ([steps] entries, -1 where none came); frees the slot when that completes it."""
+        before = job.produced
         for i, token in enumerate(ids.tolist()):
             if token < 0 or job.accept(token, float(logprobs[i]), top_ids[i], top_logprobs[i]):
                 break
+        self._time(job, job.produced - before)
         if job.finish:
             self.counts["prompt_tokens"] += len(job.prompt)
             self.counts["generated_tokens"] += job.produced
@@ -253,6 +289,14 @@ class Scheduler:
             self._slots.release(job)
             self._forget(job)
         _tell(job)
+
+    def _time(self, job: Answer, made: int) -> None:
+        now = time.monotonic()
+        if made and not job.newest_at:
+            self.meter.first_token.observe(now - job.arrived)
+        elif made:
+            self.meter.between_tokens.observe((now - job.newest_at) / made, made)
+        job.newest_at = now if made else job.newest_at
 
     def _forget(self, job: Job) -> None:
         with self._lock:

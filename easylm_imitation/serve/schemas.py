@@ -4,6 +4,7 @@ A field that we do not implement but that clients send with its neutral value (`
 alone. `user` and its like, which carry no meaning for an answer, are the only fields that are ignored.
 """
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -12,12 +13,29 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from easylm_imitation.schema import UserError, nearest
+from easylm_imitation.serve.grammar import Spec
 from easylm_imitation.serve.sampling import MAX_BIAS
 
 Seed = Annotated[int, Field(ge=-2**63, lt=2**64)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 BiasedId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
+Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+def _only_false(value: bool) -> bool:
+    if value:
+        raise PydanticCustomError("only_false", "true is not offered")
+    return value
+
+
+# A Literal[False] would take 0 too.
+OnlyFalse = Annotated[bool, pydantic.AfterValidator(_only_false),
+                      pydantic.WithJsonSchema({"type": "boolean", "const": False})]
+_TEXT, _IDS = {"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+_PROMPT = {"anyOf": [_TEXT, _IDS, {"type": "array", "items": _TEXT, "minItems": 1},
+                     {"type": "array", "items": _IDS, "minItems": 1}]}
+_ANY_OBJECT = {"type": "object"}
 
 
 class BadField(UserError):
@@ -49,15 +67,45 @@ class Strict(pydantic.BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
         for name in value if isinstance(value, dict) else ():
-            if name not in cls.model_fields:
-                raise fault(name, f"unknown field{nearest(name, cls.model_fields)}")
+            if name not in known:
+                raise fault(name, f"unknown field{nearest(name, known)}")
         return value
 
 
 class StreamOptions(Strict):
     """Options of a stream."""
     include_usage: bool = False
+
+
+class JsonSchema(Strict):
+    """OpenAI's wrapper of a schema. It is always enforced, `strict` or not; name and description mean nothing to us."""
+    name: str | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    """OpenAI's way to ask for JSON."""
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise fault("json_schema", "goes with type 'json_schema', and only with it")
+        return self
+
+
+class StructuredOutputs(Strict):
+    """vLLM's way to ask for JSON and more."""
+    json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: Choices | None = None
+    grammar: str | None = None
 
 
 class Generation(Strict):
@@ -76,16 +124,43 @@ class Generation(Strict):
     presence_penalty: Penalty | None = 0
     logit_bias: Annotated[dict[BiasedId, Annotated[float, Field(ge=-100, le=100)]],
                           Field(max_length=MAX_BIAS)] | None = None
+    # What the answer must look like: OpenAI's field, vLLM's, and vLLM's until 0.12. At most one of all.
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
     # Ignored: they name the caller, or ask for what is always so.
     user: str | None = None
     metadata: dict[str, Any] | None = None
-    store: Literal[False] | None = None
+    store: OnlyFalse | None = None
 
     def stops(self) -> list[str]:
         """Stop strings as a list; lm-eval may send null inside it."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [stop for stop in given if stop is not None]
 
+    def spec(self) -> Spec | None:
+        """What the answer must look like, or None. Raises BadField when more than one thing is asked."""
+        asked = [spec for spec in self._specs() if spec.source not in (None, False)]
+        if len(asked) > 1:
+            raise BadField(asked[1].field, f"{asked[1].field}: cannot be asked together with {asked[0].field}")
+        return asked[0] if asked else None
+
+    def _specs(self) -> Iterator[Spec]:
+        if self.response_format is not None:
+            if self.response_format.type == "json_object":
+                yield Spec("json", _ANY_OBJECT, "response_format")
+            elif self.response_format.json_schema is not None:
+                yield Spec("json", self.response_format.json_schema.schema_, "response_format.json_schema.schema")
+        for kind in ("json", "regex", "choice", "grammar"):
+            yield Spec(kind, getattr(self, f"guided_{kind}"), f"guided_{kind}")
+        if (asked := self.structured_outputs) is not None:
+            yield Spec("json", _ANY_OBJECT if asked.json_object else None, "structured_outputs.json_object")
+            for kind, source in (("json", asked.json_), ("regex", asked.regex), ("choice", asked.choice),
+                                 ("grammar", asked.grammar)):
+                yield Spec(kind, source, f"structured_outputs.{kind}")
 
     def biases(self) -> tuple[tuple[int, float], ...]:
         """`logit_bias` as (id, value)."""
@@ -94,7 +169,7 @@ class Generation(Strict):
 
 class CompletionRequest(Generation):
     """POST /v1/completions. `prompt` is checked by `prompts`."""
-    prompt: Any
+    prompt: Annotated[Any, pydantic.WithJsonSchema(_PROMPT)]
     max_tokens: Annotated[int, Field(ge=0)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = False
@@ -102,14 +177,65 @@ class CompletionRequest(Generation):
     suffix: Annotated[str, Field(max_length=0)] | None = None
 
 
+class Function(Strict):
+    """A call that an assistant made: the name of a function, and its arguments as JSON text."""
+    name: str
+    arguments: str
+
+
+class ToolCall(Strict):
+    """A function's call with its id."""
+    id: str
+    type: Literal["function"]
+    function: Function
+
+    def plain(self) -> dict[str, Any]:
+        """As templates read it: with the arguments as an object. Raises BadField when they are none."""
+        try:
+            arguments = json.loads(self.function.arguments)
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise BadField("messages", "messages: the arguments of a tool call are no JSON object")
+        return {"id": self.id, "type": "function", "function": {"name": self.function.name, "arguments": arguments}}
+
+
 class ChatMessage(Strict):
-    """One message. Content is text, or a list of text parts."""
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list["TextPart"]
+    """One message. Content is text, or a list of text parts; an assistant's that calls tools may have none."""
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list["TextPart"] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    # What our answers say when the openai package sends them back, and what older lm-evals add to each message.
+    refusal: None = None
+    type: Literal["text"] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "ChatMessage":
+        if self.content is None and not self.tool_calls:
+            raise fault("content", "missing")
+        if self.tool_calls and self.role != "assistant":
+            raise fault("tool_calls", "only an assistant's message has them")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise fault("tool_call_id", "goes with the role 'tool', and only with it")
+        return self
 
     def text(self) -> str:
         """The content as one string."""
+        if self.content is None:
+            return ""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+    def plain(self) -> dict[str, Any]:
+        """As templates read it."""
+        more = {"tool_call_id": self.tool_call_id} if self.role == "tool" else {}
+        if self.tool_calls:
+            more["tool_calls"] = [call.plain() for call in self.tool_calls]
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.text(), **more}
+
+    def about_tools(self) -> bool:
+        """Whether only a template that knows tools can show it."""
+        return self.role == "tool" or bool(self.tool_calls)
 
 
 class TextPart(Strict):
@@ -118,9 +244,25 @@ class TextPart(Strict):
     text: str
 
 
+class FunctionDefinition(Strict):
+    """A function that the model may call; the template decides what the model sees of it."""
+    name: Annotated[str, Field(min_length=1)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: OnlyFalse | None = None     # arguments are the model's: nothing enforces their schema
+
+
+class Tool(Strict):
+    """A tool; there are only functions."""
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
 class ChatRequest(Generation):
     """POST /v1/chat/completions."""
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto"] | None = None  # none: the model is not told of the tools
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = False

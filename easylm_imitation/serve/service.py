@@ -20,12 +20,13 @@ from easylm_imitation.serve.answer import AnswerText, Token
 from easylm_imitation.serve.config import ServeConfig
 from easylm_imitation.serve.engine import Engine, Sampling
 from easylm_imitation.serve.forest import Segment
+from easylm_imitation.serve.grammar import Constraint, Grammars
 from easylm_imitation.serve.jobs import Answer, Job, Notify, Scoring, Update
 from easylm_imitation.serve.sampling import Sampled
 from easylm_imitation.serve.scheduler import Scheduler
-from easylm_imitation.serve.schemas import Generation, about
+from easylm_imitation.serve.schemas import BadField, ChatRequest, Generation, about
 from easylm_imitation.serve.scoring import Pair, Score, check_ids, pair_segments
-from easylm_imitation.text import Template, Tokenizer, prompt_ids
+from easylm_imitation.text import Template, Tokenizer, prompt_ids, tool_prompt_ids
 
 GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same
 
@@ -73,14 +74,22 @@ class Service:
         self.started = int(time.time())
         self._stop_ids = frozenset(stop_ids)
         self._texts: dict[int, str] = {}
+        self._grammars = Grammars(tokenizer, self.vocab_size, stop_ids, self.limits.grammar_characters)
 
     # ---------------------------------------------------------------- requests to jobs
 
     def encode(self, prompt: str | list[int]) -> list[int]:
         """Ids of a raw prompt: special tokens spelled out in it count, nothing is added. Raises UserError."""
+        if isinstance(prompt, str):
+            self.check_length(prompt, "prompt")
         ids = self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else prompt
         check_ids(ids, self.vocab_size, "prompt")
         return ids
+
+    def check_length(self, text: str, field: str) -> None:
+        """Raises UserError for a text that would take too long to tokenize."""
+        if len(text) > self.limits.characters:
+            raise UserError(f"{field}: {len(text)} characters in one text; at most {self.limits.characters}")
 
     async def encode_all(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
         """`encode` of each."""
@@ -92,11 +101,18 @@ class Service:
             return [self.encode_pair(*pair) if isinstance(pair[0], str) else pair for pair in pairs]
         return await asyncio.to_thread(work)
 
-    async def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    async def encode_chat(self, request: ChatRequest) -> list[int]:
         """Ids of a conversation with its generation prompt: the prefix of its training row. Raises UserError."""
         if self.template is None:
             raise UserError("this model came without a chat template, so /v1/chat/completions is not offered; use "
                             "/v1/completions, or give it one with convert --format hf --template NAME")
+        self.check_length("".join(message.text() for message in request.messages), "messages")
+        tools = [] if request.tool_choice == "none" else request.tools or []
+        if tools or any(message.about_tools() for message in request.messages):
+            given = [tool.model_dump(exclude_none=True) for tool in tools]
+            plain_messages = [message.plain() for message in request.messages]
+            return await asyncio.to_thread(tool_prompt_ids, self.template, self.tokenizer, plain_messages, given)
+        messages = [Message("system" if m.role == "developer" else m.role, m.text()) for m in request.messages]
         return await asyncio.to_thread(prompt_ids, self.template, self.tokenizer, messages)
 
     def encode_pair(self, context: str, continuation: str) -> Pair:
@@ -111,15 +127,31 @@ class Service:
         before, whole = self.encode(context), self.encode(context + continuation)
         return before, whole[len(before):]
 
+    async def constraint(self, request: Generation, lead: str = "") -> Constraint | None:
+        """The beginning of the grammar that answers to `request` follow. Raises UserError for one that is none."""
+        spec = request.spec()
+        if spec is None:
+            return None
+        with about(spec.field):
+            return await asyncio.to_thread(self._grammars.compile, spec, lead)
+
     def check_room(self, ids: Sequence[int], max_tokens: int) -> None:
         """Raises UserError when prompt and answer do not fit the context (the last token need not be read again)."""
         if len(ids) + max(max_tokens, 1) - 1 > self.context:
             raise UserError(f"the prompt has {len(ids)} tokens and max_tokens is {max_tokens}: together more than this "
                             f"server's context of {self.context}; shorten the prompt or lower max_tokens")
 
+    def check_stops(self, stops: Sequence[str], field: str = "stop") -> None:
+        """Raises UserError for too many stop strings, empty or long ones."""
+        most, longest = self.limits.stops, self.limits.stop_characters
+        if len(stops) > most or any(not 0 < len(stop) <= longest for stop in stops):
+            raise BadField(field, f"{field}: at most {most} strings of 1 to {longest} characters")
+
     def answers(self, prompts: Sequence[list[int]], request: Generation, max_tokens: int, mailbox: Mailbox, *,
-                top: int = 0, stops: Sequence[str] = (), lead: str = "") -> list[Answer]:
+                top: int = 0, stops: Sequence[str] = (), lead: str = "", constraint: Constraint | None = None,
+                first: int = 0) -> list[Answer]:
         """Jobs for `n` answers to each prompt, in that order; sample i of a seeded request uses seed + i.
+        `first`: how many jobs share the mailbox already.
 
         Raises UserError for a bias of an id that the model does not have.
         """
@@ -132,8 +164,10 @@ class Service:
         for prompt in prompts:
             for i in range(count):
                 text = AnswerText(self.tokenizer, (*request.stops(), *stops), lead)
-                jobs.append(Answer(prompt, max_tokens, _sampling(request, seed + i), text, mailbox.slot(len(jobs)),
-                                   stop_ids=ends, top=top, stream=bool(request.stream)))
+                jobs.append(Answer(prompt, max_tokens, _sampling(request, seed + i), text,
+                                   mailbox.slot(first + len(jobs)), stop_ids=ends, top=top,
+                                   stream=bool(request.stream),
+                                   constraint=None if constraint is None else constraint.copy()))
         return jobs
 
     def _special_stops(self, stops: Sequence[str]) -> frozenset[int]:

@@ -13,11 +13,12 @@ import functools
 import json
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
@@ -83,6 +84,17 @@ def own_pieces(template: OwnTemplate, tokenizer: Tokenizer, messages: Sequence[M
             for at, until in zip(cuts, cuts[1:]) for piece in _split(text[at:until], control)]
 
 
+def tool_pieces(template: OwnTemplate, tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]],
+                tools: Sequence[Mapping[str, Any]]) -> list[Marked]:
+    """A prompt about tools: messages and tools as OpenAI's API has them, whatever fields the template reads. Raises
+    UserError for a template that reads no tools."""
+    if "tools" not in _variables(template.source):
+        raise UserError(f"template '{template.name}': reads no tools; take a model whose template does")
+    text = _fill(template, tokenizer, _guarded(messages, tokenizer), True, tools=_guarded(tools, tokenizer) or None)
+    control = _control(tokenizer)
+    return [Marked(piece, False) for piece in _split(text.replace(_START, "").replace(_STOP, ""), control)]
+
+
 def end_token(template: OwnTemplate, tokenizer: Tokenizer) -> Special:
     """The control token that ends an answer. Raises UserError when there is none, or answers carry no loss."""
     one_round = (Message("user", "a"), Message("assistant", "b"))
@@ -120,13 +132,25 @@ def _blocks(marked: str) -> Iterator[tuple[int, int]]:
 
 def _render(template: OwnTemplate, tokenizer: Tokenizer, messages: Sequence[Message], generate: bool) -> str:
     """Rendered text, with marks; control tokens that contents spell out are guarded, so that they stay text."""
-    control = _control(tokenizer)
-    plain = [{"role": message.role, "content": control.sub(lambda m: m[0][:1] + _GUARD + m[0][1:], message.content)}
-             for message in messages]
+    plain = [{"role": message.role, "content": message.content} for message in messages]
+    return _fill(template, tokenizer, _guarded(plain, tokenizer), generate)
+
+
+def _guarded(value: Any, tokenizer: Tokenizer) -> Any:
+    """JSON whose texts have their control tokens guarded, keys too."""
+    if isinstance(value, str):
+        return _control(tokenizer).sub(lambda m: m[0][:1] + _GUARD + m[0][1:], value)
+    if isinstance(value, Mapping):
+        return {_guarded(key, tokenizer): _guarded(one, tokenizer) for key, one in value.items()}
+    return [_guarded(one, tokenizer) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _fill(template: OwnTemplate, tokenizer: Tokenizer, messages: list[dict[str, Any]], generate: bool,
+          **more: Any) -> str:
     names = {name: "" if token is None else tokenizer.token(token)
              for name, token in (("bos_token", tokenizer.bos_id), ("eos_token", tokenizer.eos_id))}
     try:
-        return _compiled(template.source).render(messages=plain, add_generation_prompt=generate, **names)
+        return _compiled(template.source).render(messages=messages, add_generation_prompt=generate, **names, **more)
     except (jinja2.TemplateError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
         raise UserError(f"template '{template.name}': {error}; the conversation does not fit it, or {_CURE}") from None
 
@@ -150,8 +174,21 @@ class _Generation(jinja2.ext.Extension):
 
 
 @functools.lru_cache(8)
+def _variables(source: str) -> set[str]:
+    """Names that a template expects to be given."""
+    return jinja2.meta.find_undeclared_variables(_environment().parse(source))
+
+
+@functools.lru_cache(8)
 def _compiled(source: str) -> jinja2.Template:
     """The template, as transformers compiles it. Raises UserError for what is no Jinja."""
+    try:
+        return _environment().from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"template 'tokenizer': line {error.lineno} is no Jinja ({error.message}); {_CURE}") from None
+
+
+def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
 
@@ -162,7 +199,4 @@ def _compiled(source: str) -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
     environment.globals["raise_exception"] = refuse
     environment.filters["tojson"] = tojson
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"template 'tokenizer': line {error.lineno} is no Jinja ({error.message}); {_CURE}") from None
+    return environment

@@ -6,13 +6,14 @@ same messages.
 """
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
-from easylm_imitation.text.own_template import Marked, OwnTemplate, end_token, own_pieces
+from easylm_imitation.text.own_template import Marked, OwnTemplate, end_token, own_pieces, tool_pieces
 from easylm_imitation.text.template import BOS, EOS, Fault, Loss, Piece, Special, Template, fault_of
 from easylm_imitation.text.tokenizer import After, Tokenizer
 
@@ -85,6 +86,16 @@ def prompt_ids(template: Template, tokenizer: Tokenizer, messages: Sequence[Mess
     if fault:
         raise UserError(f"messages: {fault}")
     return _rows(tokenizer, [_pieces(template, tokenizer, messages, generate=True)])[0].tokens.tolist()
+
+
+def tool_prompt_ids(template: Template, tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]],
+                    tools: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Ids of a conversation with tools and the generation prompt, all as OpenAI's API has them (but arguments of calls
+    as objects). Only a tokenizer's own Jinja template may know tools; raises UserError for others."""
+    if not isinstance(template, OwnTemplate):
+        raise UserError(f"template '{template.name}' knows no tools; leave them out, or serve a model whose own "
+                        "template has them")
+    return _rows(tokenizer, [tool_pieces(template, tokenizer, messages, tools)])[0].tokens.tolist()
 
 
 def stop_ids(template: Template, tokenizer: Tokenizer) -> tuple[int, ...]:

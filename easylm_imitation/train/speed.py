@@ -9,26 +9,14 @@ computed twice. Peaks are those of dense bfloat16, whatever the run computes in 
 import collections
 import statistics
 
-import jax
 from jax.sharding import Mesh
 
 from easylm_imitation import console
 from easylm_imitation.models import ModelConfig
+from easylm_imitation.sharding.devices import peak_flops
 
-# device_kind begins with -> FLOP/s in bfloat16 of one jax device; the first that fits counts
-_PEAKS = {
-    "TPU v2": 22.5e12, "TPU v3": 61.5e12,       # a device is half a chip
-    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v6": 918e12,
-    "TPU7x": 1153.5e12, "TPU v7": 1153.5e12,    # half a chip again
-    "NVIDIA A100": 312e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA H100 NVL": 835e12, "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12, "NVIDIA GH200": 989e12, "NVIDIA B200": 2250e12}
 # updates; times the median; updates before anything is judged; seconds, below which nobody minds
 _REMEMBERED, _TOO_LONG, _FEWEST, _SHORTEST = 50, 3.0, 5, 0.5
-
-
-def peak_flops(device: jax.Device) -> float | None:
-    """FLOP/s of one device in bfloat16; None for a kind that is not in the table: no MFU is better than a wrong one."""
-    return next((peak for kind, peak in _PEAKS.items() if device.device_kind.startswith(kind)), None)
 
 
 class Speed:

@@ -1,4 +1,6 @@
 """What the tests of the server share."""
+import json
+
 from easylm_imitation.serve import ServeConfig
 from easylm_imitation.serve.scheduler import Scheduler
 
@@ -21,3 +23,12 @@ def run_jobs(engine, jobs):
     scheduler.submit(jobs)
     while scheduler.queue_depth:
         settle(scheduler)
+
+
+def events(http, path, **body):
+    """The objects of a stream; it must end as it should."""
+    with http.stream("POST", path, json={**body, "stream": True}) as response:
+        assert response.status_code == 200
+        lines = [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]

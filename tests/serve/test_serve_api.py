@@ -6,6 +6,7 @@ import itertools
 import json
 import threading
 import time
+import types
 
 import httpx
 import jax
@@ -22,6 +23,7 @@ from easylm_imitation.serve.engine import Engine, _CompileCounter
 from easylm_imitation.serve.forest import Segment
 from easylm_imitation.serve.guard import PUBLIC
 from easylm_imitation.serve.jobs import Answer, Sampling, Scoring
+from easylm_imitation.serve.meter import Meter
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.server import RunningServer
 from easylm_imitation.serve.service import Service
@@ -89,7 +91,9 @@ def another_server(model, config=CONFIG):
     (COMPLETE, {"prompt": "a", "logit_bias": {"296": 1}}, "logit_bias: token id 296"),
     (COMPLETE, {"prompt": "a", "logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"),
     (COMPLETE, {"prompt": "a", "suffix": "b"}, "suffix"),
-    (COMPLETE, {"prompt": "a", "stream": True, "logprobs": 1}, "stream"),
+    (COMPLETE, {"prompt": "a", "store": 0}, "store"),
+    (COMPLETE, {"prompt": "a", "store": True}, "store: true is not offered"),
+    (COMPLETE, {"prompt": "a", "stream": True, "echo": True}, "stream"),
     (COMPLETE, {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
     (CHAT, {"messages": []}, "messages"),
     (CHAT, {"messages": [{"role": "assistant", "content": "a"}]}, "roles do not alternate (message 1 of 1 is from"),
@@ -405,3 +409,35 @@ def test_generation_ends_where_the_source_of_the_weights_says(served_model, refe
     with another_server(ends) as (_, client):
         choice = client.post(COMPLETE, json={"prompt": ids, "max_tokens": 3, "temperature": 0}).json()["choices"][0]
     assert (choice["finish_reason"], choice["text"]) == ("stop", served_model.tokenizer.decode([first]))
+
+
+def test_metrics_name_all_that_an_operator_asks_for(http):
+    for path, body in ((COMPLETE, {"prompt": "a", "max_tokens": 5}), ("/v1/score", {"pairs": [["a", "b"]]})):
+        assert http.post(path, json=body).status_code == 200
+    text = http.get("/metrics").text
+    values = {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if not line.startswith("#")}
+    prefix = "easylm_imitation_"
+    for name in ("queue_depth", "slots", "slots_busy", "compilations_total", "generated_tokens_total"):
+        assert prefix + name in values
+    assert 0 < values[prefix + "padding_efficiency"] <= 1
+    for name in ("time_to_first_token_seconds", "inter_token_seconds"):
+        counts = [count for key, count in values.items() if key.startswith(f"{prefix}{name}_bucket")]
+        assert counts == sorted(counts)
+        assert counts[-1] == values[f"{prefix}{name}_count"] > 0
+        assert values[f"{prefix}{name}_sum"] > 0
+    assert "share" not in text      # a CPU's peaks are not known
+
+
+def test_shares_of_the_peaks_are_told_where_these_are_known(server, monkeypatch):
+    engine = server.service.engine
+    meter, now = Meter(engine), time.monotonic()
+    monkeypatch.setattr(engine, "device", types.SimpleNamespace(device_kind="NVIDIA H200"))
+    assert meter.bandwidth_share() is meter.flops_share() is None       # nothing measured yet
+    meter.decoded(now - 2, 4, 4, 96)
+    meter.scored(0.5, 1000)
+    moved = 4 * (engine.param_bytes + engine.position_bytes * 4 * 96)
+    assert meter.bandwidth_share() == pytest.approx(moved / 2 / 4.8e12, rel=0.05)
+    assert meter.flops_share() == pytest.approx(2 * engine.config.matmul_weights() * 1000 / 0.5 / 989e12)
+    leaves = jax.tree.leaves(engine._params)
+    assert engine.param_bytes == sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    assert engine.position_bytes == 2 * 2 * 2 * 8 * 4       # keys and values, layers, heads, 8 float32 each

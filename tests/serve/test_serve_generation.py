@@ -1,9 +1,9 @@
 """Generation over HTTP equals full forward passes, alone and in company; seeds, streams and stops keep their word."""
 import concurrent.futures
-import json
 
 import numpy as np
 import pytest
+from serve_helpers import events
 
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.text import chat_jinja, prompt_ids, tokenize
@@ -116,14 +116,6 @@ def test_samples_of_one_request_differ_and_follow_the_seed(http):
     assert [choice["index"] for choice in first] == [0, 1, 2]
     assert len({choice["text"] for choice in first}) == 3
     assert [c["text"] for c in first] == [c["text"] for c in complete(http, **body)]
-
-
-def events(http, path, **body):
-    with http.stream("POST", path, json={**body, "stream": True}) as response:
-        assert response.status_code == 200
-        lines = [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
-    assert lines[-1] == "[DONE]"
-    return [json.loads(line) for line in lines[:-1]]
 
 
 @pytest.mark.parametrize("extra", [{"temperature": 0}, {"temperature": 1.2, "seed": 11}, {"temperature": 0, "n": 2}])

@@ -11,6 +11,7 @@ from serve_helpers import CONFIG, run_jobs, settle
 
 from easylm_imitation.serve import Engine
 from easylm_imitation.serve.answer import AnswerText
+from easylm_imitation.serve.grammar import Grammars, Spec
 from easylm_imitation.serve.jobs import Answer, Sampling, Scoring
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.scoring import Scorer, pair_segments
@@ -20,6 +21,7 @@ STEMS = [tuple(range(5, 5 + n)) for n in (1, 17, 40)]
 PROMPTS = st.builds(lambda stem, tail: (*stem, *tail), st.sampled_from(STEMS),
                     st.lists(st.integers(100, 103), max_size=12).map(tuple))
 SAMPLINGS = st.sampled_from([Sampling(), Sampling(temperature=1.0, seed=1), Sampling(temperature=0.7, top_k=5, seed=2)])
+GRAMMARS = st.sampled_from([None, None, None, "[a-f]{3,20}", "(sky|sea)+"])
 
 
 @pytest.fixture(scope="module", params=["", pytest.param("data:2,tensor:2", marks=pytest.mark.slow)])
@@ -30,13 +32,16 @@ def machine(request, server, served_model):
     mesh = dataclasses.replace(CONFIG, mesh=request.param, decode_rows=())
     together, alone = engine(mesh if request.param else CONFIG), engine(CONFIG)
 
-    def answer(prompt, count, sampling, notify, stream):
+    grammars = Grammars(served_model.tokenizer, 296, [1], 1000)
+    forms = {regex: grammars.compile(Spec("regex", regex, "x")) for regex in ("[a-f]{3,20}", "(sky|sea)+")}
+
+    def answer(prompt, count, sampling, regex, notify, stream):
         return Answer(prompt, count, sampling, AnswerText(served_model.tokenizer), notify, stop_ids=frozenset([1]),
-                      stream=stream)
+                      stream=stream, constraint=None if regex is None else forms[regex].copy())
 
     @functools.cache
-    def oracle(prompt, count, sampling):
-        job = answer(prompt, count, sampling, lambda news: None, False)
+    def oracle(prompt, count, sampling, regex):
+        job = answer(prompt, count, sampling, regex, lambda news: None, False)
         run_jobs(alone, [job])
         return job.made, job.finish
 
@@ -50,11 +55,12 @@ def machine(request, server, served_model):
             self.scheduler = Scheduler(together, 512)
             self.answers, self.scorings, self.given_up = [], [], []
 
-        @rule(prompt=PROMPTS, count=st.integers(1, 30), sampling=SAMPLINGS, stream=st.booleans())
-        def ask(self, prompt, count, sampling, stream):
-            job = answer(prompt, count, sampling, lambda news: None, stream)
+        @rule(prompt=PROMPTS, count=st.integers(1, 30), sampling=SAMPLINGS, regex=GRAMMARS,
+              stream=st.booleans())
+        def ask(self, prompt, count, sampling, regex, stream):
+            job = answer(prompt, count, sampling, regex, lambda news: None, stream)
             self.scheduler.submit([job])
-            self.answers.append((job, (prompt, count, sampling)))
+            self.answers.append((job, (prompt, count, sampling, regex)))
 
         @rule(prompts=st.lists(PROMPTS, min_size=1, max_size=6), letter=st.integers(3, 6))
         def score(self, prompts, letter):

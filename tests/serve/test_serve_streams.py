@@ -1,0 +1,49 @@
+"""Streams with log-probabilities say, piece by piece, what the whole answer says."""
+import itertools
+
+import pytest
+from serve_helpers import events
+
+COMPLETE, CHAT = "/v1/completions", "/v1/chat/completions"
+
+
+@pytest.mark.parametrize("extra", [{"temperature": 0}, {"seed": 3, "n": 3}, {"seed": 4, "stop": ["e", "ab"]},
+                                   {"seed": 5, "guided_regex": "[a-d]{9}", "n": 2}])
+@pytest.mark.parametrize("prompt", ["The sky is", "日本"])
+def test_a_stream_of_completions_gives_each_token_once_with_its_logprobs(http, prompt, extra):
+    body = {"prompt": prompt, "max_tokens": 30, "logprobs": 3, **extra}
+    whole = http.post(COMPLETE, json=body).json()["choices"]
+    found = [{"tokens": [], "text_offset": [], "token_logprobs": [], "top_logprobs": []} for _ in whole]
+    texts = [""] * len(whole)
+    for event in events(http, COMPLETE, **body):
+        [choice] = event["choices"]
+        texts[choice["index"]] += choice["text"]
+        for name, values in choice["logprobs"].items():
+            found[choice["index"]][name] += values
+    assert texts == [choice["text"] for choice in whole]
+    assert found == [choice["logprobs"] for choice in whole]
+    assert any(len(one["tokens"]) > 3 for one in found)
+
+
+@pytest.mark.parametrize("top", [None, 0, 4])
+def test_a_stream_of_chat_gives_each_token_once_with_its_logprobs(http, top):
+    messages = [{"role": "system", "content": "b"}, {"role": "user", "content": "a"}]
+    body = {"messages": messages, "max_tokens": 24, "seed": 2, "logprobs": True, "top_logprobs": top, "n": 2}
+    whole = http.post(CHAT, json=body).json()["choices"]
+    found, texts = [[], []], ["", ""]
+    for event in events(http, CHAT, **body):
+        [choice] = event["choices"]
+        texts[choice["index"]] += choice["delta"].get("content", "")
+        found[choice["index"]] += (choice["logprobs"] or {"content": []})["content"]
+    assert texts == [choice["message"]["content"] for choice in whole]
+    assert found == [choice["logprobs"]["content"] for choice in whole]
+    assert all(len(entry["top_logprobs"]) == (top or 0) for entry in itertools.chain(*found))
+
+
+def test_a_piece_carries_the_tokens_that_its_text_is_made_of(http):
+    """Never a token whose text is held back still, as it may become a stop string or half a character."""
+    body = {"prompt": "a", "max_tokens": 40, "temperature": 0, "logprobs": 0, "stop": ["never in it"]}
+    seen = events(http, COMPLETE, **body)
+    for event in seen[:-1]:
+        [choice] = event["choices"]
+        assert bool(choice["text"]) == bool(choice["logprobs"]["tokens"])
