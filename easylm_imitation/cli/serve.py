@@ -1,5 +1,6 @@
 """`serve`: a model behind an OpenAI-compatible HTTP server, until it is told to stop."""
 import argparse
+import dataclasses
 import os
 import signal
 import threading
@@ -21,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own flags."""
     flags.add_model(parser, "a run dir or a Hugging Face dir")
     flags.add_address(parser, port=8000)
+    parser.add_argument("--beside", metavar="URL", default=None,
+                        help="another server (http://HOST:PORT), say of the base model: the chat page shows both")
     flags.add_config(parser)
 
 
@@ -29,6 +32,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from easylm_imitation.serve import ServeConfig, listen, open_server
 
     config = load(ServeConfig, args.config, args.overrides)
+    if args.beside is not None:
+        config = dataclasses.replace(config, beside=dataclasses.replace(config.beside, url=args.beside))
     with listen(config, args.host, args.port) as listener:      # before the weights: a taken port is told at once
         from easylm_imitation.weights import open_model
 
@@ -38,6 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with open_server(open_model(args.model), config, listener=listener) as server:
             _on_signals(lambda number, frame: stop.set())
             console.say(f"{server.model_name} is ready at {server.url}/v1")
+            console.say(f"chat with it in a browser: {server.url}")
             stop.wait()
             console.say("stopping; running requests are finished first")
     return {"model": server.model_name, "url": server.url, "counts": dict(server.service.scheduler.counts)}

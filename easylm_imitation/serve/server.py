@@ -14,6 +14,7 @@ import uvicorn
 
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve.api import make_app
+from easylm_imitation.serve.beside import Beside
 from easylm_imitation.serve.config import ServeConfig
 from easylm_imitation.serve.engine import Engine
 from easylm_imitation.serve.guard import Guard
@@ -73,12 +74,13 @@ def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: st
         undo.callback(listener.close)
         if loaded.tokenizer is None:
             raise UserError(f"{loaded.path}: has no tokenizer, so texts cannot be served; put tokenizer.json there")
+        beside = Beside(config.beside) if config.beside.url else None
         engine = Engine(loaded.config, loaded.params, config, stop_ids=loaded.end_ids(),
                         vocab_size=loaded.tokenizer.vocab_size)
         undo.callback(engine.close)
         service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
                           template=loaded.template, lineage=loaded.lineage, stop_ids=loaded.end_ids())
-        _, guard = make_app(service, api_key(config))
+        _, guard = make_app(service, api_key(config), beside)
         running = RunningServer(service, guard, listener)
         undo.callback(running.close)
         running.start()
