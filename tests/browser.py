@@ -18,7 +18,7 @@ import pytest
 FLAGS = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
          "--disable-sync", "--disable-gpu", "--disable-dev-shm-usage"]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-SECONDS = 20        # for anything that should come; generous, since machines are shared
+SECONDS = 10        # for anything that should come; generous, since machines are shared
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,9 @@ def visit(browser, url, *, expected=(), **options):
         yield page
         assert {_origin(one) for one in asked} == {_origin(url)}
         assert [one for one in complaints if not any(part in one for part in expected)] == []
+    except BaseException as error:
+        error.add_note(f"The page complained of {complaints}; it showed: {page.locator('body').inner_text()}")
+        raise
     finally:
         context.close()
 
