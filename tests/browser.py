@@ -18,7 +18,7 @@ import pytest
 FLAGS = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
          "--disable-sync", "--disable-gpu", "--disable-dev-shm-usage"]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-SECONDS = 10        # for anything that should come; generous, since machines are shared
+SECONDS = 20        # for anything that should come; generous, since machines are shared
 
 
 @pytest.fixture(scope="module")
