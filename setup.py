@@ -11,7 +11,7 @@ EVAL = ["lm-eval[api]>=0.4.13", "matplotlib", "scipy"]
 DATA = ["fsspec", "pyarrow", "zstandard", "markdownify", "py3langid"]
 WANDB = ["wandb>=0.31"]
 TEST = [*DATA, *WANDB, "torch==2.13.0", "sentencepiece", "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff",
-        "openai", "schemathesis>=4.32"]
+        "openai", "schemathesis>=4.32", "playwright"]
 
 setuptools.setup(
     name="easylm_imitation",
@@ -20,7 +20,8 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["easylm_imitation", "easylm_imitation.*"]),
-    package_data={"easylm_imitation": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.jinja"]},
+    package_data={"easylm_imitation": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.jinja", "**/*.js", "**/*.svg",
+                                       "**/*.LICENSE.txt"]},
     install_requires=CORE,
     extras_require={
         "data": DATA, "serve": SERVE, "eval": EVAL, "test": TEST, "beam": [*DATA, "apache-beam>=2.77"], "wandb": WANDB,

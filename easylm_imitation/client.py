@@ -284,7 +284,7 @@ class Client:
             raise _Busy(f"the answer is not of the expected form ({type(error).__name__}: {error})") from None
 
     def _error(self, response: httpx.Response, where: str) -> Exception:
-        status, said = response.status_code, self._clean(_message_of(response))
+        status, said = response.status_code, self._clean(message_of(response))
         if status == 429 and "insufficient_quota" in response.text:
             return UserError(f"{where}: the account's quota is used up ({said}); continue when it is refilled")
         if status in _BUSY:
@@ -353,7 +353,7 @@ def _writable(text: str | None) -> str:
     return _SURROGATE.sub("\ufffd", text or "")
 
 
-def _message_of(response: httpx.Response) -> str:
+def message_of(response: httpx.Response) -> str:
     """What the server says is wrong: OpenAI's error object, FastAPI's detail, or the start of the body."""
     try:
         body = response.json()

@@ -10,7 +10,7 @@ BELOW_TRAIN = {"sharding", "models", "weights", "data", "text"}
 LIBRARY = BELOW_TRAIN | {"train", "serve", "client", "teacher", "evaluate", "report"}
 MAY_USE = {
     "text": set(), "data": {"text"}, "sharding": set(), "models": {"sharding"},
-    "weights": {"models", "sharding", "text"}, "train": BELOW_TRAIN, "serve": BELOW_TRAIN,
+    "weights": {"models", "sharding", "text"}, "train": BELOW_TRAIN, "serve": BELOW_TRAIN | {"client"},
     "client": set(), "teacher": {"client", "data", "text"}, "evaluate": {"client", "serve", "data", "text"},
     "report": set(), "world": LIBRARY, "cli": LIBRARY | {"world"},
     "records": {"schema"}, "record_examples": {"records"},

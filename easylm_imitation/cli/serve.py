@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own flags."""
     flags.add_model(parser, "a run dir or a Hugging Face dir")
     flags.add_address(parser, port=8000)
+    parser.add_argument("--beside", metavar="URL", default=None,
+                        help="another server (http://HOST:PORT), say of the base model: the chat page shows both")
     flags.add_config(parser)
     parser.add_argument("--mesh", metavar="AXES", help="devices, as in 'data:2,tensor:4' (default: the config's)")
 
@@ -35,6 +37,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from easylm_imitation.serve import Leader, ServeConfig, connect, mesh_of
 
     config = load(ServeConfig, args.config, args.overrides)
+    if args.beside is not None:
+        config = dataclasses.replace(config, beside=dataclasses.replace(config.beside, url=args.beside))
     if args.mesh is not None:
         config = dataclasses.replace(config, mesh=args.mesh)
     mesh_of(config.mesh)
@@ -54,6 +58,7 @@ def _lead(args: argparse.Namespace, config: Any, leader: Any) -> dict[str, Any]:
         with open_server(open_weights(args.model, config), config, listener=listener, leader=leader) as server:
             _on_signals(lambda number, frame: stop.set())
             console.say(f"{server.model_name} is ready at {server.url}/v1")
+            console.say(f"chat with it in a browser: {server.url}")
             stop.wait()
             broken = not server.service.scheduler.alive
             console.say("stopping; running requests are finished first")

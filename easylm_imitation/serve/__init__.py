@@ -3,7 +3,7 @@
     api, completions ─► service ─► scheduler (one thread) ─► engine ─► programs (compiled ahead)
                                         └► scoring ─────────────┘
 """
-from easylm_imitation.serve.config import Limits, ServeConfig
+from easylm_imitation.serve.config import BesideConfig, Limits, ServeConfig
 from easylm_imitation.serve.engine import Engine
 from easylm_imitation.serve.local import LocalModel
 from easylm_imitation.serve.place import mesh_of
@@ -11,5 +11,5 @@ from easylm_imitation.serve.processes import Leader, Lost, connect
 from easylm_imitation.serve.scoring import Score, Scorer
 from easylm_imitation.serve.server import RunningServer, follow, listen, open_server, open_weights
 
-__all__ = ["Engine", "Leader", "Limits", "LocalModel", "Lost", "RunningServer", "Score", "Scorer", "ServeConfig",
-           "connect", "follow", "listen", "mesh_of", "open_server", "open_weights"]
+__all__ = ["BesideConfig", "Engine", "Leader", "Limits", "LocalModel", "Lost", "RunningServer", "Score", "Scorer",
+           "ServeConfig", "connect", "follow", "listen", "mesh_of", "open_server", "open_weights"]

@@ -4,6 +4,8 @@
     /v1/score                                              log-likelihoods of (context, continuation) pairs
     /tokenize  /detokenize  /tokenizer_info                as vLLM's, which lm-eval's remote tokenizer asks for
     /loglikelihood  /loglikelihood-rolling  /generate  /greedy-until  /chat     as EasyLM's
+    /  /page/...                                           the chat page (chat_page.py)
+    /beside/v1/...                                         another server's answers, for the page (beside.py)
     /health  /ready  /metrics  /openapi.json
 """
 import asyncio
@@ -18,6 +20,8 @@ from starlette.exceptions import HTTPException
 
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.serve import easylm, replies
+from easylm_imitation.serve.beside import Beside
+from easylm_imitation.serve.chat_page import add_files
 from easylm_imitation.serve.completions import chat, complete
 from easylm_imitation.serve.guard import Guard, error_body
 from easylm_imitation.serve.metrics import exposition
@@ -35,13 +39,18 @@ from easylm_imitation.serve.service import Gone, Service
 from easylm_imitation.text import chat_jinja
 
 
-def make_app(service: Service, api_key: str | None) -> tuple[fastapi.FastAPI, Guard]:
+def make_app(service: Service, api_key: str | None, beside: Beside | None = None) -> tuple[fastapi.FastAPI, Guard]:
     """The application, and the same behind its guard: the guard is what to serve."""
     app = fastapi.FastAPI(title="easylm_imitation", docs_url=None, redoc_url=None, openapi_url=None)
     _add_generation(app, service)
     _add_easylm(app, service)
     _add_tokens(app, service)
     _add_state(app, service)
+    add_files(app)
+    _add_page_models(app, service, beside)
+    if beside:
+        _add_beside(app, beside)
+    _add_schema(app)
     _add_errors(app)
     return app, Guard(app, api_key=api_key, body_bytes=service.limits.body_bytes)
 
@@ -152,6 +161,28 @@ def _add_state(app: fastapi.FastAPI, service: Service) -> None:
         return PlainTextResponse(exposition(service.engine, service.scheduler))
 
 
+def _add_page_models(app: fastapi.FastAPI, service: Service, beside: Beside | None) -> None:
+    here = {"name": service.name, "route": "v1", "chat": service.template is not None, "context": service.context,
+            "error": None}
+
+    @app.get("/page/models", include_in_schema=False)
+    async def page_models() -> dict[str, Any]:
+        return {"models": [here, await beside.about()] if beside else [here]}
+
+
+def _add_beside(app: fastapi.FastAPI, beside: Beside) -> None:
+    @app.post("/beside/v1/completions", response_model=None, include_in_schema=False)
+    async def completions(body: dict[str, Any], request: fastapi.Request) -> Response:
+        async with _disconnect(request) as gone:
+            return await beside.forward("completions", body, gone)
+
+    @app.post("/beside/v1/chat/completions", response_model=None, include_in_schema=False)
+    async def chat_completions(body: dict[str, Any], request: fastapi.Request) -> Response:
+        async with _disconnect(request) as gone:
+            return await beside.forward("chat/completions", body, gone)
+
+
+def _add_schema(app: fastapi.FastAPI) -> None:
     @app.get("/openapi.json", include_in_schema=False)
     def openapi() -> dict[str, Any]:
         return openapi_schema(app)

@@ -6,6 +6,7 @@ geometric: a tiny model gets four programs, a large one about ten.
 import dataclasses
 from typing import Literal
 
+from easylm_imitation.client import base_url
 from easylm_imitation.schema import UserError
 
 DEFAULT_CONTEXT = 2048      # tokens a slot when the model could hold more and nothing was asked for
@@ -33,6 +34,18 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
+class BesideConfig:
+    """A second server, for the chat page's two columns; url "" means there is none."""
+    url: str = ""       # as in --beside
+    model: str = ""     # "" takes the one model that is served there
+    api_key_env: str = "EASYLM_IMITATION_BESIDE_API_KEY"    # environment variable that holds that server's key
+
+    def __post_init__(self):
+        if self.url:
+            base_url(self.url)
+
+
+@dataclasses.dataclass(frozen=True)
 class ServeConfig:
     """Size and habits of a server. Empty tuples and "auto" are resolved from the model and the device by `shapes`."""
     slots: int = 16                             # answers generated side by side
@@ -49,6 +62,7 @@ class ServeConfig:
     decode_steps: int = 8                       # tokens between two looks at the queue; 1 while somebody streams
     api_key_env: str = "EASYLM_IMITATION_API_KEY"   # environment variable that holds the key; unset or empty: no key
     limits: Limits = Limits()
+    beside: BesideConfig = BesideConfig()
 
     def __post_init__(self):
         for name in ("slots", "prefixes", "decode_steps"):

@@ -4,6 +4,7 @@ An engine is used by one thread at a time. Its host side takes and gives numpy a
 that were compiled, so that no call compiles anything (`compilations` counts, and must stay 0 after the start).
 """
 import dataclasses
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -46,8 +47,8 @@ class Prompt:
 
 
 class Engine:
-    """Compiled programs and the state they run on. `param_bytes`, `position_bytes`: of the parameters on the device,
-    and of one position of one slot's cache.
+    """Compiled programs and the state they run on. `param_bytes`, `position_bytes`: what one device of the mesh reads
+    of the parameters in a step, and for one position of one slot.
 
     >>> engine = Engine(loaded.config, loaded.params, ServeConfig(), stop_ids=[2], vocab_size=tokenizer.vocab_size)
     """
@@ -84,7 +85,7 @@ class Engine:
         nothing = Masks(np.zeros((self.shapes.slots, words), np.uint32), np.bool_(False))
         self._open = jax.device_put(nothing, self.layout.spread())
         self.param_bytes = _bytes(self._params)
-        self.position_bytes = _bytes(self._state.cache) // (self.shapes.slots * self.shapes.context)
+        self.position_bytes = _bytes(self._state.cache) / (self.shapes.slots * self.shapes.context)
         self._numbers = {call: i for i, call in enumerate(self._programs.inputs)}
         self._leader: Leader | None = None
         several = len(processes(self.layout.mesh)) > 1
@@ -191,7 +192,8 @@ def _put(knobs: Knobs, row: int, sampling: Sampling) -> None:
 
 
 def _bytes(tree: Tree) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    """Of one device's part."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 class _CompileCounter:

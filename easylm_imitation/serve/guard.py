@@ -2,16 +2,24 @@
 
 Plain ASGI, because it must see each request before anything reads it.
 """
+import contextlib
 import hmac
+import ipaddress
 import json
 from collections.abc import Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
 
-PUBLIC = ("/health", "/ready")      # a load balancer asks these without a key; they say nothing about the model
+from easylm_imitation.serve.chat_page import FILES
+
+# A load balancer asks the first two without a key; the others are the chat page's files. None tells of the model.
+PUBLIC = ("/health", "/ready", *FILES)
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "invalid_request_error",
-          429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+          429: "rate_limit_error", 500: "server_error", 502: "server_error", 503: "server_error"}
+
+_NAMED = ("a server without a key answers to localhost and numeric addresses only: under a name, any web page could "
+          "ask through its reader's browser; use http://127.0.0.1:PORT, or give the server a key")
 
 
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
@@ -38,6 +46,8 @@ class Guard:
         headers = dict(scope["headers"])
         if scope["path"] not in PUBLIC and self._key and not self._knows_key(headers):
             await _refuse(send, 401, "a valid API key is needed: send the header 'Authorization: Bearer KEY'")
+        elif scope["path"] not in PUBLIC and not self._key and not _is_own_name(headers.get(b"host", b"")):
+            await _refuse(send, 403, _NAMED)
         elif self.draining and scope["method"] == "POST":
             await _refuse(send, 503, "the server is shutting down")
         elif _declared(headers) > self._limit:
@@ -64,6 +74,15 @@ class Guard:
 
     def _too_large(self) -> str:
         return f"the request body is larger than {self._limit} bytes; send fewer prompts or pairs at a time"
+
+
+def _is_own_name(host: bytes) -> bool:
+    """Whether a Host header is no name that somebody else's DNS could point at this machine (DNS rebinding)."""
+    name = host.decode("latin-1").strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return name in ("", "localhost") or name.endswith(".localhost")
 
 
 def _declared(headers: dict[bytes, bytes]) -> int:

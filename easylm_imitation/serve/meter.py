@@ -64,4 +64,4 @@ class Meter:
         """FLOPs of the scored tokens a second, over the device's peak."""
         peak = peak_flops(self._engine.device)
         forward = 2 * self._engine.config.matmul_weights()      # attention comes on top
-        return self._scored * forward / self._scoring / peak if peak and self._scoring else None
+        return self._scored * forward / self._scoring / peak / self._engine.layout.mesh.size if peak and self._scoring else None

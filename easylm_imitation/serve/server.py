@@ -15,6 +15,7 @@ import uvicorn
 
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve.api import make_app
+from easylm_imitation.serve.beside import Beside
 from easylm_imitation.serve.config import ServeConfig
 from easylm_imitation.serve.engine import Engine
 from easylm_imitation.serve.guard import Guard
@@ -75,12 +76,13 @@ def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: st
     with contextlib.ExitStack() as undo:
         listener = listener or listen(config, host, port)
         undo.callback(listener.close)
+        beside = Beside(config.beside) if config.beside.url else None
         service, engine = make_service(loaded, config)
         undo.callback(engine.close, failed=True)
         if leader is not None:
             leader.wait(service.scheduler.fail)
             engine.lead(leader)
-        _, guard = make_app(service, api_key(config))
+        _, guard = make_app(service, api_key(config), beside)
         running = RunningServer(service, guard, listener)
         undo.callback(running.close)
         running.start()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from browser import chromium  # noqa: F401
 from serve_helpers import CONFIG, SPECIALS, TEXTS
 
 from easylm_imitation.models import create, model_config
