@@ -26,6 +26,7 @@ setuptools.setup(
     extras_require={
         "data": DATA, "serve": SERVE, "eval": EVAL, "test": TEST, "beam": [*DATA, "apache-beam>=2.77"], "wandb": WANDB,
         "tpu": ["jax[tpu]"],
+        "plan": ["libtpu==0.0.52"],     # the compiler alone; jax[tpu] brings an older one, for real TPUs
         "cuda": ["jax[cuda13]"],
     },
     entry_points={"console_scripts": ["easylm-imitation = easylm_imitation.cli.main:main"]},

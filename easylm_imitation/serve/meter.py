@@ -63,5 +63,5 @@ class Meter:
     def flops_share(self) -> float | None:
         """FLOPs of the scored tokens a second, over the device's peak."""
         peak = peak_flops(self._engine.device)
-        forward = 2 * self._engine.config.matmul_weights()      # attention comes on top
-        return self._scored * forward / self._scoring / peak / self._engine.layout.mesh.size if peak and self._scoring else None
+        forward = 2 * self._engine.config.matmul_weights() / self._engine.layout.mesh.size  # attention comes on top
+        return self._scored * forward / self._scoring / peak if peak and self._scoring else None

@@ -1,7 +1,17 @@
 """Where tensors live: a mesh from a string, ordered rules from parameter path to mesh axes, process start-up."""
-from easylm_imitation.sharding.mesh import AXES, BATCH, axis_size, constrain, make_mesh, one_device, platform
+from easylm_imitation.sharding.mesh import (
+    AXES,
+    BATCH,
+    axis_size,
+    constrain,
+    make_mesh,
+    mesh_sizes,
+    one_device,
+    platform,
+)
 from easylm_imitation.sharding.processes import cond, coordinator_host, scan, start_processes
 from easylm_imitation.sharding.rules import Rule, leaf_paths, like_params, map_paths, shardings, specs
 
 __all__ = ["AXES", "BATCH", "Rule", "axis_size", "cond", "constrain", "coordinator_host", "leaf_paths", "like_params",
-           "make_mesh", "map_paths", "one_device", "platform", "scan", "shardings", "specs", "start_processes"]
+           "make_mesh", "map_paths", "mesh_sizes", "one_device", "platform", "scan", "shardings", "specs",
+           "start_processes"]

@@ -26,12 +26,17 @@ def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     {'replica': 1, 'data': 1, 'fsdp': 4, 'tensor': 2, 'sequence': 1}
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = _fill(text, _parse(text), len(devices))
+    sizes = mesh_sizes(text, len(devices))
     used = math.prod(sizes.values())
     if used < len(devices):
         say(f"mesh '{text}' uses the first {used} of {len(devices)} devices")
     return jax.make_mesh(tuple(sizes[a] for a in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES),
                          devices=devices[:used])
+
+
+def mesh_sizes(text: str, count: int) -> dict[str, int]:
+    """Size of every axis on `count` devices, in the order of AXES. Raises as `make_mesh`."""
+    return _fill(text, _parse(text), count)
 
 
 def constrain(x: jax.Array, *spec: str | tuple[str, ...] | None) -> jax.Array:

@@ -34,7 +34,7 @@ def cache_best_tokens(model: str | os.PathLike, data: str | os.PathLike, out: st
     """
     data = pathlib.Path(data)
     card, devices = read_card(data), make_mesh(mesh)
-    check_split("--batch", batch, BATCH[0], devices)
+    check_split("--batch", batch, BATCH[0], devices.shape)
     with jax.set_mesh(devices):
         loaded = open_model(model, dtype=dtype, mesh=devices)
         entries = check_teacher(loaded, data)

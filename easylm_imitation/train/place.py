@@ -1,5 +1,6 @@
 """From this process's rows of a batch to one global array over the mesh."""
 import math
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -38,9 +39,9 @@ class BatchPlace:
         return jax.make_array_from_callback((*self._shape, *array.shape[2:]), self._sharding, part)
 
 
-def check_split(name: str, size: int, axes: tuple[str, ...], mesh: Mesh) -> None:
-    """Raises UserError unless the devices along these mesh axes can share `size` evenly."""
-    ways = math.prod(mesh.shape[axis] for axis in axes)
+def check_split(name: str, size: int, axes: tuple[str, ...], sizes: Mapping[str, int]) -> None:
+    """Raises UserError unless the devices along these mesh axes, of these sizes, can share `size` evenly."""
+    ways = math.prod(sizes[axis] for axis in axes)
     if size % ways:
         raise UserError(f"{name} is {size}, which does not split over the {ways} devices of the mesh axes "
                         f"{', '.join(axes)}; take a multiple of {ways}, or another --mesh")

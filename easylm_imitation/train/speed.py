@@ -27,7 +27,7 @@ class Speed:
         device = mesh.devices.flat[0]
         self._peak = peak_flops(device)
         if self._peak is None and device.platform != "cpu":
-            console.say(f"no MFU: the peak of a '{device.device_kind}' is not known (train/speed.py has a table)")
+            console.say(f"no MFU: the peak of a '{device.device_kind}' is not known (sharding/devices.py has a table)")
 
     def of(self, tokens_per_second: float) -> dict[str, float]:
         """`tokens_per_second_per_device`, and `mfu` where the device's peak is known."""

@@ -157,8 +157,8 @@ def _check_sizes(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, 
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(f"the data's tokenizer has {tokenizer.vocab_size} ids, the model a vocabulary of only "
                         f"{model.vocab_size}; leave vocab_size out of config.model, or build with another tokenizer")
-    check_split("data.batch / accumulate", config.data.batch // config.accumulate, BATCH[0], mesh)
-    check_split("data.context", config.data.context, (BATCH[1],), mesh)
+    check_split("data.batch / accumulate", config.data.batch // config.accumulate, BATCH[0], mesh.shape)
+    check_split("data.context", config.data.context, (BATCH[1],), mesh.shape)
 
 
 def lineage_of(config: TrainConfig, model: ModelConfig, card: DataCard, ancestry: Lineage | None,

@@ -1,0 +1,6 @@
+"""What a run would need on a machine that is not here: memory, time and money, by the real compiler or by formula."""
+from easylm_imitation.plan.compiler import available
+from easylm_imitation.plan.planner import ASSUMPTIONS, Plan, advice, described, plan, search
+from easylm_imitation.plan.pods import CHIPS, Pod, find_pod
+
+__all__ = ["ASSUMPTIONS", "CHIPS", "Plan", "Pod", "advice", "available", "described", "find_pod", "plan", "search"]

@@ -1,0 +1,112 @@
+"""Plans by formula against the real compiler's figures; the search; the verb; and the compiler itself (slow)."""
+import dataclasses
+import importlib.util
+import json
+
+import pytest
+
+from easylm_imitation.cli.main import main
+from easylm_imitation.data import LoaderConfig
+from easylm_imitation.models import model_config
+from easylm_imitation.plan import advice, find_pod, plan, search
+from easylm_imitation.plan.estimate import Work, bandwidth, memory
+from easylm_imitation.schema import UserError
+from easylm_imitation.train import OptimizerConfig, TrainConfig
+
+LLAMA = model_config({"preset": "llama-2-7b"})
+V5E = find_pod("v5e-64")
+
+
+def setting(batch=64, context=2048, **keys):
+    return TrainConfig(**{"steps": 10, "mesh": "fsdp:-1"} | keys, data=LoaderConfig(context=context, batch=batch))
+
+
+@pytest.mark.parametrize(("remat", "rows", "peak", "seconds"), [    # of RESULTS.md, by the TPU compiler
+    ("full", 1, 3.234e9, 0.760), ("full", 2, 4.076e9, 1.576), ("full", 8, 9.326e9, 6.602),
+    ("full", 16, 15.98e9, 13.34), ("save-qkv", 4, 12.21e9, 3.050), ("dots", 1, 8.142e9, 0.713)])
+def test_the_formula_is_near_the_compiler(remat, rows, peak, seconds):
+    made = plan(setting(64 * rows, remat=remat), LLAMA, V5E, compiler=False)
+    assert made.peak == pytest.approx(peak, rel=0.03)
+    assert made.seconds.arithmetic == pytest.approx(seconds, rel=0.2)
+    assert made.fits
+
+
+def test_the_state_is_what_training_holds():
+    """Weights and moments in float32, gradients as the weights."""
+    found = memory(Work(setting(), LLAMA, {"replica": 1, "data": 1, "fsdp": 64, "tensor": 1, "sequence": 1}))
+    assert found.weights == pytest.approx(4 * LLAMA.parameters() / 64, rel=5e-3)
+    assert found.optimizer == pytest.approx(2 * found.weights, rel=1e-3)
+    half = setting(optimizer=OptimizerConfig(name="lion", moment_dtype="bfloat16"))
+    assert memory(Work(half, LLAMA, {"replica": 1, "data": 1, "fsdp": 64, "tensor": 1, "sequence": 1})
+                  ).optimizer == pytest.approx(found.weights / 2, rel=1e-3)
+
+
+def test_what_does_not_fit_is_said_with_a_cure():
+    made = plan(setting(), model_config({"preset": "llama-65b"}), find_pod("v5e-16"), compiler=False)
+    assert not made.fits
+    assert "more chips along fsdp" in advice(made)[0]
+    full = plan(setting(2048, remat="none"), LLAMA, V5E, compiler=False)
+    assert "remat=full" in advice(full)[0]
+
+
+def test_the_search_keeps_the_batch_and_takes_the_fastest_that_fits():
+    found = search(setting(), LLAMA, V5E, compiler=False)
+    assert found
+    assert all(p.peak <= 0.97 * V5E.memory for p in found)
+    assert all(p.work.config.data.batch == 64 for p in found)
+    assert [p.seconds.step for p in found] == sorted(p.seconds.step for p in found)
+    assert found[0].seconds.step <= plan(setting(), LLAMA, V5E, compiler=False).seconds.step
+    assert search(setting(), model_config({"preset": "llama-65b"}), find_pod("v5e-8"), compiler=False) == []
+
+
+def test_two_slices_sum_their_gradients_over_the_slow_network():
+    def after(mesh):
+        return plan(setting(128, mesh=mesh), LLAMA, find_pod("v5e-64x2"), compiler=False).seconds
+    assert after("replica:2,fsdp:64").after < after("fsdp:128").after
+    assert bandwidth(find_pod("v5e-64x2"), 128) == find_pod("v5e-64x2").chip.slow_bandwidth
+
+
+def test_mfu_is_that_of_training():
+    made = plan(setting(), LLAMA, V5E, compiler=False)
+    expected = 64 * 2048 * LLAMA.flops_per_token(2048) / made.seconds.step / 64 / 197e12
+    assert made.mfu == pytest.approx(expected)
+    assert 0.2 < made.mfu < 0.7
+
+
+@pytest.mark.parametrize(("keys", "words"), [
+    ({"mesh": "fsdp:63"}, "does not split"), ({"mesh": "fsdp:128"}, "does not fit 64 devices"),
+    ({"batch": 3}, "does not split"), ({"mesh": "sequence:64", "context": 100}, "does not split")])
+def test_sizes_that_training_would_refuse_are_refused(keys, words):
+    with pytest.raises(UserError, match=words):
+        plan(setting(**keys), LLAMA, V5E, compiler=False)
+
+
+def test_the_verb_says_hours_and_dollars(capsys):
+    assert main(["plan", "--config", "configs/train/base.py:llama-2-7b", "--config.epochs=None",
+                 "--config.steps=1000", "--topology", "v4-128,h100x8", "--analytic", "--explain", "--price", "2",
+                 "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out.splitlines()[-1])["plans"]
+    assert [p["chips"] for p in plans] == [64, 8]
+    assert all(p["fits"] for p in plans)
+    hours = 1000 * 128 * 2048 / plans[0]["tokens_per_second"] / 3600
+    assert plans[0]["hours"] == pytest.approx(hours)
+    assert plans[0]["dollars"] == pytest.approx(hours * 64 * 2)
+
+
+def test_the_verb_refuses_an_unknown_pod(capsys):
+    assert main(["plan", "--config", "configs/train/base.py:llama-2-7b", "--topology", "v5f-64", "--analytic"]) == 2
+    assert "v5e" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.aot
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu (pip install libtpu==0.0.52)")
+@pytest.mark.parametrize("name", ["v5e-8", "v4-16", "v5p-16"])
+def test_the_compiler_is_asked(name):
+    """Two layers of LLaMA-2-7B: peak and collectives are the compiler's."""
+    model = dataclasses.replace(LLAMA, layers=2)
+    made = plan(setting(16), model, find_pod(name), compiler=True)
+    assert made.compiled
+    assert made.fits
+    assert made.peak == pytest.approx(plan(setting(16), model, find_pod(name), compiler=False).peak, rel=0.3)
+    assert any(found.axes == ("fsdp",) for found in made.collectives)
