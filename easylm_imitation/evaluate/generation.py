@@ -18,7 +18,7 @@ from easylm_imitation.schema import UserError
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _CUE = re.compile(r"\n\w+:\s*$")      # a last line such as "A:", which belongs after the options
 _METRIC = "exact_match"
-_RAW, _CHAT = 16, 256                 # tokens of an answer
+_RAW, _CHAT = 16, 128                 # tokens of an answer
 
 
 def in_words(task: Task) -> Task:
