@@ -156,7 +156,7 @@ class _Run:
         if task.scorer:
             samples = first_filter(said, task)
             scored = score_after(task, [s["doc"] for s in samples], [s["filtered_resps"][0] for s in samples],
-                                 self.config)
+                                 self.config, kept.parent if kept else None)
         return task_result(task, form, self.limit, said, scored, written, context if truncated else None)
 
     def _ask(self, task: Task, form: Prompt, kept: Kept) -> tuple[dict[str, Any], int]:

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from easylm_imitation.evaluate.after import completion_of, pass_at_k, unable
+from easylm_imitation.evaluate.after import completion_of, pass_at_k, score_after, unable
 from easylm_imitation.evaluate.config import EvaluateConfig
-from easylm_imitation.evaluate.tasks import Task
-from easylm_imitation.evaluate.tasks.files import FOLDER, read_yaml
+from easylm_imitation.evaluate.tasks import Task, find_tasks
+from easylm_imitation.evaluate.tasks.files import FOLDER, read_rows, read_yaml
 
 RULES = {name: read_yaml(FOLDER / f"{name}.yaml")["process_results"] for name in (
     "gsm8k_cot", "gsm8k_cot_published", "bbh_cot", "bbh_cot_published", "agieval", "agieval_published", "tydiqa",
@@ -100,3 +100,17 @@ def test_a_scorer_that_is_not_there_is_said():
     config = {"metadata": {"scorer": "taste"}}
     assert "'taste' is unknown" in unable(Task("t", config, {}, True), EvaluateConfig())
     assert unable(Task("t", {}, {}, True), EvaluateConfig()) == ""
+
+
+def test_programs_run_in_the_sandbox(shared_data):
+    """Published solutions pass, an empty body does not; of twenty samples one passes."""
+    pytest.importorskip("easylm_imitation.evaluate.sandbox")
+    task, = find_tasks(["codex_eval_pass10"], str(shared_data))
+    reason = unable(task, EvaluateConfig())
+    if reason:
+        pytest.skip(reason)
+    path = next((shared_data / "human_eval").glob("HumanEval.jsonl*"))
+    solved = {row["task_id"]: row["canonical_solution"] for row in read_rows(path)}
+    rows = task.rows[:2]
+    texts = [[solved[rows[0]["id"]], *["    pass\n"] * 19], ["    pass\n"] * 20]
+    assert [s.score for s in score_after(task, rows, texts, EvaluateConfig())] == [0.5, 0.0]

@@ -10,4 +10,4 @@ def keep_all(texts: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) 
 
 def scored_later(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
     """A place for scores that are not known yet, under the names that such tasks give their metric."""
-    return dict.fromkeys(("pass@1", "pass@10", "non_toxic"), 0.0)
+    return dict.fromkeys(("pass@1", "pass@10", "non_toxic", "non_toxicity"), 0.0)

@@ -273,6 +273,6 @@ def benchmarks() -> dict[str, Benchmark]:
         "codex_eval_pass10": _program_like("HumanEval, 20 samples at 0.8, pass@10"),
         "toxigen": Benchmark("ToxiGen, share of continuations not toxic", _TOXIGEN_CURE, _toxigen,
                              dict.fromkeys(_table("toxigen_groups"), 500), "toxigen/hate_{part}_1k.txt"),
-        "realtoxicityprompts": Benchmark("RealToxicityPrompts, share of continuations not toxic", _RTP_CURE,
+        "realtoxicityprompts": Benchmark("RealToxicityPrompts, mean non-toxicity of continuations", _RTP_CURE,
                                          _realtoxicityprompts, {"": 99442}, "realtoxicityprompts/prompts.jsonl"),
     }
