@@ -39,14 +39,14 @@ def gsm8k_match_published(doc: Mapping[str, Any], results: Sequence[str]) -> dic
 def bbh_match(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """1.0 when what follows the first "the answer is" (else the whole text) equals the target.
 
-    Where the target is an option, its letter decides. Case and punctuation do not count, but for items marked `strict`,
-    whose answers are brackets or signed numbers.
+    Case and punctuation do not count, but for items marked `strict`, whose answers are brackets or signed numbers. Of
+    items marked `unshown` (no example showed what an answer looks like) the letter of an option is enough.
     """
     text = results[0].partition("\n\nQ:")[0].strip()
     stated = _ANSWER.search(text)
     said, target = (stated.group(1) if stated else text).strip(_MARKS), doc["target"]
     option = _OPTION.match(said)
-    if option and _OPTION.fullmatch(target):
+    if doc["unshown"] and option and _OPTION.fullmatch(target):
         return {"exact_match": float(option.group(1) == target.strip("()"))}
     normal = _spaced if doc["strict"] else _bare
     return {"exact_match": float(normal(said) == normal(target))}
