@@ -70,8 +70,9 @@ def _evaluation(args: argparse.Namespace) -> Callable[[Any], dict[str, float]] |
             raise UserError("--task-data, --prompt and --limit are for --tasks, which says what is measured")
         return None
     from easylm_imitation.cli.served import serving
-    from easylm_imitation.evaluate import EvaluateConfig, evaluate_tasks, find_tasks
+    from easylm_imitation.evaluate import EvaluateConfig, evaluate_tasks, find_tasks, planned
     tasks, config, prompt = find_tasks(args.tasks.split(","), args.task_data), EvaluateConfig(), args.prompt or "raw"
+    planned(tasks, prompt, args.limit)      # a look whose tasks make no sense would only say so, hours later
 
     def evaluate(model: Any) -> dict[str, float]:
         with serving(model, slots=config.concurrency) as served:

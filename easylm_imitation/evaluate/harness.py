@@ -8,8 +8,10 @@ listing of the machine's packages at its end (11 s a call where torch is install
 nothing is cached, pickled or fetched. Every number that a result carries comes from the harness.
 """
 import contextlib
+import dataclasses
 import datetime
 import functools
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -17,64 +19,92 @@ from typing import Any, Literal
 
 from easylm_imitation import console
 from easylm_imitation.client import ClientConfig
+from easylm_imitation.evaluate.after import score_after, unable
+from easylm_imitation.evaluate.cache import Kept, kept_path
 from easylm_imitation.evaluate.config import EvaluateConfig
 from easylm_imitation.evaluate.endpoint import Endpoint, look
-from easylm_imitation.evaluate.tasks import Task, find_tasks, protocol, refuse_repeated
-from easylm_imitation.records import Item, Lineage, Results, TaskResult, code_version
+from easylm_imitation.evaluate.generation import in_words
+from easylm_imitation.evaluate.outcome import first_filter, made_whole, task_result
+from easylm_imitation.evaluate.plan import Prompt, Prompts, planned, suited
+from easylm_imitation.evaluate.tasks import Task, find_tasks, protocol
+from easylm_imitation.records import Lineage, Results, TaskResult, code_version
 from easylm_imitation.schema import UserError
 
-Prompt = Literal["raw", "chat"]
+Form = Literal["auto", "choices", "generation"]
 _DEFAULT = EvaluateConfig()
 _FEWSHOT_SEED = 1234        # the harness's default
 
 
-def evaluate_tasks(url: str, tasks: Sequence[str | Task], *, prompt: Literal["raw", "chat", "both"] = "raw",
+def evaluate_tasks(url: str, tasks: Sequence[str | Task], *, prompt: Prompts = "raw", form: Form = "auto",
                    model: str = "", task_data: str | None = None, limit: int | None = None,
                    config: EvaluateConfig = _DEFAULT, encode: Callable[[str], list[int]] | None = None,
-                   role: str = "", command: str = "") -> Results:
+                   role: str = "", command: str = "", cache: str | None = None) -> Results:
     """Measures the model at `url` on `tasks` (as for find_tasks, or found already) under one prompt form or both.
 
-    `limit` takes the first items of each task and marks the result as a sample. `encode` gives ids of a text as the
-    server's own tokenizer would, special tokens parsed; it spares the requests for them. Raises UserError for an
-    unknown task or missing data before any request, and for a server that is down, refuses or cannot do it all.
+    `prompt` "auto" takes both forms for a finetuned model, raw for a base model, chat for an address without a
+    tokenizer. `form` "generation" has choices asked for in words, "auto" where the server gives no log-likelihoods.
+    `limit` takes the first items of each task and marks the result as a sample. `cache`: a folder that keeps each
+    answer; nothing in it is asked again. `encode` gives ids of a text as the server's own tokenizer would, special
+    tokens parsed; it spares the requests for them. Raises UserError for an unknown task or missing data before any
+    request, and for a server that is down, refuses or cannot do it all.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit {limit}: it must be at least 1")
     found = [t for given in tasks for t in ([given] if isinstance(given, Task) else find_tasks([given], task_data))]
-    refuse_repeated(found)
-    plan = [(form, task) for form in (("raw", "chat") if prompt == "both" else (prompt,))
-            for task in found if form in task.prompts]
-    if not plan:
-        names = ", ".join(t.name for t in found)
-        raise UserError(f"none of {names} makes sense with --prompt {prompt}; see `prompts` in their files")
+    planned(found, prompt, limit)
     endpoint = look(ClientConfig(url, model, config.api_key_env, timeout=30.0, attempts=config.attempts))
-    for form, task in plan:
-        _check(endpoint, task, form, config)
-        _announce(task, form, limit)
-    made = [_run(endpoint, task, form, limit, config, encode) for form, task in plan]
-    return results_now(endpoint.lineage, made, role=role, command=command)
+    found, left_out = _in_forms(endpoint, found, form)
+    plan = planned(found, suited(endpoint) if prompt == "auto" else prompt, limit)
+    plan = [(put, task.asked(put)) for put, task in plan]
+    for put, task in plan:
+        _check(endpoint, task, put, config)
+    _announce(plan, limit)
+    run = _Run(endpoint, limit, config, encode, cache)
+    made = [run.measure(task, put) for put, task in plan]
+    whole = made_whole([task for _, task in plan], made)
+    meta = {"missing": left_out} if left_out else {}
+    return results_now(endpoint.lineage, whole, role=role, command=command, meta=meta)
 
 
-def results_now(model: Lineage, tasks: Sequence[TaskResult], *, role: str = "", command: str = "") -> Results:
+def results_now(model: Lineage, tasks: Sequence[TaskResult], *, role: str = "", command: str = "",
+                meta: dict[str, Any] | None = None) -> Results:
     """What was measured of `model`, dated now."""
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return Results(model, tuple(tasks), role, command, date, code_version())
+    return Results(model, tuple(tasks), role, command, date, code_version(), meta or {})
+
+
+def _in_forms(endpoint: Endpoint, tasks: Sequence[Task], form: Form) -> tuple[list[Task], dict[str, str]]:
+    """The tasks, or their generation forms where that is wanted or all that the server can do; and those of several
+    that have none, with the reason. Raises UserError when nothing is left."""
+    if form == "choices" or form == "auto" and endpoint.tokenizer is not None:
+        return list(tasks), {}
+    made, left_out = [], {}
+    for task in tasks:
+        try:
+            made.append(in_words(task))
+        except UserError as error:
+            if len(tasks) == 1:
+                raise
+            left_out[task.name] = str(error)
+            console.say(f"{task.name}: left out; {error}")
+    return made, left_out
 
 
 def _check(endpoint: Endpoint, task: Task, form: Prompt, config: EvaluateConfig) -> None:
-    """UserError when the server cannot do what the task needs."""
+    """UserError when the server, or what scores the texts, cannot do what the task needs."""
     if task.form == "choices" and endpoint.tokenizer is None:
         raise UserError(f"task '{task.name}' needs log-likelihoods, and {endpoint.base} offers no /tokenizer_info for "
-                        "them; such a server can only do tasks that generate")
-    if task.form == "choices" and form == "chat" and not endpoint.tokenizer.get("chat_template"):
-        raise UserError(f"{endpoint.base} offers no chat template; use --prompt raw, or serve a model that has one")
-    if task.form == "generation" and form == "chat" and task.config.get("gen_prefix"):
-        raise UserError(f"task '{task.name}' begins the answer itself (gen_prefix), which a chat endpoint cannot "
-                        "continue; use --prompt raw")
+                        "them; --form generation asks for the choice in words")
+    rendered = form == "chat" and (task.form == "choices" or task.config.get("gen_prefix"))
+    if rendered and not (endpoint.tokenizer or {}).get("chat_template"):
+        why = "" if task.form == "choices" else f" and task '{task.name}' begins the answer itself (gen_prefix)"
+        raise UserError(f"{endpoint.base} offers no chat template{why}; use --prompt raw, or serve a model that has "
+                        "one")
     context, answer = _context(endpoint, config), _answer_tokens(task, config)
     if task.form == "generation" and answer >= context:
         raise UserError(f"task '{task.name}' asks for answers of {answer} tokens, the server holds {context}; set "
                         "max_gen_toks in the task or --config.max_tokens")
+    reason = unable(task, config)
+    if reason:
+        raise UserError(f"task '{task.name}': {reason}")
 
 
 def _context(endpoint: Endpoint, config: EvaluateConfig) -> int:
@@ -87,29 +117,61 @@ def _answer_tokens(task: Task, config: EvaluateConfig) -> int:
     return given.get("max_gen_toks", given.get("max_tokens", config.max_tokens))
 
 
-def _announce(task: Task, form: Prompt, limit: int | None) -> None:
-    count = len(task.rows)
-    data = "full" if task.complete else f"SAMPLE: {task.note}" if task.note else "SAMPLE"
-    if limit is not None and limit < count:
-        count, data = limit, f"SAMPLE: the first {limit} of {count}"
-    console.say(f"{task.name}, {form}: {count} items, {task.shots}-shot, {task.form}, data {data}")
+def _announce(plan: Sequence[tuple[Prompt, Task]], limit: int | None) -> None:
+    """A line for each task and form: how many items, in which form, and whether that is all there is."""
+    for (name, put), group in itertools.groupby(plan, lambda p: (p[1].whole or p[1].name, p[0])):
+        tasks = [task for _, task in group]
+        counts = [len(task.rows) for task in tasks]
+        data = next((f"SAMPLE: {task.note}" if task.note else "SAMPLE" for task in tasks if not task.complete), "full")
+        if limit is not None and any(limit < count for count in counts):
+            parts = f" of each of {len(tasks)} parts" if len(tasks) > 1 else ""
+            counts, data = [min(limit, n) for n in counts], f"SAMPLE: the first {limit} of {sum(counts)}{parts}"
+        first = tasks[0]
+        console.say(f"{name}, {put}: {sum(counts)} items, {first.shots}-shot, {first.form}, data {data}")
 
 
-def _run(endpoint: Endpoint, task: Task, form: Prompt, limit: int | None, config: EvaluateConfig,
-         encode: Callable[[str], list[int]] | None) -> TaskResult:
-    from lm_eval import evaluate
-    from lm_eval.tasks import TaskManager
-    with _quiet_harness() as log:
-        loaded = TaskManager(include_defaults=False).load([_harness_config(task)])
-        for made in loaded["tasks"].values():
-            made.set_fewshot_seed(_FEWSHOT_SEED)
-        with _one_line_errors(endpoint, task, log):
-            said = evaluate(language_model(endpoint, task, form, config, encode), loaded, limit=limit,
-                            bootstrap_iters=0, apply_chat_template=form == "chat", fewshot_as_multiturn=True)
-    if log.truncated:
-        console.say(f"{task.name}, {form}: some prompts were longer than the context and lost their beginning "
-                    f"({log.truncated} warnings of the harness)")
-    return _task_result(task, form, limit, said, config, _context(endpoint, config) if log.truncated else None)
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the tasks of one call have in common."""
+    endpoint: Endpoint
+    limit: int | None
+    config: EvaluateConfig
+    encode: Callable[[str], list[int]] | None
+    cache: str | None
+
+    def measure(self, task: Task, form: Prompt) -> TaskResult:
+        """Has the harness ask and score one task in one prompt form."""
+        context = _context(self.endpoint, self.config)
+        written = _answer_tokens(task, self.config) if task.form == "generation" else None
+        kept = kept_path(self.cache, self.endpoint.lineage.id, task.name, form,
+                         protocol(task, form, [], written, context))
+        with Kept(kept) as said_before:
+            said, truncated = self._ask(task, form, said_before)
+            if said_before.found:
+                console.say(f"{task.name}, {form}: {said_before.found} answers are from an earlier call ({kept})")
+        if truncated:
+            console.say(f"{task.name}, {form}: some prompts were longer than the context and lost their beginning "
+                        f"({truncated} warnings of the harness)")
+        scored = None
+        if task.scorer:
+            samples = first_filter(said, task)
+            scored = score_after(task, [s["doc"] for s in samples], [s["filtered_resps"][0] for s in samples],
+                                 self.config, kept.parent if kept else None)
+        return task_result(task, form, self.limit, said, scored, written, context if truncated else None)
+
+    def _ask(self, task: Task, form: Prompt, kept: Kept) -> tuple[dict[str, Any], int]:
+        """What the harness says, and its number of warnings about prompts that were cut."""
+        from lm_eval import evaluate
+        from lm_eval.tasks import TaskManager
+        with _quiet_harness() as log:
+            loaded = TaskManager(include_defaults=False).load([_harness_config(task)])
+            for made in loaded["tasks"].values():
+                made.set_fewshot_seed(_FEWSHOT_SEED)
+            model = language_model(self.endpoint, task, form, self.config, self.encode, kept)
+            with _one_line_errors(self.endpoint, task, log):
+                said = evaluate(model, loaded, limit=self.limit, bootstrap_iters=0, apply_chat_template=form == "chat",
+                                fewshot_as_multiturn=True)
+        return said, log.truncated
 
 
 def _harness_config(task: Task) -> dict[str, Any]:
@@ -125,50 +187,19 @@ def _harness_config(task: Task) -> dict[str, Any]:
 
 
 def language_model(endpoint: Endpoint, task: Task, form: Prompt, config: EvaluateConfig,
-                   encode: Callable[[str], list[int]] | None) -> Any:
+                   encode: Callable[[str], list[int]] | None, kept: Kept | None = None) -> Any:
     """The harness's model object that asks `endpoint` what `task` needs under prompt form `form` (see lm.py)."""
     from easylm_imitation.evaluate.lm import Chat, Completions
     header = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {"Accept": "application/json"}
     shared = {"model": endpoint.model.id, "header": header, "max_gen_toks": config.max_tokens,
               "max_length": _context(endpoint, config), "max_retries": config.attempts,
-              "timeout": round(config.timeout)}
-    if form == "chat" and task.form == "generation":
+              "timeout": round(config.timeout), "kept": kept or Kept(None)}
+    if form == "chat" and task.form == "generation" and not task.config.get("gen_prefix"):
         return Chat(base_url=f"{endpoint.base}/chat/completions", num_concurrent=config.concurrency, **shared)
     remote = endpoint.tokenizer is not None
     return Completions(chat=form == "chat", encode=encode if remote else None, base_url=f"{endpoint.base}/completions",
                        tokenizer_backend="remote" if remote else None, tokenized_requests=remote,
                        auth_token=endpoint.key or None, batch_size=config.batch, **shared)
-
-
-# ── what the harness says ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _task_result(task: Task, form: Prompt, limit: int | None, said: dict[str, Any], config: EvaluateConfig,
-                 cut_to: int | None) -> TaskResult:
-    samples = said["samples"][task.name]
-    samples = [s for s in samples if s["filter"] == samples[0]["filter"]]       # the first of the task's filters
-    written = _answer_tokens(task, config) if task.form == "generation" else None
-    whole = task.complete and (limit is None or limit >= len(task.rows))
-    return TaskResult(
-        task=task.name, prompt=form, form=task.form, metric=task.metric, shots=task.shots, group=task.group,
-        score=float(said["results"][task.name][f"{task.metric},{samples[0]['filter']}"]),
-        items=tuple(_item(task, sample) for sample in samples), data="full" if whole else "sample",
-        protocol=protocol(task, form, [sample["doc"] for sample in samples], written, cut_to))
-
-
-def _item(task: Task, sample: dict[str, Any]) -> Item:
-    score = sample[task.metric]
-    if not isinstance(score, (int, float)):
-        raise UserError(f"task '{task.name}': metric '{task.metric}' scores no single item; put one first that does")
-    name = str(sample["doc"]["id"] if task.has_ids else sample["doc_id"])
-    prediction, target = sample["filtered_resps"][0], sample["target"]
-    if task.form == "choices":
-        options = [continuation for _, continuation in sample["arguments"]]
-        likelihoods = [likelihood for likelihood, _ in sample["filtered_resps"]]
-        prediction = options[likelihoods.index(max(likelihoods))].strip() if len(options) > 1 else prediction[1]
-        target = options[target].strip() if isinstance(target, int) and len(options) > 1 else target
-    targets = target if isinstance(target, (list, tuple)) else [target]
-    return Item(name, float(score), str(prediction), " | ".join(map(str, targets)))
 
 
 class _Log(logging.Handler):

@@ -16,12 +16,20 @@ import jinja2.sandbox
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
 from easylm_imitation import console
+from easylm_imitation.evaluate.cache import Kept
 from easylm_imitation.evaluate.endpoint import text_before_raw
 from easylm_imitation.schema import UserError
 
+_SEED = 1234        # the harness's default
 
-class _Progress:
-    """Counts answered requests on the console, whichever way the harness sends them."""
+
+class _Asking:
+    """Asks for what is not kept, and counts answered requests on the console, whichever way the harness sends them."""
+
+    def __init__(self, *, kept: Kept, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.set_cache_hook(kept)
+
     _advance: Callable[..., None] = staticmethod(lambda n=1: None)
 
     @contextlib.contextmanager
@@ -54,16 +62,21 @@ class _Progress:
 
     def loglikelihood(self, requests: list, disable_tqdm: bool = True) -> list:
         """Log-likelihoods of (context, continuation) pairs."""
-        with self._shown("scoring", len(requests)):
-            return super().loglikelihood(requests, disable_tqdm=True)
+        def ask(left: list) -> list:
+            with self._shown("scoring", len(left)):
+                return super(_Asking, self).loglikelihood(left, disable_tqdm=True)
+        return self.cache_hook.through("loglikelihood", requests, ask)
 
     def generate_until(self, requests: list, **kwargs: Any) -> list[str]:
-        """Generated texts."""
-        with self._shown("generating", len(requests)):
-            return super().generate_until(requests, **kwargs)
+        """Generated texts. Each further sample of a prompt has a seed of its own, else it would be the first again."""
+        def ask(left: list) -> list[str]:
+            self._seed = _SEED + self.cache_hook.sample
+            with self._shown("generating", len(left)):
+                return super(_Asking, self).generate_until(left, **kwargs)
+        return self.cache_hook.through("generate_until", requests, ask)
 
 
-class Chat(_Progress, LocalChatCompletion):
+class Chat(_Asking, LocalChatCompletion):
     """/v1/chat/completions: the server builds the prompt and knows where an answer ends."""
 
     def parse_generations(self, outputs: dict | list[dict], **kwargs: Any) -> list[str]:
@@ -74,7 +87,7 @@ class Chat(_Progress, LocalChatCompletion):
         return super().parse_generations(outputs, **kwargs)
 
 
-class Completions(_Progress, LocalCompletionsAPI):
+class Completions(_Asking, LocalCompletionsAPI):
     """/v1/completions: log-likelihoods of raw or rendered chat prompts, and generation from raw prompts."""
 
     def __init__(self, *, chat: bool, encode: Callable[[str], list[int]] | None, **kwargs: Any):

@@ -189,7 +189,7 @@ def test_choices_need_a_tokenizer_and_generation_does_not(task_files):
     """A plain API: chat generation works, and what it is called is an identity of its own."""
     with serving(Endpoint(lambda handler, body, n: answer(body, text="Green"))) as endpoint:
         with pytest.raises(UserError, match="task 'colours' needs log-likelihoods.*offers no /tokenizer_info"):
-            evaluate_tasks(endpoint.url, task_files, prompt="chat")
+            evaluate_tasks(endpoint.url, task_files, prompt="chat", form="choices")
         assert not endpoint.requests
         made = evaluate_tasks(endpoint.url, task_files[1:], prompt="chat")
         raw = evaluate_tasks(endpoint.url, task_files[1:])

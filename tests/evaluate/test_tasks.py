@@ -35,7 +35,7 @@ def test_mmlu_rows_and_the_published_prompt(tmp_path):
         'A "quoted", question?\nA. 1\nB. two, too\nC. 3\nD. 4\nAnswer:')
     assert (task.shots, task.form, task.group, task.metric) == (5, "choices", "substance", "acc")
     assert not task.complete
-    assert "1 of 135 questions" in task.note
+    assert "1 of 135 items" in task.note
 
 
 def test_mmlu_takes_the_original_files_too(tmp_path):
@@ -65,7 +65,9 @@ def test_the_real_mmlu_and_nq_files(shared_data):
     assert {t.name: len(t.rows) for t in tasks} == {
         "mmlu_abstract_algebra": 100, "mmlu_anatomy": 135, "mmlu_astronomy": 152, "mmlu_global_facts": 100,
         "mmlu_high_school_us_history": 204, "mmlu_moral_scenarios": 895, "nq_open": 3610, "nq_open_0shot": 3610}
-    assert all(t.complete for t in tasks)
+    assert [t.complete for t in tasks] == [False] * 6 + [True, True]
+    assert "6 of 57 parts" in tasks[0].note
+    assert find_tasks(["mmlu_anatomy"], str(shared_data))[0].complete
     assert [t.shots for t in tasks[-2:]] == [3, 0]
     assert rendered(tasks[-1], tasks[-1].rows[0]) == (
         "Answer these questions:\n\nQ: when was the last time anyone was on the moon?\nA:")
@@ -166,5 +168,6 @@ def test_protocols_differ_where_the_measurement_does(task_files):
 
 
 def test_every_bundled_name_says_what_it_is():
-    assert len(TASKS) == 57 + 3
+    """MMLU and BBH twice and thrice, TyDiQA twice, AGIEval, ToxiGen with their parts; nine without parts."""
+    assert len(TASKS) == 2 * 58 + 3 * 28 + 2 * 10 + 9 + 15 + 10
     assert all(TASKS.values())
