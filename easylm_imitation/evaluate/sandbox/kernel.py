@@ -187,25 +187,24 @@ def _table(text: str) -> dict[str, tuple[int | None, int | None]]:
 # io_uring, ioctl, memfd, System V memory, and whatever later kernels bring.
 _ALLOWED = _table("""
 read:0:63 write:1:64 readv:19:65 writev:20:66 pread64:17:67 pwrite64:18:68 preadv:295:69 pwritev:296:70 close:3:57
-close_range:436:436
-open:2:- openat:257:56 creat:85:- lseek:8:62 dup:32:23 dup2:33:- dup3:292:24 fcntl:72:25
+close_range:436:436 open:2:- openat:257:56 creat:85:- lseek:8:62 dup:32:23 dup2:33:- dup3:292:24 fcntl:72:25
 flock:73:32 stat:4:- fstat:5:80 lstat:6:- newfstatat:262:79 statx:332:291 statfs:137:43 fstatfs:138:44 access:21:-
 faccessat:269:48 faccessat2:439:439 getdents:78:- getdents64:217:61 getcwd:79:17 chdir:80:49 fchdir:81:50 mkdir:83:-
-mkdirat:258:34 rmdir:84:- unlink:87:- unlinkat:263:35 rename:82:-
-renameat:264:38 renameat2:316:276 link:86:- linkat:265:37 symlink:88:- symlinkat:266:36 readlink:89:- readlinkat:267:78 chmod:90:- fchmod:91:52 fchmodat:268:53 umask:95:166 utimensat:280:88
-truncate:76:45 ftruncate:77:46 fallocate:285:47 fsync:74:82 fdatasync:75:83 sendfile:40:71 copy_file_range:326:285
-fadvise64:221:223 pipe:22:- pipe2:293:59 poll:7:- ppoll:271:73 select:23:- pselect6:270:72 epoll_create1:291:20
-epoll_ctl:233:21 epoll_wait:232:- epoll_pwait:281:22 eventfd2:290:19 socketpair:53:199 sendto:44:206 recvfrom:45:207
-shutdown:48:210 getsockname:51:204 getpeername:52:205 getsockopt:55:209 setsockopt:54:208
-mmap:9:222 munmap:11:215 mprotect:10:226 mremap:25:216 madvise:28:233 brk:12:214 msync:26:227 mincore:27:232
-fork:57:- vfork:58:- wait4:61:260 waitid:247:95 exit:60:93 exit_group:231:94 kill:62:129 tkill:200:130 tgkill:234:131
-rt_sigaction:13:134 rt_sigprocmask:14:135 rt_sigreturn:15:139 rt_sigsuspend:130:133 rt_sigtimedwait:128:137
-rt_sigpending:127:136 sigaltstack:131:132 restart_syscall:219:128 pause:34:- futex:202:98 set_robust_list:273:99
-get_robust_list:274:100 set_tid_address:218:96 rseq:334:293 membarrier:324:283 sched_yield:24:124
-sched_getaffinity:204:123 sched_getparam:143:121 sched_getscheduler:145:120 getcpu:309:168 arch_prctl:158:-
-getpid:39:172 getppid:110:173 gettid:186:178 getuid:102:174 geteuid:107:175 getgid:104:176 getegid:108:177
-getresuid:118:148 getresgid:120:150 getgroups:115:158 getpgrp:111:- getpgid:121:155 setpgid:109:154 getsid:124:156
-setsid:112:157 getpriority:140:141 getrlimit:97:- setrlimit:160:- prlimit64:302:261 getrusage:98:165 times:100:153
-sysinfo:99:179 uname:63:160 getrandom:318:278 nanosleep:35:101 clock_nanosleep:230:115 clock_gettime:228:113
-clock_getres:229:114 gettimeofday:96:169 time:201:- alarm:37:- setitimer:38:103 getitimer:36:102
+mkdirat:258:34 rmdir:84:- unlink:87:- unlinkat:263:35 rename:82:- renameat:264:38 renameat2:316:276 link:86:-
+linkat:265:37 symlink:88:- symlinkat:266:36 readlink:89:- readlinkat:267:78 chmod:90:- fchmod:91:52 fchmodat:268:53
+umask:95:166 utimensat:280:88 truncate:76:45 ftruncate:77:46 fallocate:285:47 fsync:74:82 fdatasync:75:83
+sendfile:40:71 copy_file_range:326:285 fadvise64:221:223 pipe:22:- pipe2:293:59 poll:7:- ppoll:271:73 select:23:-
+pselect6:270:72 epoll_create1:291:20 epoll_ctl:233:21 epoll_wait:232:- epoll_pwait:281:22 eventfd2:290:19
+socketpair:53:199 sendto:44:206 recvfrom:45:207 shutdown:48:210 getsockname:51:204 getpeername:52:205
+getsockopt:55:209 setsockopt:54:208 mmap:9:222 munmap:11:215 mprotect:10:226 mremap:25:216 madvise:28:233 brk:12:214
+msync:26:227 mincore:27:232 fork:57:- vfork:58:- wait4:61:260 waitid:247:95 exit:60:93 exit_group:231:94 kill:62:129
+tkill:200:130 tgkill:234:131 rt_sigaction:13:134 rt_sigprocmask:14:135 rt_sigreturn:15:139 rt_sigsuspend:130:133
+rt_sigtimedwait:128:137 rt_sigpending:127:136 sigaltstack:131:132 restart_syscall:219:128 pause:34:- futex:202:98
+set_robust_list:273:99 get_robust_list:274:100 set_tid_address:218:96 rseq:334:293 membarrier:324:283
+sched_yield:24:124 sched_getaffinity:204:123 sched_getparam:143:121 sched_getscheduler:145:120 getcpu:309:168
+arch_prctl:158:- getpid:39:172 getppid:110:173 gettid:186:178 getuid:102:174 geteuid:107:175 getgid:104:176
+getegid:108:177 getresuid:118:148 getresgid:120:150 getgroups:115:158 getpgrp:111:- getpgid:121:155 setpgid:109:154
+getsid:124:156 setsid:112:157 getpriority:140:141 getrlimit:97:- setrlimit:160:- prlimit64:302:261 getrusage:98:165
+times:100:153 sysinfo:99:179 uname:63:160 getrandom:318:278 nanosleep:35:101 clock_nanosleep:230:115
+clock_gettime:228:113 clock_getres:229:114 gettimeofday:96:169 time:201:- alarm:37:- setitimer:38:103 getitimer:36:102
 """)
