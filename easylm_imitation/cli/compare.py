@@ -75,8 +75,9 @@ def _style(args: argparse.Namespace, config: Any) -> Any:
     table = compare_style(_sets(args), read_answers(args.reference), ceiling,
                           _judge(args, config) if args.judge else None, f"{args.out}.judge.jsonl")
     names = list(dict.fromkeys(name for row in table.rows for name in row.measures))
-    console.table(f"next to {table.teacher}", ["answers of", *names], [
-        [row.name, *(_short(row.measures.get(name)) for name in names)] for row in table.rows])
+    rows = [[name, *(round(row.measures[name].value, 3) if name in row.measures else "-" for row in table.rows)]
+            for name in names]
+    console.table(f"next to {table.teacher} (intervals are in the file)", ["", *(row.name for row in table.rows)], rows)
     return table
 
 

@@ -11,8 +11,8 @@ heading, bold, code, table, several paragraphs), the share that both have. Sets 
 - *variety*: the smaller by the larger moving-average type-token ratio (distinct words in every run of 50).
 
 Length, hedging and variety are levels of one set, too, and are shown as such. `ceiling` is another sample of the same
-teacher: what a perfect imitation would score. Intervals are percentiles (2.5 to 97.5) of 1,000 resamples of the
-prompts; measures of whole sets have none.
+teacher: what a perfect imitation would score. Intervals (95%) are Wilson's for shares and percentiles of 1,000
+resamples of the prompts for the rest; measures of whole sets have none.
 """
 import collections
 import dataclasses
@@ -36,7 +36,7 @@ _HEDGE = re.compile(
     r"\b(?:perhaps|maybe|possibly|probably|presumably|apparently|arguably|roughly|somewhat|might|seems?|appears? to"
     r"|not (?:entirely |quite |completely )?(?:sure|certain|clear)|(?:i|we) (?:think|believe|guess|suppose)"
     r"|in my opinion|it depends|as an ai|as far as (?:i|we) know"
-    r"|i (?:do not|don['’]t|cannot|can['’]t) (?:know|say|verify))\b", re.IGNORECASE)
+    r"|i (?:do not|don['’]t|cannot|can['’]t) (?:know|say|verify))\b")     # of lower-cased text
 _FORMS = {
     "list": has_list,
     "heading": re.compile(r"^#{1,6} \S|^\*\*[^*\n]+\*\*:?$", re.MULTILINE).search,
@@ -95,8 +95,8 @@ def style_table(sets: Mapping[str, Sequence[Answer]], teacher: Sequence[Answer],
     rows = []
     for name, answers in named.items():
         pairs = list(answer_pairs(answers, teacher).values())
-        rows.append(StyleRow(name, levels([ours for ours, _ in pairs]), measures(pairs)))
-    return StyleTable(teacher[0].model, levels([answer.answer for answer in teacher]), tuple(rows))
+        rows.append(StyleRow(name, levels(tuple(ours for ours, _ in pairs)), measures(pairs)))
+    return StyleTable(teacher[0].model, levels(tuple(answer.answer for answer in teacher)), tuple(rows))
 
 
 def measures(pairs: Sequence[tuple[str, str]]) -> dict[str, Measure]:
@@ -116,11 +116,12 @@ def measures(pairs: Sequence[tuple[str, str]]) -> dict[str, Measure]:
     return made
 
 
-def levels(texts: Sequence[str]) -> Levels:
+@functools.lru_cache(4)
+def levels(texts: tuple[str, ...]) -> Levels:
     """What a set of texts is like."""
     spoken = [words(text) for text in texts]
     total = sum(map(len, spoken))
-    hedges = sum(len(_HEDGE.findall(text)) for text in texts)
+    hedges = sum(len(_HEDGE.findall(text.lower())) for text in texts)
     varied = [variety(said) for said in spoken if said]
     forms = {name: sum(bool(has(text)) for text in texts) / len(texts) for name, has in _FORMS.items()}
     return Levels(total / len(texts), 1000 * hedges / total if total else 0.0,
@@ -173,8 +174,17 @@ def shared_vocabulary(ours: Sequence[str], theirs: Sequence[str]) -> float:
 def mean(scores: Sequence[float]) -> Measure:
     """The mean of one score a prompt, and its interval."""
     values = np.asarray(scores, np.float64)
+    if np.isin(values, (0.0, 1.0)).all():
+        return _share(int(values.sum()), len(values))
     low, high = np.percentile(_weights(len(values)) @ values / len(values), (2.5, 97.5))
     return Measure(float(values.mean()), float(low), float(high), len(values))
+
+
+def _share(hits: int, of: int) -> Measure:
+    """A share with Wilson's interval, which is honest about none and all, where resamples never vary."""
+    z = 1.96
+    centre, half = hits + z * z / 2, z * math.sqrt(hits * (of - hits) / of + z * z / 4)
+    return Measure(hits / of, max(0.0, (centre - half) / (of + z * z)), min(1.0, (centre + half) / (of + z * z)), of)
 
 
 def _correlation(pairs: np.ndarray) -> Measure:

@@ -26,10 +26,11 @@ def answers(texts, model="m"):
 
 @pytest.mark.parametrize(("text", "hedges"), [
     ("Perhaps it might.", 2), ("I don't know; it depends.", 2), ("As an AI, I cannot verify that.", 2),
-    ("It is so.", 0), ("It’s not entirely clear, and it seems odd.", 2), ("The mighty seemly think-tank is certain.", 0)])
+    ("It is so.", 0),
+    ("It’s not entirely clear, and it seems odd.", 2), ("The mighty seemly think-tank is certain.", 0)])
 def test_hedges_in_a_thousand_words(text, hedges):
     from easylm_imitation.evaluate.style import words
-    assert style_profile.levels([text]).hedges == pytest.approx(1000 * hedges / len(words(text)))
+    assert style_profile.levels((text,)).hedges == pytest.approx(1000 * hedges / len(words(text)))
 
 
 @pytest.mark.parametrize(("text", "forms"), [
@@ -37,7 +38,7 @@ def test_hedges_in_a_thousand_words(text, hedges):
     ("a **b** c", {"bold"}), ("```py\nx\n```", {"code"}), ("|a|b|\n|---|---|\n|1|2|", {"table"}), ("a\nb", set()),
     ("#hashtag", set()), ("2 ** 3 ** 4", set())])
 def test_forms(text, forms):
-    assert {name for name, share in style_profile.levels([text]).forms.items() if share} == forms
+    assert {name for name, share in style_profile.levels((text,)).forms.items() if share} == forms
 
 
 def test_structure_agreement_by_hand():
@@ -77,7 +78,7 @@ def test_a_shuffled_ceiling_keeps_the_set_and_loses_the_pairs():
     mixed, ceiling = (row.measures for row in table.rows)
     for name in ("length_ratio", "hedging", "variety", "vocabulary"):
         assert mixed[name].value == pytest.approx(1.0)
-    for name in ("overlap", "length_r", "structure", "list"):
+    for name in ("overlap", "length_r", "structure"):
         assert mixed[name].high < ceiling[name].low == pytest.approx(1.0)
     listed = [has_list(s) for s, t in zip(shuffled, texts) if has_list(t)]
     assert mixed["list"].value == sum(listed) / len(listed)
@@ -89,7 +90,10 @@ def has_list(text):
 
 
 def test_intervals_are_those_of_resampled_prompts():
-    """Against the standard error of a mean, and numpy's own r."""
+    """Against Wilson by hand (8 of 10), the standard error of a mean, and numpy's own r."""
+    share = style_profile.mean([1.0] * 8 + [0.0] * 2)
+    assert (share.low, share.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert style_profile.mean([0.0] * 10).high == pytest.approx(3.8416 / 13.8416)
     random_numbers = np.random.default_rng(5)
     scores = random_numbers.random(400)
     made = style_profile.mean(scores)

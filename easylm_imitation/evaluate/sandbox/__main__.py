@@ -1,7 +1,7 @@
 """Says whether this machine can hold model-written code; scores a file of HumanEval completions.
 
     python -m easylm_imitation.evaluate.sandbox
-    python -m easylm_imitation.evaluate.sandbox --problems HumanEval.jsonl.gz --samples samples.jsonl --out verdicts.jsonl
+    python -m easylm_imitation.evaluate.sandbox --problems HumanEval.jsonl.gz --samples samples.jsonl --out out.jsonl
 
 A sample is a line with `task_id` and `completion`, as OpenAI's human-eval reads them.
 """
