@@ -142,6 +142,31 @@ attempt("a pair reaches out", lambda: pair[0].connect(f"\\0sandbox-{{port}}"))
                 one.accept()
 
 
+def test_every_wall_as_the_kernel_tells_it(sandbox):
+    """The program's namespaces, user, capabilities and filter, read from outside; each is one wall, and others may
+    stand behind it."""
+    children = pathlib.Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    if not children.exists():
+        pytest.skip("this kernel lists no children")
+    cell = sandbox._started(Program("import time\ntime.sleep(60)"), Limits())
+    try:
+        pid, deadline = str(sandbox._server.pid), time.monotonic() + 10
+        for _ in ("keeper", "first", "program"):
+            while not (found := pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            pid = found[-1]
+        status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+        assert {int(status[f"Cap{kind}"], 16) for kind in ("Eff", "Prm", "Inh", "Bnd", "Amb")} == {0}
+        assert "0" not in status["Uid"].split() + status["Gid"].split()
+        if os.getuid() == 0:        # else nobody may look
+            for name in ("net", "mnt", "pid", "ipc", "uts", "cgroup"):
+                assert os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"), name
+    finally:
+        cell.__exit__()
+
+
 def test_calls_that_could_lead_out_are_refused(sandbox):
     numbers = {"x86_64": dict(ptrace=101, process_vm_readv=310, bpf=321, io_uring=425, keyctl=250, userfaultfd=323,
                               perf=298, memfd=319, shmget=29, init_module=175, kexec=246, setns=308, open_tree=428,
