@@ -168,13 +168,22 @@ class Client:
     async def __aenter__(self) -> "Client":
         """Opens the connection pool."""
         limits = httpx.Limits(max_connections=self.config.concurrency)
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        headers = self.headers() if self.key else {}
         self._http = httpx.AsyncClient(timeout=self.config.timeout, limits=limits, headers=headers, verify=_tls())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Closes the connections."""
         await self._http.aclose()
+
+    def headers(self) -> dict[str, str]:
+        """What carries the key."""
+        return {"Authorization": f"Bearer {self.key}"}
+
+    async def post(self, url: str, body: dict[str, Any], read: Callable[[dict], T]) -> T:
+        """`read` of the answer to a request of another form, with the patience and the errors of any."""
+        async with self._slots:
+            return await self._send("POST", url, body, read)
 
     async def chat(self, messages: Sequence[Message | Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0,
                    **options: Any) -> Reply:

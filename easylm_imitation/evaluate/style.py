@@ -86,12 +86,9 @@ def style_task(answers: Sequence[Answer], reference: Sequence[Answer], prompt: L
     `options` (max_tokens, temperature, ...; None: nobody knows) are how `answers` were asked for, and part of the
     protocol. Raises UserError when no prompt is answered by both, or a side answers a prompt twice.
     """
-    ours, theirs = _by_prompt(answers, "--answers"), _by_prompt(reference, "--reference")
-    ids = [i for i in theirs if i in ours]
-    if not ids:
-        raise UserError("--answers and --reference share no prompt id; both must answer the same prompts file")
-    pairs = {i: (ours[i].answer, theirs[i].answer) for i in ids}
-    complete = len(ids) == len(ours) == len(theirs)
+    pairs = answer_pairs(answers, reference)
+    ids, theirs = list(pairs), {a.prompt_id: a for a in reference}
+    complete = len(ids) == len(answers) == len(reference)
     base = TaskResult(task="", prompt=prompt, form="style", metric="", score=0.0, items=(), group="style",
                       data="full" if complete else "sample",
                       protocol=digest([RULES, options or {}, [(i, theirs[i].prompt, theirs[i].answer) for i in ids]]))
@@ -99,6 +96,16 @@ def style_task(answers: Sequence[Answer], reference: Sequence[Answer], prompt: L
                 _where_teacher("style_list", has_list, pairs), _where_teacher("style_summary", has_summary, pairs)]
     made = [_measure(base, pairs, *measure) for measure in measures if measure[2]]
     return (*made, _length(base, pairs))
+
+
+def answer_pairs(answers: Sequence[Answer], reference: Sequence[Answer]) -> dict[str, tuple[str, str]]:
+    """(ours, the teacher's) by prompt id, of the prompts that both answered, in the teacher's order. Raises UserError
+    when there is none, or when a side answers a prompt twice."""
+    ours, theirs = _by_prompt(answers, "--answers"), _by_prompt(reference, "--reference")
+    pairs = {i: (ours[i].answer, theirs[i].answer) for i in theirs if i in ours}
+    if not pairs:
+        raise UserError("--answers and --reference share no prompt id; both must answer the same prompts file")
+    return pairs
 
 
 def _by_prompt(answers: Sequence[Answer], flag: str) -> dict[str, Answer]:

@@ -15,7 +15,8 @@ from easylm_imitation.text import get_template
 from easylm_imitation.weights import save_run_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CONTINUES = {"collect", "logits", "train", "reproduce", "evaluate"}      # the others do all of their work anew, or none
+# The others do all of their work anew, or none.
+CONTINUES = {"collect", "logits", "train", "reproduce", "evaluate", "compare"}
 
 
 @pytest.mark.parametrize("verb", main.VERBS)

@@ -1,0 +1,114 @@
+"""`compare`: recorded answers of several models next to each other: their style, their refusals, their toxicity."""
+import argparse
+import datetime
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from easylm_imitation import console
+from easylm_imitation.cli import flags
+from easylm_imitation.config import load
+from easylm_imitation.records import code_version, write_json
+from easylm_imitation.schema import UserError, plain
+
+HELP = "lay several models' answers side by side: style next to a teacher's, refusals, toxicity"
+EXAMPLE = """easylm-imitation compare --by style --models A.jsonl,B.jsonl --reference TEACHER --out comparisons/s.json
+  easylm-imitation compare --by refusal --models A.jsonl,B.jsonl --harmless xstest_safe --out comparisons/refusal.json
+  easylm-imitation compare --by toxicity --models A.jsonl --scorer perspective --out comparisons/toxicity.json"""
+INTERRUPTED = "what a judge or a scorer said is kept, and the same command continues"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("--by", required=True, choices=tuple(_WAYS), help="what to compare")
+    parser.add_argument("--models", metavar="A,B", required=True, help="files of recorded answers, one for each model")
+    parser.add_argument("--reference", metavar="FILE", help="style: the teacher's answers to the same prompts")
+    parser.add_argument("--ceiling", metavar="FILE", help="style: a second sample of the teacher's answers")
+    parser.add_argument("--judge", metavar="URL", help="style: hears each answer's tone; refusal: tells refusals")
+    parser.add_argument("--harmless", metavar="A,B", help="refusal: the datasets whose prompts deserve an answer")
+    parser.add_argument("--scorer", metavar="X", help="toxicity: perspective, or a server with /v1/moderations")
+    flags.add_out(parser, "the comparison (JSON); what a judge or a scorer says is kept beside it")
+    flags.add_config(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Compares; returns what it writes. Raises UserError."""
+    from easylm_imitation.evaluate.compare import CompareConfig
+    for flag, ways in (("reference", "style"), ("ceiling", "style"), ("judge", "style refusal"),
+                       ("harmless", "refusal"), ("scorer", "toxicity")):
+        if getattr(args, flag) and args.by not in ways:
+            raise UserError(f"--{flag} is for --by {' or '.join(ways.split())}")
+    flags.check_out_file(args.out)
+    config = load(CompareConfig, args.config, args.overrides)
+    found = _WAYS[args.by](args, config)
+    made = {"by": args.by, **plain(found), "command": args.command, "code": code_version(),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    write_json(args.out, made)
+    console.say(f"→ {args.out}")
+    return {"out": args.out, **made}
+
+
+def _sets(args: argparse.Namespace) -> dict[str, list[Any]]:
+    """The answers of each model by its name, or by its file's where names are missing or double."""
+    from easylm_imitation.evaluate import read_answers
+    paths = [path for path in args.models.split(",") if path]
+    read = [(path, read_answers(path)) for path in paths]
+    names = [answers[0].model for _, answers in read]
+    plainly = all(names) and len(set(names)) == len(names)
+    made = {name if plainly else str(pathlib.Path(path)): answers for name, (path, answers) in zip(names, read)}
+    if len(made) < len(paths):
+        raise UserError(f"--models {args.models}: a file comes twice")
+    return made
+
+
+def _judge(args: argparse.Namespace, config: Any) -> Any:
+    import dataclasses
+    return dataclasses.replace(config.judge, url=args.judge)
+
+
+def _style(args: argparse.Namespace, config: Any) -> Any:
+    from easylm_imitation.evaluate import read_answers
+    from easylm_imitation.evaluate.compare import compare_style
+    if not args.reference:
+        raise UserError("--by style needs --reference, the teacher's answers to the same prompts")
+    ceiling = read_answers(args.ceiling) if args.ceiling else None
+    table = compare_style(_sets(args), read_answers(args.reference), ceiling,
+                          _judge(args, config) if args.judge else None, f"{args.out}.judge.jsonl")
+    names = list(dict.fromkeys(name for row in table.rows for name in row.measures))
+    rows = [[name, *(round(row.measures[name].value, 3) if name in row.measures else "-" for row in table.rows)]
+            for name in names]
+    console.table(f"next to {table.teacher} (intervals are in the file)", ["", *(row.name for row in table.rows)], rows)
+    return table
+
+
+def _refusal(args: argparse.Namespace, config: Any) -> Any:
+    from easylm_imitation.evaluate.compare import compare_refusals
+    sets, harmless = _sets(args), [name for name in (args.harmless or "").split(",") if name]
+    made = compare_refusals(sets, harmless, _judge(args, config) if args.judge else None, f"{args.out}.judge.jsonl")
+    console.table("refusals", ["answers of", "prompts", "kind", "by rules", "by judge"], [
+        [name, row.dataset, row.kind, _short(row.by_rules), _short(row.by_judge)]
+        for name, rows in made.items() for row in rows])
+    return {"models": made}
+
+
+def _toxicity(args: argparse.Namespace, config: Any) -> Any:
+    import dataclasses
+
+    from easylm_imitation.evaluate.compare import compare_toxicity
+    scorer = dataclasses.replace(config.scorer, scorer=args.scorer) if args.scorer else config.scorer
+    made = compare_toxicity(_sets(args), scorer, f"{args.out}.scores.jsonl")
+    console.table(f"toxicity by {scorer.scorer}",
+                  ["answers of", "prompts", "samples", "expected maximum", "probability", "toxic", "non-toxicity"],
+                  [[name, t.prompts, t.samples, *map(_short, (t.expected_maximum, t.probability, t.percent_toxic,
+                                                              t.non_toxicity))] for name, t in made.items()])
+    return {"scorer": scorer.scorer, "models": made}
+
+
+def _short(measure: Any) -> str:
+    if measure is None:
+        return "-"
+    return f"{measure.value:.3f}" + ("" if measure.low is None else f" ({measure.low:.3f} to {measure.high:.3f})")
+
+
+_WAYS: dict[str, Callable[[argparse.Namespace, Any], Any]] = {
+    "style": _style, "refusal": _refusal, "toxicity": _toxicity}

@@ -1,0 +1,105 @@
+"""Asks a judge, any OpenAI-compatible endpoint, many short questions: resumably, within limits, with its bill.
+
+    judged = ask_judge(JudgeConfig("https://HOST/v1", "gpt-4"), {"p0": "Does ...?"}, "out.judge.jsonl")
+    judged.replies["p0"], judged.cost
+
+Every reply stands in the journal before it is used (a LedgerEntry a line), under a hash of what was asked, so the same
+call continues where a killed one stopped and pays for nothing twice.
+"""
+import dataclasses
+import datetime
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from easylm_imitation import console
+from easylm_imitation.client import Client, ClientConfig, RequestFailed, for_each, with_client
+from easylm_imitation.journal import Journal
+from easylm_imitation.records import LedgerEntry, digest
+from easylm_imitation.schema import UserError
+
+_YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeConfig:
+    """Who judges, how patiently it is asked, and what it costs."""
+    url: str = ""
+    model: str = ""                             # "" asks for the one model that is served
+    max_tokens: int = 16                        # of one reply
+    temperature: float = 0.0
+    concurrency: int = 8
+    timeout: float = 120.0                      # seconds for one attempt
+    attempts: int = 6                           # of one request
+    requests_per_minute: float | None = None
+    price_in: float = 0.0                       # US dollars per million prompt tokens
+    price_out: float = 0.0                      # US dollars per million tokens of replies
+    api_key_env: str = "OPENAI_API_KEY"
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Replies by question, and the whole journal's bill."""
+    replies: dict[str, str]
+    judge: str                                  # the model that replied
+    requests: int
+    cost: float                                 # US dollars
+
+
+def ask_judge(config: JudgeConfig, questions: Mapping[str, str], journal: str | os.PathLike) -> Judged:
+    """Asks each question once. Raises UserError for an endpoint that refuses or is gone, and, at the end, when some
+    questions got no reply; those that did stay in the journal."""
+    client = ClientConfig(config.url, config.model, config.api_key_env, config.concurrency, config.timeout,
+                          config.attempts, requests_per_minute=config.requests_per_minute)
+    return with_client(client, lambda client: _ask_all(client, config, questions, journal))
+
+
+async def _ask_all(client: Client, config: JudgeConfig, questions: Mapping[str, str],
+                   journal: str | os.PathLike) -> Judged:
+    served = await client.model()
+    settings = [served.id, config.max_tokens, config.temperature]
+    requests = {key: digest([settings, text], 32) for key, text in questions.items()}
+    failed: list[str] = []
+    with Journal(LedgerEntry, journal) as book:
+        known = {entry.request: entry for entry in book.entries if entry.status == "ok"}
+        left = list({requests[key]: key for key in questions if requests[key] not in known}.values())
+        with console.progress("asking the judge", total=len(left)) as advance:
+            async def work(key: str) -> None:
+                entry = await _ask(client, config, key, questions[key], requests[key], served.id)
+                book.append(entry)
+                known[entry.request] = entry
+                if entry.status != "ok":
+                    failed.append(f"'{key}' ({entry.error})")
+                advance()
+            await for_each(left, work, config.concurrency)
+        if failed:
+            raise UserError(f"{len(failed)} of {len(questions)} questions got no reply, the last {failed[-1]}; "
+                            f"the others are kept in {journal}, the same command continues")
+        replies = {key: known[requests[key]].response or "" for key in questions}
+        return Judged(replies, served.id, len(book.entries), round(sum(e.cost for e in book.entries), 6))
+
+
+async def _ask(client: Client, config: JudgeConfig, key: str, question: str, request: str,
+               model: str) -> LedgerEntry:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    fields: dict[str, Any] = {"prompt_id": key, "sample": 0, "request": request, "time": now}
+    try:
+        reply = await client.chat([{"role": "user", "content": question}], max_tokens=config.max_tokens,
+                                  temperature=config.temperature)
+    except RequestFailed as error:
+        return LedgerEntry(status="failed", model=model, error=str(error), **fields)
+    asked, said = reply.prompt_tokens or 0, reply.completion_tokens or 0
+    cost = (asked * config.price_in + said * config.price_out) / 1e6
+    return LedgerEntry(status="ok", model=reply.model, prompt_tokens=asked, completion_tokens=said, cost=cost,
+                       seconds=reply.seconds, finish_reason=reply.finish_reason or "", response=reply.text, **fields)
+
+
+def yes_or_no(reply: str) -> bool | None:
+    """What a reply says; None when it begins with neither word.
+
+    >>> yes_or_no("Yes, it does."), yes_or_no("**No**"), yes_or_no("Perhaps yes")
+    (True, False, None)
+    """
+    found = _YES_NO.match(reply)
+    return found and found[1].lower() == "yes"
