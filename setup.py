@@ -20,7 +20,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["easylm_imitation", "easylm_imitation.*"]),
-    package_data={"easylm_imitation": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.jinja"]},
+    package_data={"easylm_imitation": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.jinja", "**/*.json"]},
     install_requires=CORE,
     extras_require={
         "data": DATA, "serve": SERVE, "eval": EVAL, "test": TEST, "beam": ["apache-beam"], "wandb": WANDB,

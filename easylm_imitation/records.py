@@ -210,14 +210,14 @@ class TaskResult:
     """One task under one prompt form. `choices` are log-likelihoods; models compare only in equal `protocol`s."""
     task: str
     prompt: Literal["raw", "chat"]
-    form: Literal["choices", "generation", "style"]
+    form: Literal["choices", "generation", "style", "preference"]
     metric: str
     score: float
     items: tuple[Item, ...]
     shots: int = 0
     protocol: str = ""              # hash of task file, data, shots, prompt form, metric and how answers were asked for
-    data: Literal["full", "sample"] = "full"
-    group: str = ""                 # "substance" or "style": which side of the verdict it speaks for
+    data: Literal["full", "sample", "published"] = "full"  # published: a teacher's score, without items, from a paper
+    group: str = ""                 # "substance", "style", "preference": which side of the verdict it speaks for
 
 
 @dataclasses.dataclass(frozen=True)
