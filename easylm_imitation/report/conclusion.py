@@ -3,7 +3,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from easylm_imitation.report.scaling import Ladder
-from easylm_imitation.report.wording import ahead, describe_ladder, short_form, signed_points
+from easylm_imitation.report.wording import MINUS, ahead, describe_ladder, short_form, signed_points
 
 _ANSWERS = {
     "style only": "It is style, not substance: {who} took on the teacher's style and gained no measurable substance.",
@@ -29,10 +29,10 @@ def conclude(imitations: Sequence[Any], climbed: Sequence[Ladder]) -> Iterator[s
         yield _ANSWERS[case].format(who=_who(names, len(imitations)))
     yield from _lost(imitations)
     yield from _indices(imitations)
-    yield from (f"{describe_ladder(ladder)}." for ladder in climbed if ladder.group != "covered")
-    if any(made.flips for made in imitations):
-        yield ("Some findings hang on the form of asking: "
-               + " ".join(f"{made.imitation.name}: {made.flips[0]}" for made in imitations if made.flips))
+    yield from _climbed(climbed)
+    hanging = [made.imitation.name for made in imitations if made.flips]
+    if hanging:
+        yield f"Some findings of {_listed(hanging)} hang on the form of asking; below each says which."
     yield from _seeds(imitations)
 
 
@@ -59,14 +59,40 @@ def _lost(imitations: Sequence[Any]) -> Iterator[str]:
 def _indices(imitations: Sequence[Any]) -> Iterator[str]:
     """How far style ran ahead of substance, where both gaps are measurable."""
     found = [(made.imitation.name, view) for made in imitations for view in made.views if view.index]
-    for name, view in found[:4]:
-        label = f"{name}, {short_form(view)}" if len(found) > 1 else "False-promise index"
-        noise = " (item noise only)" if view.numbers.seeds == 1 else ""
-        yield f"{label}: {ahead(view.index.index)}{noise}."
-    if len(found) > 4:
+    alone = bool(found) and all(view.numbers.seeds == 1 for _, view in found)
+    noise = " (item noise only)" if alone else ""
+    if len(found) > 2:
         values = [view.index.index.value for _, view in found]
-        yield (f"Over all {len(found)} of these the false-promise index runs from {100 * min(values):.0f} to "
-               f"{100 * max(values):.0f} points.")
+        style = sum(view.index.index.low > 0 and view.p_index < 0.05 for _, view in found)
+        substance = sum(view.index.index.high < 0 and view.p_index < 0.05 for _, view in found)
+        yield (f"False-promise index: style ran measurably ahead of substance in {style} of {len(found)} comparisons, "
+               f"substance ahead of style in {substance}; it runs from {_whole(min(values))} to {_whole(max(values))} "
+               f"points of the gap{noise}.")
+        return
+    for _, view in found:
+        label = f"False-promise index, {short_form(view)}" if len(found) > 1 else "False-promise index"
+        yield f"{label}: {ahead(view.index.index)}{noise}."
+
+
+def _climbed(climbed: Sequence[Ladder]) -> Iterator[str]:
+    """What more data and better bases did: one sentence for each ladder and side, whatever the forms of asking."""
+    for axis, group in dict.fromkeys((ladder.axis, ladder.group) for ladder in climbed):
+        own = [ladder for ladder in climbed if (ladder.axis, ladder.group) == (axis, group)]
+        if len(own) == 1:
+            yield f"{describe_ladder(own[0])}."
+            continue
+        words = {"gained": "raised in", "lost": "lowered in", "unchanged": "unchanged in",
+                 "unclear": "not enough data in"}
+        counts = [f"{words[finding]} {n}" for finding in words if (n := sum(x.finding == finding for x in own))]
+        values = [ladder.difference for ladder in own]
+        low, high = min(values, key=lambda e: e.value), max(values, key=lambda e: e.value)
+        what = "More imitation data" if axis == "data" else "A better base"
+        yield (f"{what} and {group}, {len(own)} comparisons: {', '.join(counts)}; from {signed_points(low)} to "
+               f"{signed_points(high)}.")
+
+
+def _whole(value: float) -> str:
+    return f"{100 * value:.0f}".replace("-", MINUS)
 
 
 def _seeds(imitations: Sequence[Any]) -> Iterator[str]:
@@ -75,4 +101,4 @@ def _seeds(imitations: Sequence[Any]) -> Iterator[str]:
     if counts == [1]:
         yield "Each imitation was trained once: the intervals are of item noise only."
     elif counts and counts[0] < 5:
-        yield f"Some imitations were trained with {counts[0]} seed{'' if counts[0] == 1 else 's'} ; five are advised."
+        yield f"Some imitations were trained with {counts[0]} seed{'' if counts[0] == 1 else 's'}; five are advised."

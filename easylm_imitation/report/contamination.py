@@ -39,14 +39,14 @@ def contamination(trio: Trio, rows: Sequence[Row], evidence: Evidence) -> Contam
     if not asked:
         return Contamination((), "")
     if data is None:
-        return Contamination((), f"Contamination of '{lineage.name}' is unknown: its data card "
+        return Contamination((), "contamination is unknown: the data card "
                              f"{f'({lineage.data_card}) ' if lineage.data_card else ''}is not here. Name the dataset "
                              "folder with --data, or put its card.json and overlap.json as NAME.card.json and "
                              "NAME.overlap.json among the results.")
     found = [(row, _set_of(row.mine.task, data)) for row in asked]
     unknown = sorted({row.mine.task for row, name in found if name is None})
-    note = (f"Not looked for in the data of '{lineage.name}': {', '.join(unknown)}. Add their items to the rule "
-            "`overlap` of its build." if unknown else "")
+    note = (f"not looked for in the training data: {', '.join(unknown)}. Add their items to the rule `overlap` of the "
+            "build." if unknown else "")
     return Contamination(tuple(_seen(row, data.seen.get(name, frozenset())) for row, name in found if name), note)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from easylm_imitation.report import plots
-from easylm_imitation.report.compare import BENCHMARKS, Numbers, benchmark_of
+from easylm_imitation.report.compare import Numbers, benchmark_of
 from easylm_imitation.report.verdict import PREFERENCE, STYLE, SUBSTANCE, ImitationVerdict, Verdict
 from easylm_imitation.report.wording import number, points
 
@@ -54,8 +54,9 @@ def figure_three(verdict: Verdict) -> str:
 
 def figure_four(verdict: Verdict) -> str:
     """Each benchmark over imitation tokens (upper row) and over bases (lower row)."""
-    tasks = [(task, prompt) for task, prompt in _tasks(verdict, SUBSTANCE)
-             if task in BENCHMARKS or (benchmark_of(task), prompt) not in _tasks(verdict, SUBSTANCE)]
+    known = _tasks(verdict, SUBSTANCE)
+    tasks = [(task, prompt) for task, prompt in known
+             if benchmark_of(task) == task or (benchmark_of(task), prompt) not in known]
     rows = [[panel for task, prompt in tasks
              if (panel := make(verdict, f"{task} ({prompt})", [("", _task(task, prompt))]))]
             for make in (_by_tokens, _by_base)]
@@ -132,9 +133,9 @@ def _by_base(verdict: Verdict, title: str, picks: Sequence[tuple[str, Pick]]) ->
     ordered = sorted((v for v in largest.values() if (n := level(v)) and n.base), key=lambda v: level(v).base.value)
     if len(ordered) < 2:
         return None
-    lines = [_Line(label or "imitation", steps) for label, pick in picks
+    lines = [_Line(label or "imitation, by its base", steps) for label, pick in picks
              if len(steps := [(float(i), n, v.imitation.name) for i, v in enumerate(ordered) if (n := pick(v))]) > 1]
-    return _Panel(title, "base", lines, tuple(v.base.name for v in ordered)) if lines else None
+    return _Panel(title, "base of the imitation", lines, tuple(v.base.name for v in ordered)) if lines else None
 
 
 def _first(group: str) -> Pick:
@@ -164,6 +165,9 @@ def _drawn(rows: Sequence[Sequence[_Panel]], what: str) -> str:
         for row, own in zip(rows, grid):
             for place, axes in enumerate(own):
                 _draw(axes, row[place]) if place < len(row) else axes.set_axis_off()
+        handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, fontsize=8,
+                      ncols=min(len(handles), across))
     told = "; ".join(f"{panel.title} by {panel.across}, {line.label}: "
                      + ", ".join(f"{name} {points(n.imitation)}" for _, n, name in line.steps)
                      for row in rows for panel in row for line in panel.lines)
@@ -186,17 +190,29 @@ def _draw(axes: Axes, panel: _Panel) -> None:
     if panel.ticks:
         axes.set_xticks(range(len(panel.ticks)), [plots.short(name) for name in panel.ticks])
         axes.set_xlim(-0.4, len(panel.ticks) - 0.6)
-    elif min(axes.get_lines()[0].get_xdata()) > 0:
+        return
+    budgets = sorted({x for line in panel.lines for x, _, _ in line.steps})
+    if budgets[0] > 0:
         axes.set_xscale("log")
-    if len(panel.lines) > 1 or panel.ticks:
-        axes.legend(fontsize=7, frameon=False)
+    axes.set_xticks(budgets, [_tokens(budget) for budget in budgets])
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
+
+
+def _tokens(count: float) -> str:
+    """80000 as "80k"."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{name}"
+    return f"{count:g}"
 
 
 def _levels(axes: Axes, panel: _Panel, x: list[float], numbers: list[Numbers], colour: str) -> None:
     """Where base and teacher stand: lines across over tokens, marks over bases."""
     if panel.ticks:
         bases = [(place, n.base.value) for place, n in zip(x, numbers) if n.base]
-        axes.plot(*zip(*bases), marker="o", markerfacecolor="none", linestyle=":", color=colour, label="its base")
+        axes.plot(*zip(*bases), marker="o", markerfacecolor="none", linestyle=":", color=colour,
+                  label="its base")
     elif numbers[0].base:
         axes.axhline(numbers[0].base.value, color=colour, linestyle=":", linewidth=1.2)
     if numbers[-1].teacher:

@@ -11,9 +11,9 @@ import jinja2
 
 from easylm_imitation.records import Item, TaskResult
 from easylm_imitation.report import evidence, figures, plots, wording
-from easylm_imitation.report.compare import Numbers, group_of
+from easylm_imitation.report.compare import View, group_of
 from easylm_imitation.report.pairing import Measured, task_key
-from easylm_imitation.report.verdict import STYLE, SUBSTANCE, ImitationVerdict, Verdict
+from easylm_imitation.report.verdict import PREFERENCE, STYLE, SUBSTANCE, ImitationVerdict, Verdict
 
 EXAMPLES_A_TASK = 4     # of each kind: gained, lost
 _SHOWN = 200            # characters of an answer
@@ -63,17 +63,16 @@ def _papers(verdict: Verdict) -> list[tuple[str, str]]:
     return [(svg, caption) for svg, caption in made if svg]
 
 
-def _tile(numbers: Numbers) -> tuple[str, str]:
-    """The one number of a view and what it is: the share of the gap, else the change, else the level."""
-    if numbers.closed.status == "measured":
-        value, interval = wording.share(numbers.closed).split(" ", 1)
-        return value, f"of the gap closed {interval}"
-    if numbers.change is not None:
-        value, interval = wording.signed_points(numbers.change).split(" ", 1)
-        why = "no gap to close; " if numbers.closed.status == "no gap" else ""
-        return value, f"{why}{interval.removeprefix('points ')} points against the base"
-    value, interval = wording.points(numbers.imitation).split(" ", 1)
-    return value, interval
+def _tile(view: View) -> tuple[str, str]:
+    """The one number of a view and what goes with it: the change in points with its interval and the share of the gap,
+    else the level; of preference always the level."""
+    numbers = view.numbers
+    if numbers.change is None or view.group == PREFERENCE:
+        return tuple(wording.points(numbers.imitation).split(" ", 1))
+    value, interval = wording.signed_points(numbers.change).split(" ", 1)
+    gap = {"measured": f"; {wording.share(numbers.closed).split(' ')[0]} of the gap closed",
+           "no gap": "; no gap to close", "missing": ""}[numbers.closed.status]
+    return value, f"points against the base {interval.removeprefix('points ')}{gap}"
 
 
 def _together(verdict: Verdict) -> list[tuple[str, str]]:
@@ -102,7 +101,8 @@ def _lineage(model: Measured) -> Iterator[tuple[str, str]]:
 
 def _examples(made: ImitationVerdict, models: Sequence[Measured]) -> Iterator[Example]:
     """Items that the imitation gets right and its base wrong, and the reverse, a few of each task."""
-    mine, base = (next((m for m in models if m.lineage == lineage), None) for lineage in (made.imitation, made.base))
+    mine, base = (next((m for m in models if lineage and (m.lineage.id, m.lineage.name) == (lineage.id, lineage.name)),
+                       None) for lineage in (made.runs[0] if made.runs else made.imitation, made.base))
     if mine is None or base is None:
         return
     for task in mine.tasks:

@@ -53,6 +53,14 @@ class Trio:
         """The run that speaks for all where one is enough: names, lineage, pairing."""
         return self.runs[0]
 
+    @property
+    def name(self) -> str:
+        """The run's name, or what the names of several seeds have in common."""
+        names = [run.lineage.name for run in self.runs]
+        if len(names) == 1:
+            return names[0]
+        return re.sub(r"[-_. ]*(?:seed|s)?[-_. ]*$", "", os.path.commonprefix(names), flags=re.IGNORECASE) or names[0]
+
 
 def task_key(task: TaskResult) -> Key:
     """What must be equal for two results to speak about the same thing; their protocols must then agree too."""

@@ -72,6 +72,6 @@ def _ladder(axis: Literal["data", "base"], steps: list[Step]) -> list[Ladder]:
     for view in views:
         change = difference(view_rows(high.rows, *view), view_rows(low.rows, *view))
         if change:
-            names = tuple(step.trio.imitation.lineage.name for step in steps)
+            names = tuple(step.trio.name for step in steps)
             made.append(Ladder(axis, *view, names, names[0], names[-1], change, finding_of(change, None, None)))
     return made

@@ -99,7 +99,7 @@ def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), eviden
     made = [_imitation(trio, *own, contamination(trio, raw.rows, evidence), evidence)
             for trio, raw, *own in zip(trios, compared, tasks, views)]
     refusals = [line for raw in compared for line in raw.refusals]
-    missing = [line for trio in trios for line in trio.missing] + [m.contamination.note for m in made]
+    missing = [line for trio in trios for line in trio.missing] + _contamination_notes(made)
     if not trios:
         missing.append("No imitation among these results: a model counts as one when its lineage names teachers.")
     samples = sorted({t.task for m in models for t in m.tasks if t.data == "sample"})
@@ -109,7 +109,7 @@ def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), eviden
     return Verdict(headline, tuple(conclusion.conclude(made, climbed)), tuple(made), tuple(climbed),
                    tuple(_scores(models)), published_for(t.task if t.form != "preference" else "preference"
                                                          for m in models for t in m.tasks), evidence.spent,
-                   tuple(line for line in dict.fromkeys(missing) if line), tuple(dict.fromkeys(refusals)),
+                   tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(refusals)),
                    tuple(remarks), code_version())
 
 
@@ -162,7 +162,8 @@ def _imitation(trio: Trio, tasks: list[TaskComparison], views: list[View], seen:
                evidence: Evidence) -> ImitationVerdict:
     style, substance = ([v for v in views if v.group == side] for side in (STYLE, SUBSTANCE))
     found = _together(style), _together(substance)
-    judgement, lineage = _judgement(*found), trio.imitation.lineage
+    judgement = _judgement(*found)
+    lineage = dataclasses.replace(trio.imitation.lineage, name=trio.name)
     sentences = [*(_sentence(view) for view in views), *(_index_sentence(view) for view in substance if view.index),
                  *told(seen), *_seed_sentence(trio, views)]
     return ImitationVerdict(
@@ -323,6 +324,15 @@ def _flip(what: str, ways: list[tuple[str, Numbers]]) -> list[str]:
     verb = "flips with" if {"gained", "lost"} <= set(by_finding) else "depends on"
     parts = [f"{describe(finding)} in {', '.join(by_finding[finding])}" for finding in by_finding]
     return [f"{what}: the finding {verb} the form of asking: {'; '.join(parts)}."]
+
+
+def _contamination_notes(imitations: Sequence[ImitationVerdict]) -> list[str]:
+    """What is not known about contamination, said once for all imitations that share it."""
+    names: dict[str, list[str]] = {}
+    for made in imitations:
+        if made.contamination.note:
+            names.setdefault(made.contamination.note, []).append(made.imitation.name)
+    return [f"{', '.join(own)}: {note}" for note, own in names.items()]
 
 
 def _scores(models: Sequence[Measured]) -> list[ModelScore]:

@@ -63,10 +63,10 @@ def test_items_whose_rows_were_removed_are_not_seen(tmp_path):
 
 def test_what_was_not_looked_for_is_said(tmp_path):
     trio(tmp_path, task(shares(60)))
-    assert any("Contamination of 'student' is unknown" in line and "--data" in line for line in
+    assert any("student: contamination is unknown" in line and "--data" in line for line in
                verdict(tmp_path).missing)
     card(tmp_path, sets=("nq_open",))
-    assert "Not looked for in the data of 'student': facts." in " ".join(verdict(tmp_path).missing)
+    assert "student: not looked for in the training data: facts." in " ".join(verdict(tmp_path).missing)
 
 
 def test_a_dataset_folder_is_read_too(tmp_path):
