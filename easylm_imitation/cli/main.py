@@ -22,7 +22,8 @@ from easylm_imitation.config import PREFIX
 from easylm_imitation.records import code_version
 from easylm_imitation.schema import Incomplete, UserError, nearest
 
-VERBS = ("collect", "build", "logits", "train", "runs", "serve", "evaluate", "convert", "report", "reproduce")
+VERBS = ("collect", "build", "logits", "train", "runs", "serve", "evaluate", "compare", "convert", "report",
+         "reproduce")
 
 
 # What goes wrong with a place that the user named: no right to it, not there, no folder, read-only, full.

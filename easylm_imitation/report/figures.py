@@ -46,7 +46,8 @@ def figure_one(verdict: Verdict) -> str:
 
 def figure_three(verdict: Verdict) -> str:
     """Preference by each kind of rater, over imitation tokens and over bases."""
-    raters = [(f"{task} ({prompt})", _task(task, prompt)) for task, prompt in _tasks(verdict, PREFERENCE)]
+    raters = [(f"{task.removeprefix('preference_')} ({prompt})", _task(task, prompt))
+              for task, prompt in _tasks(verdict, PREFERENCE)]
     panels = [panel for make in (_by_tokens, _by_base)
               if (panel := make(verdict, "rated against the teacher", raters))]
     return _drawn([panels], "Figure 3 of the paper: preference by each kind of rater") if raters else ""
