@@ -20,8 +20,8 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["easylm_imitation", "easylm_imitation.*"]),
-    package_data={"easylm_imitation": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.jinja", "**/*.js", "**/*.svg",
-                                       "**/*.LICENSE.txt"]},
+    package_data={"easylm_imitation": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.jinja", "**/*.js", "**/*.json",
+                                       "**/*.svg", "**/*.LICENSE.txt"]},
     install_requires=CORE,
     extras_require={
         "data": DATA, "serve": SERVE, "eval": EVAL, "test": TEST, "beam": [*DATA, "apache-beam>=2.77"], "wandb": WANDB,

@@ -100,6 +100,7 @@ class Reply:
     prompt_tokens: int | None
     completion_tokens: int | None
     seconds: float
+    first_token: Mapping[str, float] | None = None      # token -> log-probability, where logprobs were asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +238,8 @@ class Client:
             seconds = round(time.monotonic() - started, 4)
             texts = text_of(choice), choice.get("finish_reason"), answer.get("model") or self._model
             texts = (self._clean(_writable(text)) for text in texts)
-            return Reply(*texts, usage.get("prompt_tokens"), usage.get("completion_tokens"), seconds)
+            return Reply(*texts, usage.get("prompt_tokens"), usage.get("completion_tokens"), seconds,
+                         _first_token(choice))
 
         async with self._slots:
             started = time.monotonic()
@@ -355,6 +357,12 @@ def _lineage(entry: Mapping[str, Any]) -> Lineage | None:
         return build(Lineage, entry["lineage"], "/v1/models lineage") if "lineage" in entry else None
     except UserError:       # another program's field of the same name
         return None
+
+
+def _first_token(choice: Mapping[str, Any]) -> dict[str, float] | None:
+    """Log-probabilities of the candidates for a chat answer's first token; None where the endpoint gives none."""
+    content = (choice.get("logprobs") or {}).get("content")
+    return {top["token"]: float(top["logprob"]) for top in content[0]["top_logprobs"]} if content else None
 
 
 def _writable(text: str | None) -> str:

@@ -6,6 +6,7 @@ wrong type, so that a typo stops the work before it starts. `plain(value)` is th
 import collections.abc
 import dataclasses
 import difflib
+import functools
 import inspect
 import types
 import typing
@@ -59,7 +60,7 @@ def build(cls: type[T], mapping: collections.abc.Mapping[str, Any], where: str) 
     for key in mapping:
         if key not in fields:
             raise UserError(f"{where}: unknown key '{key}'{nearest(str(key), fields)}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     values = {}
     for name, field in fields.items():
         if name in mapping:
@@ -99,6 +100,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return value
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """A dataclass's annotations, resolved once: results hold a hundred thousand items."""
+    return typing.get_type_hints(cls)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

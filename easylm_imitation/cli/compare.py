@@ -1,4 +1,4 @@
-"""`compare`: recorded answers of several models next to each other: their style, their refusals, their toxicity."""
+"""`compare`: recorded answers of several models next to each other: a judge's preferences, style, refusals, toxicity."""
 import argparse
 import datetime
 import pathlib
@@ -11,8 +11,9 @@ from easylm_imitation.config import load
 from easylm_imitation.records import code_version, write_json
 from easylm_imitation.schema import UserError, plain
 
-HELP = "lay several models' answers side by side: style next to a teacher's, refusals, toxicity"
-EXAMPLE = """easylm-imitation compare --by style --models A.jsonl,B.jsonl --reference TEACHER --out comparisons/s.json
+HELP = "lay several models' answers side by side: a judge's preferences, style next to a teacher's, refusals, toxicity"
+EXAMPLE = """easylm-imitation compare --by judge --judge URL --models A.jsonl --reference TEACHER --out results/judged.json
+  easylm-imitation compare --by style --models A.jsonl,B.jsonl --reference TEACHER --out comparisons/s.json
   easylm-imitation compare --by refusal --models A.jsonl,B.jsonl --harmless xstest_safe --out comparisons/refusal.json
   easylm-imitation compare --by toxicity --models A.jsonl --scorer perspective --out comparisons/toxicity.json"""
 INTERRUPTED = "what a judge or a scorer said is kept, and the same command continues"
@@ -20,25 +21,32 @@ INTERRUPTED = "what a judge or a scorer said is kept, and the same command conti
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    parser.add_argument("--by", required=True, choices=tuple(_WAYS), help="what to compare")
+    parser.add_argument("--by", required=True, choices=("judge", *_WAYS), help="what to compare")
     parser.add_argument("--models", metavar="A,B", required=True, help="files of recorded answers, one for each model")
-    parser.add_argument("--reference", metavar="FILE", help="style: the teacher's answers to the same prompts")
+    parser.add_argument("--reference", metavar="FILE", help="style: the teacher's answers to the same prompts; judge: those "
+                        "that each model's are compared with")
     parser.add_argument("--ceiling", metavar="FILE", help="style: a second sample of the teacher's answers")
-    parser.add_argument("--judge", metavar="URL", help="style: hears each answer's tone; refusal: tells refusals")
+    parser.add_argument("--judge", metavar="URL", help="the judging model's OpenAI-compatible endpoint; style: hears each "
+                        "answer's tone; refusal: tells refusals")
+    parser.add_argument("--prompts-from", metavar="DIR", help="judge: your copy of the published prompts (FastChat's "
+                        "llm_judge/data, alpaca_eval's evaluators_configs); without it our own are used")
     parser.add_argument("--harmless", metavar="A,B", help="refusal: the datasets whose prompts deserve an answer")
     parser.add_argument("--scorer", metavar="X", help="toxicity: perspective, or a server with /v1/moderations")
-    flags.add_out(parser, "the comparison (JSON); what a judge or a scorer says is kept beside it")
+    flags.add_out(parser, "the comparison (JSON); what a judge or a scorer says is kept beside it. judge: results for "
+                  "`report`, of several models one file each, its name before the ending")
     flags.add_config(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Compares; returns what it writes. Raises UserError."""
     from easylm_imitation.evaluate.compare import CompareConfig
-    for flag, ways in (("reference", "style"), ("ceiling", "style"), ("judge", "style refusal"),
-                       ("harmless", "refusal"), ("scorer", "toxicity")):
-        if getattr(args, flag) and args.by not in ways:
-            raise UserError(f"--{flag} is for --by {' or '.join(ways.split())}")
+    for flag, ways in (("reference", "style judge"), ("ceiling", "style"), ("judge", "judge style refusal"),
+                       ("harmless", "refusal"), ("scorer", "toxicity"), ("prompts_from", "judge")):
+        if getattr(args, flag) and args.by not in ways.split():
+            raise UserError(f"--{flag.replace('_', '-')} is for --by {' or '.join(ways.split())}")
     flags.check_out_file(args.out)
+    if args.by == "judge":
+        return _judged(args)
     config = load(CompareConfig, args.config, args.overrides)
     found = _WAYS[args.by](args, config)
     made = {"by": args.by, **plain(found), "command": args.command, "code": code_version(),
@@ -46,6 +54,36 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_json(args.out, made)
     console.say(f"→ {args.out}")
     return {"out": args.out, **made}
+
+
+def _judged(args: argparse.Namespace) -> dict[str, Any]:
+    """Judges each model, writes its results and shows win rates."""
+    from easylm_imitation.evaluate.judge import JudgeConfig, judge
+    if not args.judge:
+        raise UserError("--by judge needs --judge URL, the judging model's endpoint")
+    config = load(JudgeConfig, args.config, args.overrides)
+    files = [name for name in args.models.split(",") if name]
+    if not files:
+        raise UserError("--models: name at least one file of answers")
+    made = {str(place): judge(args.judge, name, args.reference, place, config=config, prompts_from=args.prompts_from,
+                              command=args.command) for name, place in zip(files, _places(args.out, files))}
+    rows = [[results.model.name, results.tasks[0].task, len(results.tasks[0].items), results.tasks[0].score,
+             results.meta.get("length_controlled_win_rate", "-"), results.meta["unreadable"], results.meta["cost"]]
+            for results in made.values()]
+    console.table("judged", ["model", "protocol", "items", "score", "length-controlled %", "unreadable", "$"], rows)
+    for place in made:
+        console.say(f"→ {place}")
+    return {"results": list(made), "meta": [plain(results.meta) for results in made.values()]}
+
+
+def _places(out: str, files: list[str]) -> list[pathlib.Path]:
+    if len(files) == 1:
+        return [pathlib.Path(out)]
+    names = [pathlib.Path(name).name.partition(".")[0] for name in files]
+    if len(set(names)) < len(names):
+        raise UserError(f"--models: two files are called '{max(names, key=names.count)}'; their results would be one")
+    path = pathlib.Path(out)
+    return [path.with_name(f"{path.stem}.{name}{path.suffix}") for name in names]
 
 
 def _sets(args: argparse.Namespace) -> dict[str, list[Any]]:

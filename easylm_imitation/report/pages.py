@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 import jinja2
 
 from easylm_imitation.records import Item, TaskResult
-from easylm_imitation.report import plots, wording
-from easylm_imitation.report.compare import Numbers, group_of
+from easylm_imitation.report import evidence, figures, plots, wording
+from easylm_imitation.report.compare import View, group_of
 from easylm_imitation.report.pairing import Measured, task_key
-from easylm_imitation.report.verdict import STYLE, SUBSTANCE, ImitationVerdict, Verdict
+from easylm_imitation.report.verdict import PREFERENCE, STYLE, SUBSTANCE, ImitationVerdict, Verdict
 
 EXAMPLES_A_TASK = 4     # of each kind: gained, lost
 _SHOWN = 200            # characters of an answer
@@ -36,28 +36,43 @@ def render(verdict: Verdict, models: Sequence[Measured]) -> str:
     folder = pathlib.Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined)
-    dates = sorted(date for model in models for date in model.dates)
     return environment.get_template("page.html.jinja").render(
         verdict=verdict, tile=_tile, models=sorted(models, key=lambda m: (m.role == "other", m.lineage.name)),
-        dates=" to ".join(dict.fromkeys((dates[0][:10], dates[-1][:10]))) if dates else "", lineage=_lineage,
-        scatter=plots.style_against_substance(verdict), scaling=plots.scaling(verdict),
-        together=_together(verdict),
-        bars=[_bars(made) for made in verdict.imitations], number=wording.number, share=wording.share,
-        examples=[list(_examples(made, models)) for made in verdict.imitations],
-        signed_points=wording.signed_points, form_name=wording.form_name, short_form=wording.short_form)
+        dates=when(models), lineage=_lineage, scatter=plots.style_against_substance(verdict), papers=_papers(verdict),
+        together=_together(verdict), bars=[_bars(made) for made in verdict.imitations],
+        examples=[list(_examples(made, models)) for made in verdict.imitations], total=evidence.total(verdict.spent),
+        number=wording.number, share=wording.share, whole_share=wording.whole_share, p_text=wording.p_text,
+        signed_points=wording.signed_points, short_form=wording.short_form)
 
 
-def _tile(numbers: Numbers) -> tuple[str, str]:
-    """The one number of a view and what it is: the share of the gap, else the change, else the level."""
-    if numbers.closed.status == "measured":
-        value, interval = wording.share(numbers.closed).split(" ", 1)
-        return value, f"of the gap closed {interval}"
-    if numbers.change is not None:
-        value, interval = wording.signed_points(numbers.change).split(" ", 1)
-        why = "no gap to close; " if numbers.closed.status == "no gap" else ""
-        return value, f"{why}{interval.removeprefix('points ')} points against the base"
-    value, interval = wording.points(numbers.imitation).split(" ", 1)
-    return value, interval
+def when(models: Sequence[Measured]) -> str:
+    """The days of the measurements: one, or first and last."""
+    dates = sorted(date for model in models for date in model.dates)
+    return " to ".join(dict.fromkeys((dates[0][:10], dates[-1][:10]))) if dates else ""
+
+
+def _papers(verdict: Verdict) -> list[tuple[str, str]]:
+    """(figure, caption) of the paper's figures that these results can fill."""
+    made = [(figures.figure_one(verdict), "As the paper's Figure 1: how answers are rated, and what is known, as "
+             "imitation data grow; what a better base brings. Dotted: the base. Dashed: the teacher."),
+            (figures.figure_three(verdict), "As the paper's Figure 3: preference by each kind of rater."),
+            (figures.figure_four(verdict), "As the paper's Figure 4: benchmarks as imitation data grow (above) and "
+             "over bases (below). Dotted: the base. Dashed: the teacher."),
+            (figures.table_two(verdict), "As the paper's Table 2: how like the teacher's answers; the star is a second "
+             "sample of the teacher itself, the ceiling.")]
+    return [(svg, caption) for svg, caption in made if svg]
+
+
+def _tile(view: View) -> tuple[str, str]:
+    """The one number of a view and what goes with it: the change in points with its interval and the share of the gap,
+    else the level; of preference always the level."""
+    numbers = view.numbers
+    if numbers.change is None or view.group == PREFERENCE:
+        return tuple(wording.points(numbers.imitation).split(" ", 1))
+    value, interval = wording.signed_points(numbers.change).split(" ", 1)
+    gap = {"measured": f"; {wording.share(numbers.closed).split(' ')[0]} of the gap closed",
+           "no gap": "; no gap to close", "missing": ""}[numbers.closed.status]
+    return value, f"points against the base {interval.removeprefix('points ')}{gap}"
 
 
 def _together(verdict: Verdict) -> list[tuple[str, str]]:
@@ -86,7 +101,8 @@ def _lineage(model: Measured) -> Iterator[tuple[str, str]]:
 
 def _examples(made: ImitationVerdict, models: Sequence[Measured]) -> Iterator[Example]:
     """Items that the imitation gets right and its base wrong, and the reverse, a few of each task."""
-    mine, base = (next((m for m in models if m.lineage == lineage), None) for lineage in (made.imitation, made.base))
+    mine, base = (next((m for m in models if lineage and (m.lineage.id, m.lineage.name) == (lineage.id, lineage.name)),
+                       None) for lineage in (made.runs[0] if made.runs else made.imitation, made.base))
     if mine is None or base is None:
         return
     for task in mine.tasks:

@@ -2,15 +2,18 @@
 
 An imitation names its base by id (`lineage.base`) and its teachers by id, name or `name@id` (`lineage.teachers`). A
 role that a results file states comes before what its lineage suggests. Several files about one model are read as one.
+Imitations whose lineages differ in nothing but the training seed are runs of one: they are judged together.
 """
 import dataclasses
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterable
 from typing import Literal
 
 from easylm_imitation.records import Lineage, Results, TaskResult, read_json
+from easylm_imitation.report.evidence import NOTHING, Evidence, is_evidence
 from easylm_imitation.schema import UserError
 
 Key = tuple[str, str, str]      # task, prompt form, metric
@@ -28,18 +31,35 @@ class Measured:
     code: tuple[str, ...]
 
     def find(self, key: Key, protocol: str) -> TaskResult | None:
-        """The result of that task under that protocol, else one under another protocol, else None."""
+        """The result of that task under that protocol, else under another one, else a published score, else None."""
         same = [task for task in self.tasks if task_key(task) == key]
-        return next((task for task in same if task.protocol == protocol), same[0] if same else None)
+        published = [t for t in self.tasks if t.data == "published" and (t.task, t.metric) == (key[0], key[2])]
+        return next((task for task in same if task.protocol == protocol), next(iter(same + published), None))
 
 
 @dataclasses.dataclass(frozen=True)
 class Trio:
-    """An imitation with the base and the teacher that its lineage names; `missing` says in words what was not found."""
-    imitation: Measured
+    """An imitation with the base and the teacher that its lineage names; `missing` says in words what was not found.
+
+    `runs` are the trainings of it with different seeds, the first of which is `imitation`; often there is one.
+    """
+    runs: tuple[Measured, ...]
     base: Measured | None
     teacher: Measured | None
     missing: tuple[str, ...]
+
+    @property
+    def imitation(self) -> Measured:
+        """The run that speaks for all where one is enough: names, lineage, pairing."""
+        return self.runs[0]
+
+    @property
+    def name(self) -> str:
+        """The run's name, or what the names of several seeds have in common."""
+        names = [run.lineage.name for run in self.runs]
+        if len(names) == 1:
+            return names[0]
+        return re.sub(r"[-_. ]*(?:seed|s)?[-_. ]*$", "", os.path.commonprefix(names), flags=re.IGNORECASE) or names[0]
 
 
 def task_key(task: TaskResult) -> Key:
@@ -55,7 +75,8 @@ def read_results(folder: str | os.PathLike) -> tuple[list[Measured], list[str]]:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; report reads a folder of files written by evaluate --out")
-    files = [(path.name, _checked(read_json(Results, path), path)) for path in sorted(folder.glob("*.json"))]
+    files = [(path.name, _checked(read_json(Results, path), path)) for path in sorted(folder.glob("*.json"))
+             if not is_evidence(path)]
     if not files:
         raise UserError(f"{folder}: holds no .json file; write results there with evaluate --out {folder}/NAME.json")
     by_model: dict[str, list[tuple[str, Results]]] = {}
@@ -66,18 +87,42 @@ def read_results(folder: str | os.PathLike) -> tuple[list[Measured], list[str]]:
     return _with_roles(models), remarks
 
 
-def make_trios(models: list[Measured]) -> list[Trio]:
-    """One trio an imitation, in order of base name, tokens and name."""
+def make_trios(models: list[Measured], evidence: Evidence = NOTHING) -> list[Trio]:
+    """One trio an imitation (with all its seeds), in order of base name, tokens and name."""
     imitations = [m for m in models if m.role == "imitation"]
     order = sorted(imitations, key=lambda m: (m.lineage.base_name, m.lineage.tokens, m.lineage.name, m.lineage.id))
-    return [_trio(model, models) for model in order]
+    cells: dict[tuple, list[Measured]] = {}
+    for model in order:
+        cells.setdefault(_cell(model.lineage, evidence), []).append(model)
+    apart = [group for runs in cells.values() for group in _distinct_seeds(runs)]
+    return [_trio(tuple(sorted(runs, key=_seed)), models) for runs in apart]
+
+
+def _cell(lineage: Lineage, evidence: Evidence) -> tuple:
+    """What runs that differ in their training seed alone share; a run without a seed or a data card stands alone."""
+    if lineage.seed is None or not lineage.data_card:
+        return (lineage.id or lineage.name,)
+    data = evidence.data_of(lineage)
+    name = re.sub(rf"[-_. ]*(?:seed|s)?[-_. ]*{lineage.seed}$", "", lineage.name, flags=re.IGNORECASE)
+    return (name, lineage.base, lineage.init, lineage.teachers, data.recipe if data else lineage.data_card,
+            lineage.template, lineage.tokenizer, lineage.mixed, lineage.step)
+
+
+def _distinct_seeds(runs: list[Measured]) -> list[list[Measured]]:
+    """One group, or each run alone where a seed comes twice: then they differ in something that no lineage tells."""
+    seeds = {run.lineage.seed for run in runs}
+    return [runs] if len(seeds) == len(runs) else [[run] for run in runs]
+
+
+def _seed(model: Measured) -> tuple:
+    return (-1 if model.lineage.seed is None else model.lineage.seed, model.lineage.id)
 
 
 def _checked(results: Results, path: pathlib.Path) -> Results:
     """`results`, or UserError: every task needs items, with different ids and finite scores."""
     for task in results.tasks:
         what = f"{path}: task '{task.task}' ({task.prompt})"
-        if not task.items:
+        if not task.items and task.data != "published":
             raise UserError(f"{what} has no items; evaluate it again, without an empty --limit")
         if len({item.id for item in task.items}) < len(task.items):
             raise UserError(f"{what} holds two items of the same id; items pair by id, so evaluate it again")
@@ -133,7 +178,8 @@ def _names(model: Measured) -> set[str]:
     return {model.lineage.id, model.lineage.name, model.lineage.label}
 
 
-def _trio(model: Measured, models: list[Measured]) -> Trio:
+def _trio(runs: tuple[Measured, ...], models: list[Measured]) -> Trio:
+    model = runs[0]
     lineage = model.lineage
     others = [m for m in models if m is not model]
     missing = []
@@ -152,7 +198,7 @@ def _trio(model: Measured, models: list[Measured]) -> Trio:
         named = " (" + ", ".join(lineage.teachers) + ")" if lineage.teachers else ""
         missing.append(f"No results of the teacher of '{lineage.name}'{named}: without them there is no gap to close. "
                        "Evaluate the teacher on the same tasks, with --out in the same folder.")
-    return Trio(model, base, teacher, tuple(missing))
+    return Trio(runs, base, teacher, tuple(missing))
 
 
 def _only(models: list[Measured]) -> Measured | None:

@@ -20,10 +20,11 @@ from easylm_imitation.report.verdict import STYLE, SUBSTANCE, ImitationVerdict, 
 from easylm_imitation.report.wording import form_name, number, points
 
 _INK = "#010203"        # drawn with this, then replaced by the page's text colour
-_COLOURS = {"base": "#4477aa", "imitation": "#e07b39", "teacher": "#2a9d6f"}
-_MARKERS = {"base": "o", "imitation": "D", "teacher": "*"}
+COLOURS = {"base": "#4477aa", "imitation": "#e07b39", "teacher": "#2a9d6f"}
+MARKERS = {"base": "o", "imitation": "D", "teacher": "*"}
+SERIES = ("#4477aa", "#e07b39", "#2a9d6f", "#b05ab5", "#8a8f2a", "#cc4455")      # readable on light and on dark
 _HATCHES = {"base": "", "imitation": "////", "teacher": "...."}
-_LOOK = {
+LOOK = {
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "hatch.linewidth": 0.5,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)}
@@ -39,13 +40,13 @@ def style_against_substance(verdict: Verdict) -> str:
     panels = list(dict.fromkeys(form_name(substance) for _, _, substance in pairs))
     if not panels:
         return ""
-    with matplotlib.rc_context(_LOOK):
+    with matplotlib.rc_context(LOOK):
         figure = matplotlib.figure.Figure(figsize=(3.9 * len(panels) + 0.6, 3.9), layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
             _path_panel(axes, panel, [pair for pair in pairs if form_name(pair[2]) == panel])
     told = "; ".join(f"{label}, {form_name(sub)}: style {points(style.numbers.imitation)}, substance "
                      f"{points(sub.numbers.imitation)}" for label, style, sub in pairs)
-    return _svg(figure, f"Style against substance, from base over imitation to teacher. {told}.")
+    return svg(figure, f"Style against substance, from base over imitation to teacher. {told}.")
 
 
 def task_bars(verdict: ImitationVerdict, groups: Sequence[str], title: str) -> str:
@@ -53,11 +54,11 @@ def task_bars(verdict: ImitationVerdict, groups: Sequence[str], title: str) -> s
     tasks = [task for task in verdict.tasks if task.group in groups]
     if not tasks:
         return ""
-    with matplotlib.rc_context(_LOOK):
+    with matplotlib.rc_context(LOOK):
         figure = matplotlib.figure.Figure(figsize=(8, 0.9 + 0.75 * len(tasks)), layout="constrained")
         _bars(figure.subplots(), tasks)
     told = "; ".join(f"{t.task} ({t.prompt}): imitation {points(t.numbers.imitation)}" for t in tasks)
-    return _svg(figure, f"{title} of {verdict.imitation.name} beside its base and teacher. {told}.")
+    return svg(figure, f"{title} of {verdict.imitation.name} beside its base and teacher. {told}.")
 
 
 def side_by_side(verdict: Verdict, group: str) -> str:
@@ -66,35 +67,19 @@ def side_by_side(verdict: Verdict, group: str) -> str:
     shared = [key for key in tasks[0] if all(key in own for own in tasks)] if len(tasks) > 1 else []
     if not shared:
         return ""
-    series = [(f"{i}. {_short(v.imitation.name)}", [own[key].numbers.imitation for key in shared])
+    series = [(f"{i}. {short(v.imitation.name)}", [own[key].numbers.imitation for key in shared])
               for i, (v, own) in enumerate(zip(verdict.imitations, tasks), 1)]
-    with matplotlib.rc_context(_LOOK):
+    with matplotlib.rc_context(LOOK):
         figure = matplotlib.figure.Figure(figsize=(8, 1 + len(shared) * (0.3 + 0.24 * len(tasks))),
                                           layout="constrained")
         axes = figure.subplots()
         for place, (name, estimates) in enumerate(series):
             offset = (place - (len(series) - 1) / 2) * 0.8 / len(series)
             _one_series(axes, [(i + offset, e) for i, e in enumerate(estimates)], 0.75 / len(series), label=name,
-                        color=matplotlib.colormaps["tab10"](place % 10), hatch=["", "////", "....", "xx"][place % 4])
-        _finish_bars(axes, [f"{_short(task)}\n{prompt} prompt" for task, prompt in shared])
+                        color=SERIES[place % len(SERIES)], hatch=["", "////", "....", "xx"][place % 4])
+        _finish_bars(axes, [f"{short(task)}\n{prompt} prompt" for task, prompt in shared])
     told = "; ".join(f"{name}: " + ", ".join(number(e.value) for e in estimates) for name, estimates in series)
-    return _svg(figure, f"Imitations side by side on {', '.join(task for task, _ in shared)}. {told}.")
-
-
-def scaling(verdict: Verdict) -> str:
-    """Score against imitation tokens, one line a view; drawn when imitations of one base differ in their budget."""
-    families: dict[str, list[ImitationVerdict]] = {}
-    for made in verdict.imitations:
-        families.setdefault(made.imitation.base, []).append(made)
-    families = {base: f for base, f in families.items() if len({v.imitation.tokens for v in f}) > 1}
-    if not families:
-        return ""
-    with matplotlib.rc_context(_LOOK):
-        figure = matplotlib.figure.Figure(figsize=(8, 3.6 * len(families)), layout="constrained")
-        for axes, family in zip(figure.subplots(len(families), squeeze=False)[:, 0], families.values()):
-            _scaling_panel(axes, sorted(family, key=lambda v: v.imitation.tokens))
-    told = "; ".join(f"{v.imitation.name} at {v.imitation.tokens} tokens" for f in families.values() for v in f)
-    return _svg(figure, f"Scores against the number of imitation tokens: {told}.")
+    return svg(figure, f"Imitations side by side on {', '.join(task for task, _ in shared)}. {told}.")
 
 
 def _views(verdict: ImitationVerdict, group: str) -> list[View]:
@@ -120,12 +105,12 @@ def _path_panel(axes: Axes, title: str, drawn: list[tuple[str, View, View]]) -> 
             told.add((text, before))
     axes.set(xlim=(-0.03, 1.12), ylim=(-0.03, 1.12), xlabel="style match", ylabel="substance", title=title)
     axes.title.set_fontsize(10)
-    _percent(axes.xaxis)
-    _percent(axes.yaxis)
+    percent(axes.xaxis)
+    percent(axes.yaxis)
 
 
 def _point(axes: Axes, role: str, x: Estimate, y: Estimate) -> None:
-    axes.errorbar(x.value, y.value, xerr=_arms(x), yerr=_arms(y), fmt=_MARKERS[role], color=_COLOURS[role],
+    axes.errorbar(x.value, y.value, xerr=arms(x), yerr=arms(y), fmt=MARKERS[role], color=COLOURS[role],
                   markersize=11 if role == "teacher" else 7, elinewidth=1, alpha=0.95, zorder=3)
 
 
@@ -136,15 +121,15 @@ def _bars(axes: Axes, tasks: list[TaskComparison]) -> None:
         rows = [(i + (place - 1) * 0.26, estimate) for i, estimate in rows if estimate]
         if not rows:
             continue
-        _one_series(axes, rows, 0.24, color=_COLOURS[role], hatch=_HATCHES[role], label=role)
-    _finish_bars(axes, [f"{_short(t.task)}\n{t.prompt} prompt" for t in tasks])
+        _one_series(axes, rows, 0.24, color=COLOURS[role], hatch=_HATCHES[role], label=role)
+    _finish_bars(axes, [f"{short(t.task)}\n{t.prompt} prompt" for t in tasks])
 
 
 def _one_series(axes: Axes, rows: list[tuple[float, Estimate]], height: float, **look: Any) -> None:
     """Bars at (position, estimate), with whiskers and numbers."""
     y, estimates = [row[0] for row in rows], [row[1] for row in rows]
     axes.barh(y, [e.value for e in estimates], height, edgecolor="white", linewidth=0, **look,
-              xerr=np.hstack([_arms(e) for e in estimates]), error_kw={"ecolor": _INK, "elinewidth": 1, "capsize": 2})
+              xerr=np.hstack([arms(e) for e in estimates]), error_kw={"ecolor": _INK, "elinewidth": 1, "capsize": 2})
     for position, estimate in rows:
         axes.annotate(number(estimate.value), (max(estimate.high, 0), position), xytext=(4, 0), fontsize=8,
                       textcoords="offset points", va="center")
@@ -154,48 +139,30 @@ def _finish_bars(axes: Axes, labels: list[str]) -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlim(min(0, axes.get_xlim()[0]), max(1.08, axes.get_xlim()[1]))
-    _percent(axes.xaxis)
+    percent(axes.xaxis)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 
-def _scaling_panel(axes: Axes, family: list[ImitationVerdict]) -> None:
-    views = list(dict.fromkeys((view.group, view.prompt, view.form) for v in family for view in v.views))
-    for index, key in enumerate(views):
-        found = [(v.imitation.tokens, view) for v in family for view in v.views
-                 if (view.group, view.prompt, view.form) == key]
-        colour = matplotlib.colormaps["tab10"](index % 10)
-        estimates = [view.numbers.imitation for _, view in found]
-        axes.errorbar([tokens for tokens, _ in found], [e.value for e in estimates],
-                      yerr=np.hstack([_arms(e) for e in estimates]), marker="oDs^v*"[index % 6], color=colour,
-                      capsize=2, label=f"{key[0]}: {form_name(found[0][1])}")
-        if found[0][1].numbers.base:
-            axes.axhline(found[0][1].numbers.base.value, color=colour, linestyle=":", linewidth=1)
-    axes.set(xlabel="training tokens of the imitation", ylabel="score", ylim=(-0.03, 1.05),
-             title=f"from base {_short(family[0].imitation.base_name)} (dotted: the base)")
-    if min(v.imitation.tokens for v in family) > 0:
-        axes.set_xscale("log")
-    _percent(axes.yaxis)
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def _arms(estimate: Estimate) -> np.ndarray:
+def arms(estimate: Estimate) -> np.ndarray:
     """Distances from the value to its bounds: [2, 1], never negative."""
     return np.maximum([[estimate.value - estimate.low], [estimate.high - estimate.value]], 0)
 
 
-def _percent(axis: matplotlib.axis.Axis) -> None:
+def percent(axis: matplotlib.axis.Axis) -> None:
+    """Ticks as percentages."""
     axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name that fits beside an axis."""
     name = _UNPRINTABLE.sub("�", name)
     return name if len(name) <= 34 else name[:33] + "…"
 
 
-def _svg(figure: matplotlib.figure.Figure, description: str) -> str:
+def svg(figure: matplotlib.figure.Figure, description: str) -> str:
     """The figure's <svg>: without prolog and namespaces (HTML needs none), described, in the page's text colour."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_LOOK | {"svg.hashsalt": description}), warnings.catch_warnings():
+    with matplotlib.rc_context(LOOK | {"svg.hashsalt": description}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")   # words stay words: the reader's fonts draw them
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -1,20 +1,31 @@
-"""Intervals for what a report states: a score, a difference between two models, and the share of a gap that was closed.
+"""Intervals for what a report states: a score, a difference between two models, the share of a gap that was closed, and
+how far style ran ahead of substance.
 
-Two models are compared item by item (paired), because the same questions are hard for both. Items are resampled within
-each task, tasks count alike (a macro average), and the random stream is fixed, so the same results give the same page.
-All arrays are float64 of shape [items].
+Two models are compared item by item (paired), because the same questions are hard for both. One joint bootstrap stands
+behind all statements about the same models: items are resampled within each task (a task asked in two forms keeps its
+items together), and, where a model was trained several times, the noise of its training seeds is added. The seeds of
+a run answer the *same* items, so seeds and items are crossed. The seeds' noise is drawn from Student's t, since a few
+seeds tell their own spread badly, less what items already explain:
+
+    draw = mean of resampled items + sum over seeds of z * (seed's mean - mean) / sqrt(S (S - 1)) * sqrt(f),
+    f = max(0, 1 - residual / spread) * (S - 1) / chi2
+
+with z standard normal and chi2 of S - 1 degrees, one of each a draw for all tasks; residual / spread is the share of
+the variance between seeds that items by themselves would cause. docs/report.md has the coverage of this and of what
+else was tried. Random streams are fixed, so the same results give the same page.
 """
 import dataclasses
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import numpy as np
+import scipy.linalg
 import scipy.stats
 
 RESAMPLES = 4000
 _CHUNK = 2_000_000      # counts held at one time while resampling
+_FAR = 1e6              # stands for an infinite share: a draw without a gap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +35,7 @@ class Estimate:
     low: float
     high: float
     items: int
+    p: float | None = None      # of a difference: two-sided, that there is none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +52,16 @@ class GapClosed:
     items: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """The false-promise index: mean share of the gap closed in style, less that in substance, of the same draws."""
+    index: Estimate
+    style: Estimate
+    substance: Estimate
+    style_parts: int            # measures whose gap is measurable, so that they count
+    substance_parts: int
+
+
 def wilson(successes: float, items: int, confidence: float = 0.95) -> Estimate:
     """The Wilson score interval of a share (Wilson 1927, no continuity correction). Raises ValueError for no items."""
     if items < 1 or not 0 <= successes <= items:
@@ -54,42 +76,137 @@ def wilson(successes: float, items: int, confidence: float = 0.95) -> Estimate:
 class Paired:
     """Some models' scores on the same items, resampled together once; every statement about them uses the same draws.
 
-    `models` holds for each model one array of scores [items] a task; item i of a task is the same question for all.
-    Means over tasks are macro averages: each task counts alike.
+    `models` holds for each model one array a task: scores [items]; [seeds, items] of a model trained several times; or
+    a single number [] that was published without its items. Item i of a task is the same question for all. Tasks of
+    equal `together` have the same items in the same order. Statements take `weights` [tasks], by default equal ones:
+    a macro average.
     """
 
-    def __init__(self, models: Sequence[Sequence[np.ndarray]], confidence: float = 0.95) -> None:
-        self._models, self._confidence = models, confidence
-        self.items = sum(map(len, models[0]))
-        self._drawn = _resampled([np.stack(scores, axis=1) for scores in zip(*models, strict=True)])    # [R, M]
+    def __init__(self, models: Sequence[Sequence[np.ndarray]], confidence: float = 0.95,
+                 together: Sequence[Hashable] | None = None) -> None:
+        self._models = [[np.asarray(scores, dtype=np.float64) for scores in tasks] for tasks in models]
+        self._confidence = confidence
+        self._sizes = [max(own[task].shape[-1] for own in self._models if own[task].ndim)
+                       for task in range(len(self._models[0]))]
+        self.items = sum(self._sizes)
+        self._mean = np.array([[scores.mean() for scores in tasks] for tasks in self._models]).T      # [T, M]
+        self._drawn = self._draw(list(range(len(self._sizes))) if together is None else list(together))    # [R, T, M]
+        self._seeds = [_Seeds(tasks, number) for number, tasks in enumerate(self._models)]
 
-    def mean(self, model: int) -> Estimate:
-        """Mean over tasks of one model; a single all-or-nothing task has its Wilson interval."""
+    def mean(self, model: int, weights: np.ndarray | None = None) -> Estimate:
+        """Weighted mean over tasks of one model; a single all-or-nothing task of one seed has its Wilson interval."""
         tasks = self._models[model]
-        if len(tasks) == 1 and _all_or_nothing(tasks[0]):
+        if len(tasks) == 1 and tasks[0].ndim == 1 and _all_or_nothing(tasks[0]):
             return wilson(float(tasks[0].sum()), len(tasks[0]), self._confidence)
-        return Estimate(_macro(tasks), *_bounds(self._drawn[:, model], self._confidence), self.items)
+        return dataclasses.replace(self._estimate(*self._linear({model: 1.0}, weights)), p=None)
 
-    def difference(self, first: int, second: int) -> Estimate:
+    def difference(self, first: int, second: int, weights: np.ndarray | None = None) -> Estimate:
         """Mean of model `first` minus mean of model `second`."""
-        value = _macro(self._models[first]) - _macro(self._models[second])
-        return Estimate(value, *_bounds(self._drawn[:, first] - self._drawn[:, second], self._confidence), self.items)
+        return self._estimate(*self._linear({first: 1.0, second: -1.0}, weights))
 
-    def gap_closed(self, base: int, imitation: int, teacher: int) -> GapClosed:
+    def share(self, first: int, second: int, weights: np.ndarray | None = None) -> Estimate | None:
+        """Mean of model `first` divided by that of `second`, None where the latter may be zero."""
+        top, over = self._linear({first: 1.0}, weights), self._linear({second: 1.0}, weights)
+        if self._estimate(*over).low <= 0:
+            return None
+        return self._estimate(top[0] / over[0], top[1] / np.maximum(over[1], 1e-12), None)
+
+    def gap_closed(self, base: int, imitation: int, teacher: int, weights: np.ndarray | None = None) -> GapClosed:
         """How much of the way from base to teacher the imitation went, with a percentile interval.
 
         A draw whose gap is not positive counts as plus or minus infinity by the sign of the gain, so a doubtful gap
         widens the interval; the gap being measurable, such draws are too few to be a bound themselves.
         """
-        gains = self._drawn[:, imitation] - self._drawn[:, base]
-        gaps = self._drawn[:, teacher] - self._drawn[:, base]
-        gap = self.difference(teacher, base)
-        if gap.value <= 0 or gap.low <= 0:
-            return GapClosed("no gap", items=self.items)
+        drawn = self._shares(base, imitation, teacher, weights)
+        if drawn is None:
+            return GapClosed("no gap", items=self._items(weights))
+        return GapClosed("measured", drawn[0], *_bounds(drawn[1], self._confidence), self._items(weights))
+
+    def index(self, base: int, imitation: int, teacher: int, style: Sequence[np.ndarray],
+              substance: Sequence[np.ndarray]) -> Index | None:
+        """The false-promise index over parts of style and substance, each given by its weights [tasks].
+
+        Parts without a measurable gap are left out; None when a side has none left.
+        """
+        sides, parts = [], []
+        for weights in (style, substance):
+            kept = [drawn for part in weights if (drawn := self._shares(base, imitation, teacher, part))]
+            if not kept:
+                return None
+            parts.append(len(kept))
+            sides.append((float(np.mean([value for value, _ in kept])), np.mean([draws for _, draws in kept], axis=0)))
+        ahead = self._estimate(sides[0][0] - sides[1][0], sides[0][1] - sides[1][1], None)
+        beyond = min(float((draws <= 0).mean()) for draws in (sides[0][1] - sides[1][1], sides[1][1] - sides[0][1]))
+        ahead = dataclasses.replace(ahead, p=min(1.0, 2 * max(beyond, 1 / RESAMPLES)))
+        return Index(ahead, *(self._estimate(*side, None) for side in sides), *parts)
+
+    def _shares(self, base: int, imitation: int, teacher: int,
+                weights: np.ndarray | None) -> tuple[float, np.ndarray] | None:
+        """The share of the gap closed and its draws [R]; None without a measurable gap."""
+        gap, gaps, _ = over = self._linear({teacher: 1.0, base: -1.0}, weights)
+        if gap <= 0 or self._estimate(*over).low <= 0:
+            return None
+        gain, gains, _ = self._linear({imitation: 1.0, base: -1.0}, weights)
         positive = gaps > 1e-12
-        shares = np.where(positive, gains / np.where(positive, gaps, 1.0), np.copysign(np.inf, gains))
-        gain = self.difference(imitation, base).value
-        return GapClosed("measured", gain / gap.value, *_bounds(shares, self._confidence), self.items)
+        return gain / gap, np.where(positive, gains / np.where(positive, gaps, 1.0), np.copysign(_FAR, gains))
+
+    def _linear(self, signs: dict[int, float], weights: np.ndarray | None) -> tuple[float, np.ndarray, float]:
+        """A weighted sum over tasks and models: its value, draws [R], and the p-value that it is zero."""
+        weights = np.full(len(self._sizes), 1 / len(self._sizes)) if weights is None else np.asarray(weights)
+        value = sum(sign * float(weights @ self._mean[:, model]) for model, sign in signs.items())
+        of_items = sum(sign * (self._drawn[:, :, model] @ weights) for model, sign in signs.items())
+        noise = [self._seeds[model].noise(sign * weights) for model, sign in signs.items()]
+        spread = np.sqrt(of_items.var() + sum(variance for _, variance in noise))
+        p = float(np.mean(2 * scipy.stats.norm.sf(abs(value) / np.maximum(spread, 1e-300)))) if value else 1.0
+        return value, of_items + sum(drawn for drawn, _ in noise), p
+
+    def _estimate(self, value: float, drawn: np.ndarray, p: float | None) -> Estimate:
+        return Estimate(value, *_bounds(drawn, self._confidence), self.items, p)
+
+    def _items(self, weights: np.ndarray | None) -> int:
+        return self.items if weights is None else sum(n for n, w in zip(self._sizes, weights) if w)
+
+    def _draw(self, together: list[Hashable]) -> np.ndarray:
+        """[R, T, M] means of each task and model over resampled items."""
+        drawn = np.broadcast_to(self._mean, (RESAMPLES, *self._mean.shape)).copy()
+        for number, key in enumerate(dict.fromkeys(together)):
+            columns = [(task, model) for task, own in enumerate(together) if own == key
+                       for model in range(len(self._models)) if self._models[model][task].ndim]
+            scores = [self._models[model][task] for task, model in columns]
+            means = np.stack([s if s.ndim == 1 else s.mean(axis=0) for s in scores], axis=1)
+            made = _resampled(means, all(map(_all_or_nothing, scores)), number)
+            for place, (task, model) in enumerate(columns):
+                drawn[:, task, model] = made[:, place]
+        return drawn
+
+
+class _Seeds:
+    """What the training seeds of one model add to the noise; nothing for a model that was trained once."""
+
+    def __init__(self, tasks: Sequence[np.ndarray], number: int) -> None:
+        counts = {scores.shape[0] if scores.ndim == 2 else 1 for scores in tasks}
+        if len(counts) > 1:
+            raise ValueError(f"model {number}: tasks with {sorted(counts)} training seeds; give all seeds of each task")
+        self._count = counts.pop()
+        if self._count > 1:
+            self._means = np.array([scores.mean(axis=1) for scores in tasks])                   # [T, S]
+            self._residual = np.array([_residual(scores) / scores.shape[1] for scores in tasks])    # [T]
+            rng = np.random.default_rng([1, number])
+            self._normal = rng.standard_normal((RESAMPLES, self._count))
+            self._chi2 = rng.chisquare(self._count - 1, RESAMPLES)
+
+    def noise(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draws [R] of the noise in the weighted mean over tasks, and the variance [R] that each was drawn with."""
+        if self._count == 1:
+            return np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+        away = weights @ self._means
+        away = away - away.mean()
+        spread = float(away @ away) / (self._count - 1)
+        if spread <= 1e-18:
+            return np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+        factor = max(0.0, 1 - float(weights**2 @ self._residual) / spread) * (self._count - 1) / self._chi2
+        drawn = self._normal @ away / math.sqrt(self._count * (self._count - 1))
+        return drawn * np.sqrt(factor), factor * spread / self._count
 
 
 def sign_test(first: np.ndarray, second: np.ndarray) -> float:
@@ -98,46 +215,57 @@ def sign_test(first: np.ndarray, second: np.ndarray) -> float:
     return 1.0 if wins + losses == 0 else float(scipy.stats.binomtest(wins, wins + losses).pvalue)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (1979): under each of these, the chance of any false finding is at most its value.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def _residual(scores: np.ndarray) -> float:
+    """Variance of scores [S, items] that neither the item nor the seed explains."""
+    rest = scores - scores.mean(axis=0) - scores.mean(axis=1, keepdims=True) + scores.mean()
+    return float((rest**2).sum()) / max(1, (scores.shape[0] - 1) * (scores.shape[1] - 1))
+
+
 def _all_or_nothing(scores: np.ndarray) -> bool:
     return bool(np.isin(scores, (0.0, 1.0)).all())
 
 
-def _macro(tasks: Sequence[np.ndarray]) -> float:
-    return float(np.mean([scores.mean() for scores in tasks]))
-
-
 def _bounds(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Percentiles of draws, which are draws themselves: infinite ones beyond them do no harm."""
+    """Percentiles of draws, which are draws themselves: far ones beyond them do no harm."""
     tail = (1 - confidence) / 2
     return float(np.quantile(drawn, tail, method="lower")), float(np.quantile(drawn, 1 - tail, method="higher"))
 
 
-def _resampled(tasks: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
-    """[RESAMPLES, M] macro means of M models, from scores [items, M] a task, items drawn with replacement in each task.
+def _resampled(scores: np.ndarray, all_or_nothing: bool, seed: int = 0) -> np.ndarray:
+    """[RESAMPLES, C] means of C columns of scores [items, C], items drawn with replacement.
 
     Items with equal rows are interchangeable, so counts of distinct rows are drawn from a multinomial: the same draw,
-    and quick for 0/1 scores, which have at most 2**M distinct rows.
+    and quick for 0/1 scores, of which few rows differ.
     """
-    rng = np.random.default_rng(seed)
-    total = np.zeros((RESAMPLES, tasks[0].shape[1]))
-    for scores in tasks:
-        rows, weights = _rows(scores)
-        items, step = round(weights.sum()), max(1, _CHUNK // len(rows))
-        for start in range(0, RESAMPLES, step):
-            size = min(step, RESAMPLES - start)
-            total[start:start + size] += rng.multinomial(items, weights / weights.sum(), size=size) @ rows / items
-    return total / len(tasks)
+    rng = np.random.default_rng([0, seed])
+    rows, weights = np.unique(scores, axis=0, return_counts=True)
+    if all_or_nothing:
+        rows, weights = _with_imaginary(rows, weights)
+    items, step, drawn = round(weights.sum()), max(1, _CHUNK // len(rows)), []
+    for start in range(0, RESAMPLES, step):
+        size = min(step, RESAMPLES - start)
+        drawn.append(rng.multinomial(items, weights / weights.sum(), size=size) @ rows / items)
+    return np.concatenate(drawn)
 
 
-def _rows(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct rows of scores [items, M] and their weights.
-
-    All-or-nothing scores get two imaginary items, spread evenly over the 2**M outcomes (Agresti and Min 2005 for two
-    models): else models that agree on a handful of items would differ by "exactly nothing".
+def _with_imaginary(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All-or-nothing scores get two imaginary items, right for half of the models, each pair of models agreeing on
+    half (Agresti and Min 2005 for two models; columns of a Hadamard matrix for more): else models that agree on a
+    handful of items would differ by "exactly nothing".
     """
-    if _all_or_nothing(scores):
-        outcomes = np.array(list(itertools.product((0.0, 1.0), repeat=scores.shape[1])))
-        counts = np.array([(scores == outcome).all(axis=1).sum() for outcome in outcomes])
-        return outcomes, counts + 2 / len(outcomes)
-    rows, counts = np.unique(scores, axis=0, return_counts=True)
-    return rows, counts.astype(float)
+    order = 2 ** math.ceil(math.log2(rows.shape[1] + 1))
+    outcomes = (scipy.linalg.hadamard(order)[:, 1:rows.shape[1] + 1] + 1) / 2
+    return np.concatenate([rows, outcomes]), np.concatenate([weights, np.full(order, 2 / order)])

@@ -1,35 +1,59 @@
 """The verdict: what the numbers of a folder of results say, in words that follow from the numbers alone.
 
-Fixed rules choose the words. A change is *measurable* when its 95% interval leaves out zero. A finding *flips* when it
-is a measurable gain in one view and a measurable loss in another; it *depends on the form* when it is measurable in one
-view and not in another.
+Fixed rules choose the words (compare.finding_of). A change is *measurable* when its 95% interval leaves out zero and
+its p-value, adjusted by Holm's rule for everything that the verdict asks, is below 0.05. It is *absent* when its
+interval stays within 5 points of zero (or a quarter of a measurable gap); in between there are not enough data. A
+finding *flips* when it is a measurable gain in one view and a measurable loss in another; it *depends on the form* when
+it is measurable in one view and not in another.
 """
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 from easylm_imitation.records import Lineage, code_version
-from easylm_imitation.report.compare import Finding, Numbers, TaskComparison, View, compare
+from easylm_imitation.report import conclusion, statistics
+from easylm_imitation.report.compare import Finding, Numbers, TaskComparison, View, compare, finding_of
+from easylm_imitation.report.contamination import Contamination, contamination, told
+from easylm_imitation.report.evidence import NOTHING, Evidence, Spent
 from easylm_imitation.report.pairing import Measured, Trio, make_trios
-from easylm_imitation.report.wording import describe, form_name, points, share, short_form, signed_points
+from easylm_imitation.report.published import Published, published_for
+from easylm_imitation.report.scaling import Ladder, Step, ladders
+from easylm_imitation.report.wording import (
+    ahead,
+    describe,
+    form_name,
+    points,
+    share,
+    short_form,
+    signed_points,
+    whole_share,
+)
 
-SUBSTANCE, STYLE = "substance", "style"
+SUBSTANCE, STYLE, PREFERENCE = "substance", "style", "preference"
+SEEDS_WANTED = 5
+Case = Literal["style only", "substance only", "both", "neither", "depends on the form of asking", "not enough data",
+               "not measured"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ImitationVerdict:
     """What is to be said about one imitation. `sentences` read on their own; `headline` is the short form of them all.
 
-    `judgement` is the headline without name and numbers.
+    `judgement` is the headline without name and numbers; `runs` are its trainings with different seeds.
     """
     imitation: Lineage
     base: Lineage | None
     teacher: Lineage | None
+    case: Case
     judgement: str
     headline: str
     sentences: tuple[str, ...]
     flips: tuple[str, ...]
     views: tuple[View, ...]
     tasks: tuple[TaskComparison, ...]
+    runs: tuple[Lineage, ...] = ()
+    datasets: tuple[str, ...] = ()      # sources of its training data, where the card is here
+    contamination: Contamination = Contamination((), "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,42 +74,102 @@ class ModelScore:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """verdict.json. `missing`, `refusals` and `remarks` are complete sentences for the reader."""
+    """verdict.json. `conclusion`, `missing`, `refusals` and `remarks` are complete sentences for the reader; the first
+    of the conclusion is the answer."""
     headline: str
+    conclusion: tuple[str, ...]
     imitations: tuple[ImitationVerdict, ...]
+    ladders: tuple[Ladder, ...]
     scores: tuple[ModelScore, ...]
+    published: tuple[Published, ...]
+    spent: tuple[Spent, ...]
     missing: tuple[str, ...]
     refusals: tuple[str, ...]
     remarks: tuple[str, ...]
     code: str
 
 
-def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = ()) -> Verdict:
+def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), evidence: Evidence = NOTHING) -> Verdict:
     """Pairs, compares and words everything in `models`."""
-    trios = make_trios(list(models))
-    made, refusals = [], []
-    for trio in trios:
-        tasks, views, refused = compare(trio)
-        made.append(_imitation(trio, tasks, views))
-        refusals += refused
-    missing = [line for trio in trios for line in trio.missing]
+    trios = make_trios(list(models), evidence)
+    compared = [compare(trio, evidence) for trio in trios]
+    steps = [Step(trio, made.rows, _base_level(made.views)) for trio, made in zip(trios, compared)]
+    views, climbed = _adjusted([made.views for made in compared], ladders(steps))
+    tasks = _adjusted_tasks([made.tasks for made in compared])
+    made = [_imitation(trio, *own, contamination(trio, raw.rows, evidence), evidence)
+            for trio, raw, *own in zip(trios, compared, tasks, views)]
+    refusals = [line for raw in compared for line in raw.refusals]
+    missing = [line for trio in trios for line in trio.missing] + _contamination_notes(made)
     if not trios:
         missing.append("No imitation among these results: a model counts as one when its lineage names teachers.")
     samples = sorted({t.task for m in models for t in m.tasks if t.data == "sample"})
     if samples:
         remarks = [*remarks, f"Measured on a sample, not on all items: {', '.join(samples)}."]
     headline = " ".join(v.headline for v in made) if made else "Nothing to compare: no imitation among these results."
-    return Verdict(headline, tuple(made), tuple(_scores(models)), tuple(dict.fromkeys(missing)),
-                   tuple(dict.fromkeys(refusals)), tuple(remarks), code_version())
+    return Verdict(headline, tuple(conclusion.conclude(made, climbed)), tuple(made), tuple(climbed),
+                   tuple(_scores(models)), published_for(t.task if t.form != "preference" else "preference"
+                                                         for m in models for t in m.tasks), evidence.spent,
+                   tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(refusals)),
+                   tuple(remarks), code_version())
 
 
-def _imitation(trio: Trio, tasks: list[TaskComparison], views: list[View]) -> ImitationVerdict:
+# ── many comparisons ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _adjusted(views: list[list[View]], climbed: list[Ladder]) -> tuple[list[list[View]], list[Ladder]]:
+    """Everything that the conclusion rests on is one family: changes and indices of all views, and the ladders."""
+    flat = [view for own in views for view in own]
+    asked = [("change", view.numbers.change.p) for view in flat if view.numbers.change]
+    asked += [("index", view.index.index.p) for view in flat if view.index]
+    asked += [("ladder", ladder.difference.p) for ladder in climbed]
+    adjusted = statistics.holm([p for _, p in asked])
+    of = {kind: iter([p for (own, _), p in zip(asked, adjusted) if own == kind])
+          for kind in ("change", "index", "ladder")}
+    flat = [dataclasses.replace(view, numbers=_judged(view.numbers, next(of["change"]))) if view.numbers.change
+            else view for view in flat]
+    flat = [dataclasses.replace(view, p_index=next(of["index"])) if view.index else view for view in flat]
+    climbed = [dataclasses.replace(ladder, p_holm=p, finding=finding_of(ladder.difference, None, p))
+               for ladder, p in zip(climbed, of["ladder"])]
+    left = iter(flat)
+    return [[next(left) for _ in own] for own in views], climbed
+
+
+def _adjusted_tasks(tasks: list[list[TaskComparison]]) -> list[list[TaskComparison]]:
+    """Single tasks are a family of their own, beside the conclusion."""
+    flat = [task for own in tasks for task in own]
+    with_change = [task for task in flat if task.numbers.change]
+    p_values = [task.numbers.change.p if task.p_value is None or task.form == "style" else task.p_value
+                for task in with_change]
+    adjusted = dict(zip(map(id, with_change), statistics.holm(p_values)))
+    return [[dataclasses.replace(task, numbers=_judged(task.numbers, adjusted[id(task)])) if id(task) in adjusted
+             else task for task in own] for own in tasks]
+
+
+def _judged(numbers: Numbers, p: float) -> Numbers:
+    return dataclasses.replace(numbers, p_holm=p, finding=finding_of(numbers.change, numbers.gap, p))
+
+
+def _base_level(views: Sequence[View]) -> float | None:
+    """How the base does in substance, to put bases in order."""
+    levels = [view.numbers.base.value for view in views if view.group == SUBSTANCE and view.numbers.base]
+    return sum(levels) / len(levels) if levels else None
+
+
+# ── one imitation ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _imitation(trio: Trio, tasks: list[TaskComparison], views: list[View], seen: Contamination,
+               evidence: Evidence) -> ImitationVerdict:
     style, substance = ([v for v in views if v.group == side] for side in (STYLE, SUBSTANCE))
-    judgement = _judgement(_together(style), _together(substance))
+    found = _together(style), _together(substance)
+    judgement = _judgement(*found)
+    lineage = dataclasses.replace(trio.imitation.lineage, name=trio.name)
+    sentences = [*(_sentence(view) for view in views), *(_index_sentence(view) for view in substance if view.index),
+                 *told(seen), *_seed_sentence(trio, views)]
     return ImitationVerdict(
-        trio.imitation.lineage, trio.base and trio.base.lineage, trio.teacher and trio.teacher.lineage, judgement,
-        _headline(trio.imitation.lineage.name, judgement, style, substance), tuple(_sentence(view) for view in views),
-        tuple(_flips(views, tasks)), tuple(views), tuple(tasks))
+        lineage, trio.base and trio.base.lineage, trio.teacher and trio.teacher.lineage, _case(*found), judgement,
+        _headline(lineage.name, judgement, style, substance), tuple(sentences), tuple(_flips(views, tasks)),
+        tuple(views), tuple(tasks), tuple(run.lineage for run in trio.runs), evidence.datasets(lineage), seen)
 
 
 def _headline(name: str, judgement: str, style: Sequence[View], substance: Sequence[View]) -> str:
@@ -103,19 +187,36 @@ def _together(views: Sequence[View]) -> str:
         return "unknown"
     if {"gained", "lost"} <= findings:
         return "flips"
-    return findings.pop() if len(findings) == 1 else "lost or unchanged" if "lost" in findings else "depends"
+    if len(findings) == 1:
+        return findings.pop()
+    if "lost" in findings:
+        return "lost or unchanged"
+    return "depends" if "gained" in findings else "unclear"
+
+
+def _case(style: str, substance: str) -> Case:
+    if "unknown" in (style, substance):
+        return "not measured"
+    if "unclear" in (style, substance):
+        return "not enough data"
+    if {style, substance} & {"flips", "depends"}:
+        return "depends on the form of asking"
+    return {(True, True): "both", (True, False): "style only", (False, True): "substance only",
+            (False, False): "neither"}[style == "gained", substance == "gained"]
 
 
 _STYLE_WORDS = {"gained": "took on the teacher's style", "lost": "moved away from the teacher's style",
                 "unchanged": "did not measurably change its style",
                 "lost or unchanged": "moved away from the teacher's style in some forms of asking",
                 "depends": "took on the teacher's style in some forms of asking only",
-                "flips": "moved towards or away from the teacher's style depending on the form of asking"}
+                "flips": "moved towards or away from the teacher's style depending on the form of asking",
+                "unclear": "has not enough data to say whether it took on the teacher's style"}
 _SUBSTANCE_WORDS = {"gained": "gained substance", "lost": "lost substance",
                     "unchanged": "gained no measurable substance",
                     "lost or unchanged": "gained no substance and in some forms lost it",
                     "depends": "gained substance in some forms of asking only",
-                    "flips": "gained or lost substance depending on the form of asking"}
+                    "flips": "gained or lost substance depending on the form of asking",
+                    "unclear": "has not enough data to say whether it gained substance"}
 
 
 def _judgement(style: str, substance: str) -> str:
@@ -123,6 +224,8 @@ def _judgement(style: str, substance: str) -> str:
         return "no change can be measured without its base"
     if "unknown" in (style, substance):
         return _SUBSTANCE_WORDS[substance] if style == "unknown" else _STYLE_WORDS[style]
+    if style == substance == "unclear":
+        return "has not enough data to say whether it took on style or gained substance"
     opposed = (style == "gained") != (substance == "gained")
     return f"{_STYLE_WORDS[style]} {'but' if opposed else 'and'} {_SUBSTANCE_WORDS[substance]}"
 
@@ -142,31 +245,63 @@ def _short(view: View, label: bool) -> str:
     return f"{prefix}{points(numbers.imitation)}"
 
 
+# ── sentences ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def _sentence(view: View) -> str:
-    """A whole sentence about one view, with every number behind it."""
+    """A whole sentence about one view, with every number behind it: absolute ones first."""
     numbers = view.numbers
     asked = {SUBSTANCE: "Substance", STYLE: "Style"}.get(view.group, view.group.capitalize())
     where = f"{asked}, {form_name(view)} ({', '.join(view.tasks)}; {numbers.items} items)"
+    if view.group == PREFERENCE:
+        return f"{where}: judged against the teacher's answers, the imitation wins {points(numbers.imitation)}" + (
+            f", its base {points(numbers.base)}" if numbers.base else "") + f", ties counted half. {_change(numbers)}"
     scores = [f"the imitation scores {points(numbers.imitation)}"]
     scores += [f"its base {points(numbers.base)}"] if numbers.base else []
-    scores += [f"its teacher {points(numbers.teacher)}"] if numbers.teacher else []
+    scores += [f"its teacher {_teacher(numbers)}"] if numbers.teacher else []
     return f"{where}: {', '.join(scores)}. {_change(numbers)}{_closed(numbers)}".strip()
+
+
+def _teacher(numbers: Numbers) -> str:
+    return f"{points(numbers.teacher).split(' ')[0]} (published, not paired)" if numbers.published else points(
+        numbers.teacher)
 
 
 def _change(numbers: Numbers) -> str:
     if numbers.change is None:
         return ""
     words = {"gained": "a measurable gain over the base", "lost": "a measurable loss against the base",
-             "unchanged": "no measurable change against the base"}
+             "unchanged": "no measurable change against the base",
+             "unclear": "not enough data to tell a change against the base from none"}
     return f"That is {words[numbers.finding]} ({signed_points(numbers.change)}). "
 
 
 def _closed(numbers: Numbers) -> str:
+    of_teacher = f" It has {whole_share(numbers.share)} of the teacher's score." if numbers.share else ""
     if numbers.closed.status == "missing":
-        return ""
+        return of_teacher.strip()
     if numbers.closed.status == "no gap":
-        return "The teacher is not measurably better than the base here, so there is no gap to close."
-    return f"Gap closed: {share(numbers.closed)}."
+        return f"The teacher is not measurably better than the base here, so there is no gap to close.{of_teacher}"
+    return f"Gap closed: {share(numbers.closed)}.{of_teacher}"
+
+
+def _index_sentence(view: View) -> str:
+    made = view.index
+    noise = ", item noise only" if view.numbers.seeds == 1 else ""
+    return (f"False-promise index, {form_name(view)}: {ahead(made.index)}{noise}; style closed "
+            f"{whole_share(made.style)} of its gap (mean of {made.style_parts}), substance "
+            f"{whole_share(made.substance)} (mean of {made.substance_parts}).")
+
+
+def _seed_sentence(trio: Trio, views: Sequence[View]) -> list[str]:
+    """What the intervals know of training seeds."""
+    if not any(view.numbers.change for view in views):
+        return []
+    if len(trio.runs) == 1:
+        return ["One training seed: the intervals are of item noise only and leave out what another seed would change."]
+    few = f"; {SEEDS_WANTED} are advised for a contrast that carries a conclusion" if len(
+        trio.runs) < SEEDS_WANTED else ""
+    return [f"{len(trio.runs)} training seeds: the intervals are of items and seeds{few}."]
 
 
 def _flips(views: Sequence[View], tasks: Sequence[TaskComparison]) -> list[str]:
@@ -184,11 +319,20 @@ def _flip(what: str, ways: list[tuple[str, Numbers]]) -> list[str]:
     for way, numbers in ways:
         if numbers.change is not None:
             by_finding.setdefault(numbers.finding, []).append(f"{way} ({signed_points(numbers.change)})")
-    if len(by_finding) < 2:
+    if len(by_finding) < 2 or not {"gained", "lost"} & set(by_finding):
         return []
     verb = "flips with" if {"gained", "lost"} <= set(by_finding) else "depends on"
     parts = [f"{describe(finding)} in {', '.join(by_finding[finding])}" for finding in by_finding]
     return [f"{what}: the finding {verb} the form of asking: {'; '.join(parts)}."]
+
+
+def _contamination_notes(imitations: Sequence[ImitationVerdict]) -> list[str]:
+    """What is not known about contamination, said once for all imitations that share it."""
+    names: dict[str, list[str]] = {}
+    for made in imitations:
+        if made.contamination.note:
+            names.setdefault(made.contamination.note, []).append(made.imitation.name)
+    return [f"{', '.join(own)}: {note}" for note, own in names.items()]
 
 
 def _scores(models: Sequence[Measured]) -> list[ModelScore]:

@@ -142,7 +142,7 @@ def test_a_failed_report_leaves_the_old_one_alone(full, tmp_path):
     with pytest.raises(UserError):
         build_report(tmp_path, full / "out")
     assert (full / "out" / "report.html").read_bytes() == before
-    assert len(list((full / "out").iterdir())) == 2
+    assert len(list((full / "out").iterdir())) == 3
 
 
 def test_the_verb(full, tmp_path, capsys):

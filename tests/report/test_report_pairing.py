@@ -11,6 +11,11 @@ def trios(folder):
     return make_trios(read_results(folder)[0])
 
 
+def compared(folder):
+    made = compare(trios(folder)[0])
+    return made.tasks, made.refusals
+
+
 def test_each_imitation_gets_its_own_base_and_teacher(tmp_path):
     for name in ("small", "large"):
         write(tmp_path, lineage(name), task(shares(50)))
@@ -58,7 +63,7 @@ def test_files_of_one_model_are_one_and_the_newer_measurement_holds(tmp_path):
 def test_one_model_measured_under_two_protocols_meets_the_fitting_one(tmp_path):
     both = [task(shares(50), protocol="old"), task(shares(40), protocol="new")]
     write_trio(tmp_path, both, task(shares(60), protocol="new"), task(shares(90), protocol="new"))
-    (made,), _, refusals = compare(trios(tmp_path)[0])
+    (made,), refusals = compared(tmp_path)
     assert made.numbers.base.value == 0.4
     assert refusals == []
 
@@ -66,7 +71,7 @@ def test_one_model_measured_under_two_protocols_meets_the_fitting_one(tmp_path):
 def test_different_protocols_are_refused_in_one_clear_line(tmp_path):
     write_trio(tmp_path, task(shares(50), protocol="p5", shots=5), task(shares(60), protocol="p3", shots=3),
                task(shares(90), protocol="p3", shots=3))
-    (made,), _, refusals = compare(trios(tmp_path)[0])
+    (made,), refusals = compared(tmp_path)
     assert made.numbers.base is None
     assert made.numbers.teacher.value == 0.9
     assert (made.numbers.finding, made.numbers.closed.status) == ("unknown", "missing")
@@ -79,7 +84,7 @@ def test_different_protocols_are_refused_in_one_clear_line(tmp_path):
 
 def test_different_items_are_refused(tmp_path):
     write_trio(tmp_path, task(shares(50)), task(shares(30, 50), data="sample"), task(shares(90)))
-    (made,), _, refusals = compare(trios(tmp_path)[0])
+    (made,), refusals = compared(tmp_path)
     assert made.numbers.base is made.numbers.teacher is None
     assert len(refusals) == 2
     assert "different items (50 and 100)" in refusals[0]
@@ -88,7 +93,7 @@ def test_different_items_are_refused(tmp_path):
 def test_items_pair_by_id_not_by_order(tmp_path):
     base = dict(enumerate(shares(50)))
     write_trio(tmp_path, task(base), task(dict(reversed(base.items()))), task(dict.fromkeys(base, 1)))
-    (made,), _, _ = compare(trios(tmp_path)[0])
+    (made,), _ = compared(tmp_path)
     assert made.numbers.change.value == 0
     assert made.numbers.change.high < 0.05      # equal item by item, and not only on average
 

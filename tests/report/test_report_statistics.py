@@ -43,7 +43,7 @@ def test_mean_of_shares_uses_wilson_and_of_grades_the_bootstrap():
 def test_resampling_by_counts_is_resampling_of_items():
     """The multinomial shortcut against every possible resample of four graded items (4**4), enumerated."""
     scores = np.array([[0.2, 0.5], [0.2, 0.5], [0.7, 0.1], [0.9, 1.3]])
-    drawn = statistics._resampled([scores])
+    drawn = statistics._resampled(scores, all_or_nothing=False)
     exact = np.array([scores[list(pick)].mean(axis=0) for pick in itertools.product(range(4), repeat=4)])
     assert drawn.mean(axis=0) == pytest.approx(exact.mean(axis=0), abs=0.01)
     assert np.cov(drawn.T) == pytest.approx(np.cov(exact.T, bias=True), abs=0.003)
@@ -88,14 +88,15 @@ def test_no_gap_where_the_teacher_is_not_measurably_better(teacher):
 def test_draws_without_a_gap_count_as_extreme():
     """Of the draws of a barely measurable gap a few have none; they stand above all others, as the gain is positive."""
     base, teacher = np.zeros(200), np.zeros(200)
-    teacher[:9], base[9:11] = 1.0, 1.0
+    teacher[:10], base[10:12] = 1.0, 1.0
     imitation = np.ones(200)
     paired = Paired([[base], [imitation], [teacher]])
     made = paired.gap_closed(0, 1, 2)
-    gaps = paired._drawn[:, 2] - paired._drawn[:, 0]
+    drawn = paired._drawn[:, 0, :]
+    gaps = drawn[:, 2] - drawn[:, 0]
     assert made.status == "measured"
-    assert 20 < (gaps <= 1e-12).sum() < 100
-    shares = sorted((paired._drawn[i, 1] - paired._drawn[i, 0]) / gaps[i] if gaps[i] > 1e-12 else np.inf
+    assert 10 < (gaps <= 1e-12).sum() < 100
+    shares = sorted((drawn[i, 1] - drawn[i, 0]) / gaps[i] if gaps[i] > 1e-12 else np.inf
                     for i in range(len(gaps)))
     assert made.high == pytest.approx(shares[int(np.ceil(0.975 * (len(shares) - 1)))])
     assert made.low == pytest.approx(shares[int(0.025 * (len(shares) - 1))])

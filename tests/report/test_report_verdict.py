@@ -34,7 +34,8 @@ def test_style_against_substance_in_words(tmp_path, substance, likeness, words):
 def test_sentences_carry_the_numbers(tmp_path):
     write_trio(tmp_path, task(shares(50)), task(shares(20)), task(shares(90)))
     made, = verdict(tmp_path).imitations
-    sentence, = made.sentences
+    sentence, noise = made.sentences
+    assert "item noise only" in noise
     for part in ("facts; 100 items", "the imitation scores 20.0% (13.3 to 28.9)", "its base 50.0%", "its teacher 90.0%",
                  "a measurable loss against the base (−30.0 points", "Gap closed: −75%"):
         assert part in sentence
@@ -124,7 +125,8 @@ def test_no_word_of_praise_or_number_that_is_not_measured(tmp_path):
     write_trio(tmp_path, task(shares(50)), task(shares(61)), task(shares(90)))
     made, = verdict(tmp_path).imitations
     numbers = made.views[0].numbers
-    estimates = (numbers.base, numbers.imitation, numbers.teacher, numbers.change, numbers.closed)
+    estimates = (numbers.base, numbers.imitation, numbers.teacher, numbers.change, numbers.closed,
+                 numbers.share)
     values = [value for e in estimates for value in vars(e).values() if isinstance(value, float)]
     measured = {f"{100 * abs(value):.{digits}f}" for digits in (0, 1) for value in values}
     told = re.findall(r"\d+(?:\.\d+)?(?=%| to |\)| points)", made.sentences[0])

@@ -1,0 +1,77 @@
+"""What more imitation data do, and what a better base does: the paper's two axes, as paired differences.
+
+Imitations of one base and one teacher by different budgets are a ladder of data; imitations of different bases are a
+ladder of bases, ordered by how the bases themselves do in substance. Each ladder is told by its ends: the difference
+between the highest and the lowest step, on the same items, seeds of both sides counted.
+"""
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Literal
+
+from easylm_imitation.report.compare import Finding, Row, difference, finding_of, view_rows
+from easylm_imitation.report.pairing import Trio
+from easylm_imitation.report.statistics import Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """The ends of one ladder in one view: `top` minus `bottom`. `names` are of imitations, lowest first."""
+    axis: Literal["data", "base"]
+    group: str
+    prompt: str
+    form: str
+    names: tuple[str, ...]
+    bottom: str
+    top: str
+    difference: Estimate
+    finding: Finding
+    p_holm: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """An imitation with its rows, as compare made them, and how its base does in substance."""
+    trio: Trio
+    rows: list[Row]
+    base_level: float | None
+
+
+def ladders(steps: Sequence[Step]) -> list[Ladder]:
+    """All ladders of at least two steps, of data first."""
+    made = []
+    for own in _families(steps, lambda s: (s.trio.imitation.lineage.base, s.trio.imitation.lineage.teachers)):
+        budgets = {step.trio.imitation.lineage.tokens: step for step in own}
+        if len(budgets) > 1:
+            made += _ladder("data", [budgets[tokens] for tokens in sorted(budgets)])
+    largest: dict[tuple, Step] = {}
+    for step in steps:
+        lineage = step.trio.imitation.lineage
+        key = lineage.base, lineage.teachers
+        if step.base_level is not None and (key not in largest or
+                                            lineage.tokens > largest[key].trio.imitation.lineage.tokens):
+            largest[key] = step
+    for own in _families(list(largest.values()), lambda s: s.trio.imitation.lineage.teachers):
+        if len(own) > 1:
+            made += _ladder("base", sorted(own, key=lambda step: step.base_level))
+    return made
+
+
+def _families(steps: Sequence[Step], key: Callable[[Step], Hashable]) -> list[list[Step]]:
+    found: dict[Hashable, list[Step]] = {}
+    for step in steps:
+        found.setdefault(key(step), []).append(step)
+    return list(found.values())
+
+
+def _ladder(axis: Literal["data", "base"], steps: list[Step]) -> list[Ladder]:
+    """One ladder for each view of style, substance and preference that both ends have."""
+    low, high = steps[0], steps[-1]
+    views = dict.fromkeys((row.group, row.mine.prompt, row.mine.form) for row in high.rows
+                          if row.group in ("style", "substance", "preference"))
+    made = []
+    for view in views:
+        change = difference(view_rows(high.rows, *view), view_rows(low.rows, *view))
+        if change:
+            names = tuple(step.trio.name for step in steps)
+            made.append(Ladder(axis, *view, names, names[0], names[-1], change, finding_of(change, None, None)))
+    return made
