@@ -1,4 +1,4 @@
-"""`compare`: recorded answers of several models next to each other: a judge's preferences, style, refusals, toxicity."""
+"""`compare`: recorded answers of several models: a judge's preferences, their style, refusals, toxicity."""
 import argparse
 import datetime
 import pathlib
@@ -11,8 +11,8 @@ from easylm_imitation.config import load
 from easylm_imitation.records import code_version, write_json
 from easylm_imitation.schema import UserError, plain
 
-HELP = "lay several models' answers side by side: a judge's preferences, style next to a teacher's, refusals, toxicity"
-EXAMPLE = """easylm-imitation compare --by judge --judge URL --models A.jsonl --reference TEACHER --out results/judged.json
+HELP = "lay models' answers side by side: a judge's preferences, style next to a teacher's, refusals, toxicity"
+EXAMPLE = """easylm-imitation compare --by judge --judge URL --models A.jsonl --reference TEACHER --out results/j.json
   easylm-imitation compare --by style --models A.jsonl,B.jsonl --reference TEACHER --out comparisons/s.json
   easylm-imitation compare --by refusal --models A.jsonl,B.jsonl --harmless xstest_safe --out comparisons/refusal.json
   easylm-imitation compare --by toxicity --models A.jsonl --scorer perspective --out comparisons/toxicity.json"""
@@ -23,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("--by", required=True, choices=("judge", *_WAYS), help="what to compare")
     parser.add_argument("--models", metavar="A,B", required=True, help="files of recorded answers, one for each model")
-    parser.add_argument("--reference", metavar="FILE", help="style: the teacher's answers to the same prompts; judge: those "
-                        "that each model's are compared with")
+    parser.add_argument("--reference", metavar="FILE", help="style: the teacher's answers to the same prompts; judge: "
+                        "those that each model's are compared with")
     parser.add_argument("--ceiling", metavar="FILE", help="style: a second sample of the teacher's answers")
-    parser.add_argument("--judge", metavar="URL", help="the judging model's OpenAI-compatible endpoint; style: hears each "
-                        "answer's tone; refusal: tells refusals")
+    parser.add_argument("--judge", metavar="URL", help="the judging model's OpenAI-compatible endpoint; style: hears "
+                        "each answer's tone; refusal: tells refusals")
     parser.add_argument("--prompts-from", metavar="DIR", help="judge: your copy of the published prompts (FastChat's "
                         "llm_judge/data, alpaca_eval's evaluators_configs); without it our own are used")
     parser.add_argument("--harmless", metavar="A,B", help="refusal: the datasets whose prompts deserve an answer")
