@@ -126,7 +126,7 @@ def _check(args: argparse.Namespace) -> None:
         (not args.answers_out or args.prompt != "both",
          "--prompts are put one way: --prompt raw or chat; measure --tasks both ways in a command of their own"),
         (asked or args.limit is None, "--limit is for --tasks; a shorter --prompts file asks less"),
-        (asked or args.task_data is None, "--task-data is for --suite and --tasks, the named ones"),
+        (asked or args.task_data is None, "--task-data is for --tasks and --suite, the named ones"),
         (asked or (args.cache is None and args.form == "auto"), "--cache and --form are for --tasks"),
         (not given or args.prompt is None, f"--{kind} were asked for already: leave out --prompt"),
         (not given or not (args.config or args.overrides), f"--{kind} are recorded already: leave out --config"),

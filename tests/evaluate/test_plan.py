@@ -83,12 +83,10 @@ def letter_of(text, option):
 
 
 def test_the_form_is_part_of_the_protocol(server, task_files):
-    path = pathlib.Path(task_files[0])
-    path.write_text(path.read_text().replace("num_fewshot: 2", "num_fewshot: 0"))      # in chat nothing is cut
-    words = evaluate_tasks(server.url, task_files[:1], form="generation", prompt="chat", limit=3).tasks[0]
-    choices = evaluate_tasks(server.url, task_files[:1], prompt="chat", limit=3).tasks[0]
+    words = evaluate_tasks(server.url, task_files[:1], form="generation", prompt="raw", limit=3).tasks[0]
+    choices = evaluate_tasks(server.url, task_files[:1], prompt="raw", limit=3).tasks[0]
     with serving(Endpoint(lambda h, b, n: answer(b, text="A"))) as endpoint:
-        teacher = evaluate_tasks(endpoint.url, task_files[:1], prompt="chat", limit=3).tasks[0]
+        teacher = evaluate_tasks(endpoint.url, task_files[:1], prompt="raw", limit=3).tasks[0]
     assert words.protocol == teacher.protocol != choices.protocol
     assert {i.target for i in words.items} <= set("ABCD")
 
