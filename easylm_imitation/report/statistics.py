@@ -8,7 +8,7 @@ a run answer the *same* items, so seeds and items are crossed. The seeds' noise 
 seeds tell their own spread badly, less what items already explain:
 
     draw = mean of resampled items + sum over seeds of z * (seed's mean - mean) / sqrt(S (S - 1)) * sqrt(f),
-    f = max(0, 1 - residual / spread) * (S - 1) / chi2
+    f = max(0, (S - 1) / chi2 - residual / spread), and 0 where residual / spread is 1 or more
 
 with z standard normal and chi2 of S - 1 degrees, one of each a draw for all tasks; residual / spread is the share of
 the variance between seeds that items by themselves would cause. docs/report.md has the coverage of this and of what
@@ -204,7 +204,8 @@ class _Seeds:
         spread = float(away @ away) / (self._count - 1)
         if spread <= 1e-18:
             return np.zeros(RESAMPLES), np.zeros(RESAMPLES)
-        factor = max(0.0, 1 - float(weights**2 @ self._residual) / spread) * (self._count - 1) / self._chi2
+        of_items = float(weights**2 @ self._residual) / spread
+        factor = (of_items < 1) * np.maximum(0.0, (self._count - 1) / self._chi2 - of_items)
         drawn = self._normal @ away / math.sqrt(self._count * (self._count - 1))
         return drawn * np.sqrt(factor), factor * spread / self._count
 
