@@ -15,7 +15,7 @@ from easylm_imitation.text import get_template
 from easylm_imitation.weights import save_run_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CONTINUES = {"collect", "compare", "logits", "train", "reproduce", "evaluate"}      # the others do all of their work anew, or none
+CONTINUES = {"collect", "compare", "logits", "train", "reproduce", "evaluate"}     # the others begin anew
 
 
 @pytest.mark.parametrize("verb", main.VERBS)
