@@ -18,8 +18,9 @@ from easylm_imitation.report.statistics import Estimate, GapClosed, Index
 
 Finding = Literal["gained", "lost", "unchanged", "unclear", "unknown"]
 ONE_STYLE_NUMBER = "style_match"    # where evaluate offers it, this task alone speaks for style; its parts are shown
-BENCHMARKS = ("mmlu", "bbh", "agieval", "tydiqa")   # tasks NAME_PART of these count as one benchmark
-POOLED = ("mmlu",)      # by questions, as published; the others' parts count alike
+# Tasks NAME_PART of these count as one benchmark, of the first name that fits.
+BENCHMARKS = ("mmlu_0shot", "mmlu", "bbh_cot", "bbh_0shot", "bbh", "agieval", "tydiqa_closed", "tydiqa")
+POOLED = ("mmlu", "mmlu_0shot")     # by questions, as published; the others' parts count alike
 MARGIN = 0.05           # a change is absent when its interval stays within this, or
 MARGIN_OF_GAP = 0.25    # within this share of a measurable gap, if that is wider
 LEVEL = 0.05
@@ -126,7 +127,7 @@ def group_of(task: TaskResult) -> str:
 
 def benchmark_of(task: str) -> str:
     """The benchmark that a task is a part of, by its name: `mmlu_anatomy` is of `mmlu`."""
-    return next((name for name in BENCHMARKS if task.startswith(f"{name}_")), task)
+    return next((name for name in BENCHMARKS if f"{task}_".startswith(f"{name}_")), task)
 
 
 def finding_of(change: Estimate | None, gap: Estimate | None, p: float | None) -> Finding:

@@ -93,8 +93,12 @@ def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: st
 def make_service(loaded: LoadedModel, config: ServeConfig) -> tuple[Service, Engine]:
     """What answers requests, whoever brings them; its scheduler is not started yet. Raises UserError."""
     engine = _engine(loaded, config)
-    service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
-                      template=loaded.template, lineage=loaded.lineage, stop_ids=loaded.end_ids())
+    try:
+        service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
+                          template=loaded.template, lineage=loaded.lineage, stop_ids=loaded.end_ids())
+    except BaseException:
+        engine.close(failed=True)
+        raise
     return service, engine
 
 

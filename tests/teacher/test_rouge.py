@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easylm_imitation.teacher import alpaca, instructions, labelled, nq_synthetic, rouge, self_chat, self_instruct
+from easylm_imitation.teacher import alpaca, labelled, nq_synthetic, rouge, self_chat, self_instruct
 from easylm_imitation.teacher.rouge import SimilarTexts, rouge_l, words
 
 SCORER = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=False)
@@ -55,7 +55,7 @@ def test_near_copies_are_found_among_many():
         assert index.similar(" ".join(changed)) == number
 
 
-@pytest.mark.parametrize("module", [alpaca, instructions, labelled, nq_synthetic, rouge, self_chat, self_instruct],
+@pytest.mark.parametrize("module", [alpaca, labelled, nq_synthetic, rouge, self_chat, self_instruct],
                          ids=lambda module: module.__name__.rpartition(".")[2])
 def test_the_examples_in_the_docstrings_are_true(module):
     result = doctest.testmod(module)
