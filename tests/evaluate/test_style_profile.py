@@ -182,7 +182,7 @@ def test_a_judge_hears_only_prompts_that_the_teacher_answered(tmp_path):
 @pytest.mark.parametrize(("flags", "says"), [
     (["--by", "style"], "needs --reference"),
     (["--by", "style", "--reference", "a", "--scorer", "x"], "is for --by tox"),
-    (["--by", "toxicity", "--judge", "http://x"], "--judge is for --by style or refusal"),
+    (["--by", "toxicity", "--judge", "http://x"], "--judge is for --by judge or style or refusal"),
     (["--by", "refusal", "--ceiling", "a"], "--ceiling is for --by style"),
     (["--by", "style", "--reference", "a", "--config.judge.prise_in=3"], "did you mean 'price_in'")])
 def test_flags_that_do_not_add_up(flags, says, tmp_path, capsys):
