@@ -64,7 +64,8 @@ def test_the_examples_of_the_verbs_name_files_that_exist_or_that_an_example_make
     made = {pathlib.Path(path) for _, args in found for name in OUTPUTS if (path := getattr(args, name, None))}
     made |= {folder for path in made for folder in path.parents}
     for verb, args in found:
-        assert not getattr(args, "config", None) or (ROOT / args.config.partition(":")[0]).is_file(), (verb, args.config)
+        config = (getattr(args, "config", None) or "README.md").partition(":")[0]
+        assert (ROOT / config).is_file(), (verb, config)
         for name in INPUTS:
             value = getattr(args, name, None)
             known = value is None or value.isupper() or value.startswith("http://HOST") or value in READERS_OWN
