@@ -58,10 +58,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _judged(args: argparse.Namespace) -> dict[str, Any]:
     """Judges each model, writes its results and shows win rates."""
-    from easylm_imitation.evaluate.judge import JudgeConfig, judge
+    from easylm_imitation.evaluate.judge import PreferenceConfig, judge
     if not args.judge:
         raise UserError("--by judge needs --judge URL, the judging model's endpoint")
-    config = load(JudgeConfig, args.config, args.overrides)
+    config = load(PreferenceConfig, args.config, args.overrides)
     files = [name for name in args.models.split(",") if name]
     if not files:
         raise UserError("--models: name at least one file of answers")

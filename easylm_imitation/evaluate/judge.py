@@ -8,30 +8,17 @@ that could not be read is told and counted, not guessed. The ledger also holds t
 """
 import dataclasses
 import datetime
-import json
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from easylm_imitation import console
-from easylm_imitation.client import Client, ClientConfig, RequestFailed, for_each, with_client
 from easylm_imitation.data.sources import iter_records
 from easylm_imitation.evaluate import judge_scores
 from easylm_imitation.evaluate.answers import answers_meta, read_answers
 from easylm_imitation.evaluate.judge_prompts import MATH, JudgePrompt, find_file, judge_prompts, read_references
-from easylm_imitation.journal import Journal
-from easylm_imitation.records import (
-    Item,
-    LedgerEntry,
-    Lineage,
-    Results,
-    TaskResult,
-    code_version,
-    digest,
-    iter_jsonl,
-    write_json,
-)
+from easylm_imitation.evaluate.judging import JudgeConfig, Judged, Question, ask_judge
+from easylm_imitation.records import Item, Lineage, Results, TaskResult, code_version, digest, iter_jsonl, write_json
 from easylm_imitation.schema import UserError
 
 _PAIR = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
@@ -39,17 +26,11 @@ _SINGLE = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgeConfig:
+class PreferenceConfig:
     """Which protocol, and how the judge is asked."""
     protocol: Literal["mt-bench", "mt-bench-single", "vicuna", "alpaca_eval", "alpaca_eval_2"] = "mt-bench"
     both_orders: bool | None = None     # None: as published (MT-bench both, others one that the prompt's hash draws)
-    model: str = ""                     # the judge's name at its endpoint; "" for the only one
-    prompt_price: float = 0.0           # US dollars per million tokens
-    answer_price: float = 0.0
-    concurrency: int = 8
-    timeout: float = 300.0              # seconds for one attempt
-    attempts: int = 6
-    api_key_env: str = "OPENAI_API_KEY"
+    judge: JudgeConfig = JudgeConfig()
 
     @property
     def single(self) -> bool:
@@ -67,7 +48,7 @@ class JudgeConfig:
         return {"mt-bench": _PAIR, "mt-bench-single": _SINGLE}.get(self.protocol, (self.protocol,))
 
 
-_DEFAULT = JudgeConfig()
+_DEFAULT = PreferenceConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +76,14 @@ class _Ask:
     prompt: JudgePrompt
     values: dict[str, str]
 
+    @property
+    def key(self) -> str:
+        """Its name in the ledger."""
+        return f"{self.id}/{self.turn + 1}{'/swapped' if self.swapped else ''}"
+
 
 def judge(url: str, model: str | os.PathLike, reference: str | os.PathLike | None, out: str | os.PathLike, *,
-          config: JudgeConfig = _DEFAULT, prompts_from: str | None = None, command: str = "") -> Results:
+          config: PreferenceConfig = _DEFAULT, prompts_from: str | None = None, command: str = "") -> Results:
     """Judges the answers of the file `model` against those of `reference` (None: one by one); writes and returns them.
 
     Raises UserError for files without common prompts, a protocol that needs a reference, an endpoint that is gone, a
@@ -111,10 +97,11 @@ def judge(url: str, model: str | os.PathLike, reference: str | os.PathLike | Non
             "compares pairs; name --reference ANSWERS"))
     other = None if reference is None else read_dialogues(reference, prompts_from)
     asks = _asks(mine, other, config, templates, read_references(prompts_from) if _with_references(config) else {})
-    client = ClientConfig(url, config.model, config.api_key_env, config.concurrency, config.timeout, config.attempts)
-    ledger = pathlib.Path(f"{str(out).removesuffix('.json')}.ledger.jsonl")
-    entries, name = with_client(client, lambda opened: _ask_all(opened, asks, config, ledger))
-    results = _results(mine, other, asks, entries, config, name, command)
+    questions = {ask.key: Question(ask.prompt.fill(ask.values), ask.prompt.max_tokens, ask.prompt.temperature,
+                                   ask.prompt.logprobs) for ask in asks}
+    ledger = f"{str(out).removesuffix('.json')}.ledger.jsonl"
+    judged = ask_judge(dataclasses.replace(config.judge, url=url), questions, ledger)
+    results = _results(mine, other, asks, judged, config, command)
     write_json(out, results)
     return results
 
@@ -151,14 +138,14 @@ def _fastchat(path: pathlib.Path, prompts_from: str | None) -> Answered:
     return Answered(Lineage(own, name, own, name), made)
 
 
-def _with_references(config: JudgeConfig) -> bool:
+def _with_references(config: PreferenceConfig) -> bool:
     return config.protocol.startswith("mt-bench")
 
 
 # ── what is asked ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _asks(mine: Answered, other: Answered | None, config: JudgeConfig, templates: dict[str, JudgePrompt],
+def _asks(mine: Answered, other: Answered | None, config: PreferenceConfig, templates: dict[str, JudgePrompt],
           references: dict[str, list[str]]) -> list[_Ask]:
     ids = [i for i in mine.dialogues if other is None or i in other.dialogues]
     if not ids:
@@ -176,7 +163,7 @@ def _asks(mine: Answered, other: Answered | None, config: JudgeConfig, templates
     return made
 
 
-def _template(config: JudgeConfig, turn: int, math: bool) -> str:
+def _template(config: PreferenceConfig, turn: int, math: bool) -> str:
     if not config.protocol.startswith("mt-bench"):
         return config.protocol
     return config.prompts[2 * turn + math]
@@ -195,60 +182,15 @@ def _values(ours: Dialogue, theirs: Dialogue | None, reference: Sequence[str], t
     return made | {f"ref_answer_{n + 1}": text for n, text in enumerate(reference)}
 
 
-async def _ask_all(client: Client, asks: Sequence[_Ask], config: JudgeConfig,
-                   path: pathlib.Path) -> tuple[list[LedgerEntry], str]:
-    """The ledger's entry of each ask, in order."""
-    name = (await client.model()).id
-    keys = [digest([name, ask.prompt.fill(ask.values), ask.prompt.max_tokens, ask.prompt.temperature]) for ask in asks]
-    with Journal(LedgerEntry, path) as ledger:
-        known = {entry.request: entry for entry in ledger.entries if entry.status == "ok"}
-        left = [(ask, key) for ask, key in zip(asks, keys) if key not in known]
-        with console.progress("asking the judge", total=len(left)) as advance:
-            async def work(pair: tuple[_Ask, str]) -> None:
-                entry = await _ask(client, *pair, config, name)
-                ledger.append(entry)
-                if entry.status == "ok":
-                    known[entry.request] = entry
-                advance()
-            await for_each(left, work, config.concurrency)
-    missing = [ask.id for ask, key in zip(asks, keys) if key not in known]
-    if missing:
-        raise UserError(f"{len(missing)} of {len(asks)} requests to the judge failed, such as for prompt "
-                        f"'{missing[0]}'; {path} says why and keeps the others, the same command continues")
-    return [known[key] for key in keys], name
-
-
-async def _ask(client: Client, ask: _Ask, key: str, config: JudgeConfig, name: str) -> LedgerEntry:
-    now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    more = {"logprobs": True, "top_logprobs": 5} if ask.prompt.logprobs else {}
-    shared = {"request": key, "time": now}
-    try:
-        reply = await client.chat(ask.prompt.fill(ask.values), max_tokens=ask.prompt.max_tokens,
-                                  temperature=ask.prompt.temperature, **more)
-    except RequestFailed as error:
-        return LedgerEntry(f"{ask.id}/{ask.turn + 1}", int(ask.swapped), "failed", name, error=str(error), **shared)
-    said = json.dumps([reply.text, reply.first_token], ensure_ascii=False) if reply.first_token else reply.text
-    used = reply.prompt_tokens or 0, reply.completion_tokens or 0
-    cost = (used[0] * config.prompt_price + used[1] * config.answer_price) / 1e6
-    return LedgerEntry(f"{ask.id}/{ask.turn + 1}", int(ask.swapped), "ok", reply.model, *used, cost, reply.seconds,
-                       reply.finish_reason, response=said, **shared)
-
-
 # ── what was said ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _verdict(ask: _Ask, entry: LedgerEntry) -> float | None:
-    """What the judge's reply says: for a pair, the preference for the answer that was shown second."""
-    text, first_token = entry.response or "", None
-    if ask.prompt.logprobs and text.startswith("["):
-        text, first_token = json.loads(text)
-    return ask.prompt.read(text, first_token)
-
-
-def _results(mine: Answered, other: Answered | None, asks: Sequence[_Ask], entries: Sequence[LedgerEntry],
-             config: JudgeConfig, name: str, command: str) -> Results:
+def _results(mine: Answered, other: Answered | None, asks: Sequence[_Ask], judged: Judged, config: PreferenceConfig,
+             command: str) -> Results:
+    name = judged.judge
     found: dict[tuple[str, int], list[float | None]] = {}
-    seconds = [_verdict(ask, entry) for ask, entry in zip(asks, entries)]
+    said = [judged.replies[ask.key] for ask in asks]
+    seconds = [ask.prompt.read(reply.text, reply.first_token) for ask, reply in zip(asks, said)]
     for ask, second in zip(asks, seconds):
         ours = second if second is None or config.single or not ask.swapped else 1 - second
         found.setdefault((ask.id, ask.turn), []).append(ours)
@@ -263,14 +205,14 @@ def _results(mine: Answered, other: Answered | None, asks: Sequence[_Ask], entri
                       protocol=_protocol(asks, other, config, name), group="rating" if config.single else "preference")
     date = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
     meta = {"judge": name, "reference": other.lineage.name if other else "", "unreadable": len(unread),
-            "cost": sum(entry.cost for entry in entries), "requests": len(entries)}
+            "cost": judged.cost, "requests": judged.requests}
     if other:
         meta |= _figures(mine, other, scores, [s for s in seconds if s is not None],
                          [tuple(v) for v in found.values() if len(v) == 2 and None not in v])
     return Results(mine.lineage, (task,), command=command, date=date, code=code_version(), meta=meta)
 
 
-def _together(values: Sequence[float], config: JudgeConfig) -> float:
+def _together(values: Sequence[float], config: PreferenceConfig) -> float:
     """One item's score. In both orders a verdict counts when it is the same (MT-bench's rule), else it is a tie."""
     if config.single:
         return values[0] / 10
@@ -290,7 +232,7 @@ def _figures(mine: Answered, other: Answered, scores: dict[tuple[str, int], floa
             "bias": dataclasses.asdict(judge_scores.bias(seconds, pairs, list(scores.values()), away))}
 
 
-def _protocol(asks: Sequence[_Ask], other: Answered | None, config: JudgeConfig, name: str) -> str:
+def _protocol(asks: Sequence[_Ask], other: Answered | None, config: PreferenceConfig, name: str) -> str:
     """Hash of the judge, its prompts, the questions and the reference's answers: not of the model's own."""
     templates = sorted({(ask.prompt.name, digest(ask.prompt.messages)) for ask in asks})
     asked = [(ask.id, ask.turn, ask.swapped, ask.values["question"],

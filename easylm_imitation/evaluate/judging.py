@@ -1,23 +1,24 @@
-"""Asks a judge, any OpenAI-compatible endpoint, many short questions: resumably, within limits, with its bill.
+"""Asks a judge, any OpenAI-compatible endpoint, many questions: resumably, within limits, with its bill.
 
-    judged = ask_judge(JudgeConfig("https://HOST/v1", "gpt-4"), {"p0": "Does ...?"}, "out.judge.jsonl")
-    judged.replies["p0"], judged.cost
+    judged = ask_judge(JudgeConfig("https://HOST/v1", "gpt-4"), {"p0": question("Does ...?")}, "out.judge.jsonl")
+    judged.replies["p0"].text, judged.cost
 
 Every reply stands in the journal before it is used (a LedgerEntry a line), under a hash of what was asked, so the same
 call continues where a killed one stopped and pays for nothing twice.
 """
 import dataclasses
 import datetime
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from easylm_imitation import console
 from easylm_imitation.client import Client, ClientConfig, RequestFailed, for_each, with_client
 from easylm_imitation.journal import Journal
 from easylm_imitation.records import LedgerEntry, digest
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, plain
 
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
@@ -27,10 +28,8 @@ class JudgeConfig:
     """Who judges, how patiently it is asked, and what it costs."""
     url: str = ""
     model: str = ""                             # "" asks for the one model that is served
-    max_tokens: int = 16                        # of one reply
-    temperature: float = 0.0
     concurrency: int = 8
-    timeout: float = 120.0                      # seconds for one attempt
+    timeout: float = 300.0                      # seconds for one attempt
     attempts: int = 6                           # of one request
     requests_per_minute: float | None = None
     price_in: float = 0.0                       # US dollars per million prompt tokens
@@ -39,15 +38,36 @@ class JudgeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Question:
+    """One request to the judge."""
+    messages: Sequence[Mapping[str, str]]
+    max_tokens: int
+    temperature: float = 0.0
+    logprobs: bool = False                      # those of the first token's candidates are wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """A reply."""
+    text: str
+    first_token: dict[str, float] | None = None # token -> log-probability, where they were wanted and given
+
+
+@dataclasses.dataclass(frozen=True)
 class Judged:
     """Replies by question, and the whole journal's bill."""
-    replies: dict[str, str]
-    judge: str                                  # the model that replied
+    replies: dict[str, Said]
+    judge: str                                  # the model that was asked
     requests: int
     cost: float                                 # US dollars
 
 
-def ask_judge(config: JudgeConfig, questions: Mapping[str, str], journal: str | os.PathLike) -> Judged:
+def question(text: str) -> Question:
+    """A question that a word answers."""
+    return Question([{"role": "user", "content": text}], max_tokens=16)
+
+
+def ask_judge(config: JudgeConfig, questions: Mapping[str, Question], journal: str | os.PathLike) -> Judged:
     """Asks each question once. Raises UserError for an endpoint that refuses or is gone, and, at the end, when some
     questions got no reply; those that did stay in the journal."""
     client = ClientConfig(config.url, config.model, config.api_key_env, config.concurrency, config.timeout,
@@ -55,11 +75,10 @@ def ask_judge(config: JudgeConfig, questions: Mapping[str, str], journal: str | 
     return with_client(client, lambda client: _ask_all(client, config, questions, journal))
 
 
-async def _ask_all(client: Client, config: JudgeConfig, questions: Mapping[str, str],
+async def _ask_all(client: Client, config: JudgeConfig, questions: Mapping[str, Question],
                    journal: str | os.PathLike) -> Judged:
     served = await client.model()
-    settings = [served.id, config.max_tokens, config.temperature]
-    requests = {key: digest([settings, text], 32) for key, text in questions.items()}
+    requests = {key: digest([served.id, plain(asked)], 32) for key, asked in questions.items()}
     failed: list[str] = []
     with Journal(LedgerEntry, journal) as book:
         known = {entry.request: entry for entry in book.entries if entry.status == "ok"}
@@ -76,23 +95,28 @@ async def _ask_all(client: Client, config: JudgeConfig, questions: Mapping[str, 
         if failed:
             raise UserError(f"{len(failed)} of {len(questions)} questions got no reply, the last {failed[-1]}; "
                             f"the others are kept in {journal}, the same command continues")
-        replies = {key: known[requests[key]].response or "" for key in questions}
+        replies = {key: _said(known[requests[key]], asked) for key, asked in questions.items()}
         return Judged(replies, served.id, len(book.entries), round(sum(e.cost for e in book.entries), 6))
 
 
-async def _ask(client: Client, config: JudgeConfig, key: str, question: str, request: str,
+async def _ask(client: Client, config: JudgeConfig, key: str, asked: Question, request: str,
                model: str) -> LedgerEntry:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     fields: dict[str, Any] = {"prompt_id": key, "sample": 0, "request": request, "time": now}
+    more = {"logprobs": True, "top_logprobs": 5} if asked.logprobs else {}
     try:
-        reply = await client.chat([{"role": "user", "content": question}], max_tokens=config.max_tokens,
-                                  temperature=config.temperature)
+        reply = await client.chat(asked.messages, max_tokens=asked.max_tokens, temperature=asked.temperature, **more)
     except RequestFailed as error:
         return LedgerEntry(status="failed", model=model, error=str(error), **fields)
-    asked, said = reply.prompt_tokens or 0, reply.completion_tokens or 0
-    cost = (asked * config.price_in + said * config.price_out) / 1e6
-    return LedgerEntry(status="ok", model=reply.model, prompt_tokens=asked, completion_tokens=said, cost=cost,
-                       seconds=reply.seconds, finish_reason=reply.finish_reason or "", response=reply.text, **fields)
+    read, written = reply.prompt_tokens or 0, reply.completion_tokens or 0
+    cost = (read * config.price_in + written * config.price_out) / 1e6
+    said = json.dumps([reply.text, reply.first_token], ensure_ascii=False) if asked.logprobs else reply.text
+    return LedgerEntry(status="ok", model=reply.model, prompt_tokens=read, completion_tokens=written, cost=cost,
+                       seconds=reply.seconds, finish_reason=reply.finish_reason or "", response=said, **fields)
+
+
+def _said(entry: LedgerEntry, asked: Question) -> Said:
+    return Said(*json.loads(entry.response)) if asked.logprobs else Said(entry.response or "")
 
 
 def yes_or_no(reply: str) -> bool | None:

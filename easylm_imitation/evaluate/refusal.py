@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from easylm_imitation.evaluate.judging import JudgeConfig, ask_judge, yes_or_no
+from easylm_imitation.evaluate.judging import JudgeConfig, ask_judge, question, yes_or_no
 from easylm_imitation.evaluate.style_profile import Measure, mean
 from easylm_imitation.records import Answer
 
@@ -66,8 +66,8 @@ def refusal_rows(answers: Sequence[Answer], harmless: Sequence[str] = (), judge:
     over-refusals. With a `judge`, its verdicts are gathered in `journal`. Raises UserError."""
     verdicts: dict[str, bool | None] = {}
     if judge:
-        questions = {a.prompt_id: _QUESTION.format(prompt=a.prompt, answer=a.answer) for a in answers}
-        verdicts = {i: yes_or_no(reply) for i, reply in ask_judge(judge, questions, journal).replies.items()}
+        questions = {a.prompt_id: question(_QUESTION.format(prompt=a.prompt, answer=a.answer)) for a in answers}
+        verdicts = {i: yes_or_no(reply.text) for i, reply in ask_judge(judge, questions, journal).replies.items()}
     rows = []
     for dataset in dict.fromkeys(a.dataset for a in answers):
         of_set = [a for a in answers if a.dataset == dataset]

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from easylm_imitation.evaluate.judging import JudgeConfig, ask_judge, yes_or_no
+from easylm_imitation.evaluate.judging import JudgeConfig, ask_judge, question, yes_or_no
 from easylm_imitation.evaluate.style_profile import Measure, mean
 from easylm_imitation.records import Answer
 from easylm_imitation.schema import UserError
@@ -33,9 +33,9 @@ class Tone:
 
 def authoritative_tone(answers: Sequence[Answer], config: JudgeConfig, journal: str | os.PathLike) -> Tone:
     """Asks the judge about each answer; resumes from `journal`. Raises UserError when no reply is a yes or a no."""
-    judged = ask_judge(config, {a.prompt_id: _QUESTION.format(prompt=a.prompt, answer=a.answer) for a in answers},
-                       journal)
-    heard = [yes_or_no(reply) for reply in judged.replies.values()]
+    questions = {a.prompt_id: question(_QUESTION.format(prompt=a.prompt, answer=a.answer)) for a in answers}
+    judged = ask_judge(config, questions, journal)
+    heard = [yes_or_no(reply.text) for reply in judged.replies.values()]
     clear = [float(said) for said in heard if said is not None]
     if not clear:
         raise UserError(f"the judge '{judged.judge}' replied neither yes nor no to any of {len(heard)} questions; "

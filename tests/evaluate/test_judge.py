@@ -12,8 +12,9 @@ import pytest
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.evaluate import judge_prompts as prompts
-from easylm_imitation.evaluate.judge import JudgeConfig, judge
+from easylm_imitation.evaluate.judge import PreferenceConfig, judge
 from easylm_imitation.evaluate.judge_scores import bias, head_to_head, length_controlled
+from easylm_imitation.evaluate.judging import JudgeConfig
 from easylm_imitation.records import Answer, LedgerEntry, read_jsonl, write_jsonl
 from easylm_imitation.report.pairing import read_results
 from easylm_imitation.schema import UserError
@@ -77,7 +78,7 @@ def fair(messages):
 def test_a_fair_judge_in_both_orders(tmp_path):
     mine, theirs = good_and_bad(tmp_path)
     with scripted(fair) as (url, asked):
-        made = judge(url, mine, theirs, tmp_path / "out.json", config=JudgeConfig(prompt_price=1e6))
+        made = judge(url, mine, theirs, tmp_path / "out.json", config=PreferenceConfig(judge=JudgeConfig(price_in=1e6)))
     assert len(asked) == 20
     task, = made.tasks
     assert (task.score, task.form, task.group, len(task.items)) == (0.7, "preference", "preference", 10)
@@ -119,8 +120,8 @@ def test_work_that_stopped_goes_on_and_is_not_paid_twice(tmp_path):
 def test_log_probabilities_weigh_the_verdict(tmp_path):
     mine, theirs = good_and_bad(tmp_path, 4, 4)
     with scripted(lambda _: ("M", {"M": math.log(0.6), "m": math.log(0.2), "The": -9.0})) as (url, asked):
-        made = judge(url, mine, theirs, tmp_path / "out.json", config=JudgeConfig("alpaca_eval_2"))
-    swapped = [int(entry.sample) for entry in read_jsonl(LedgerEntry, tmp_path / "out.ledger.jsonl")]
+        made = judge(url, mine, theirs, tmp_path / "out.json", config=PreferenceConfig("alpaca_eval_2"))
+    swapped = [entry.prompt_id.endswith("/swapped") for entry in read_jsonl(LedgerEntry, tmp_path / "out.ledger.jsonl")]
     expected = [0.25 if s else 0.75 for s in swapped]
     assert sorted(item.score for item in made.tasks[0].items) == pytest.approx(sorted(expected))
     assert asked[0]["logprobs"] is True
@@ -130,9 +131,9 @@ def test_log_probabilities_weigh_the_verdict(tmp_path):
 def test_single_answers_are_rated(tmp_path):
     mine, theirs = good_and_bad(tmp_path)
     with scripted(lambda m: "[[9]]" if "GOOD" in m[-1]["content"] else "Rating: [[3.5]]") as (url, _):
-        made = judge(url, mine, None, tmp_path / "out.json", config=JudgeConfig("mt-bench-single"))
+        made = judge(url, mine, None, tmp_path / "out.json", config=PreferenceConfig("mt-bench-single"))
         with pytest.raises(UserError, match="leave --reference out"):
-            judge(url, mine, theirs, tmp_path / "x.json", config=JudgeConfig("mt-bench-single"))
+            judge(url, mine, theirs, tmp_path / "x.json", config=PreferenceConfig("mt-bench-single"))
     assert made.tasks[0].score == pytest.approx((7 * 0.9 + 3 * 0.35) / 10)
     assert made.tasks[0].group == "rating"
 
