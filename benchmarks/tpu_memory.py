@@ -14,7 +14,6 @@ import argparse
 import collections
 import os
 import pathlib
-import re
 import resource
 
 TOPOLOGY, CHIPS, LENGTH = "v5e:8x8", 64, 2048
@@ -28,8 +27,6 @@ ROWS = {
     "full-8": ("full", 8, 9.33, 6.157 + 0.614, 0.614),
     "full-16": ("full", 16, 15.31, 11.938 + 1.228, 1.228),
 }
-_COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
 
 
 def main() -> None:
@@ -103,72 +100,19 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _computations(text: str) -> dict[str, list[str]]:
-    """{name: its instructions}; the program's entry is "ENTRY"."""
-    found, name = {}, ""
-    for line in text.splitlines():
-        if line.endswith("{") and not line.startswith(" ") and "(" in line:
-            name = "ENTRY" if line.startswith("ENTRY") else line.split(" ", 1)[0].lstrip("%")
-            found[name] = []
-        elif line.startswith("  "):
-            found.setdefault(name, []).append(line)
-    return found
-
-
-def _loops(lines: list[str], computations: dict[str, list[str]]):
-    """(body, how often it runs) of the loops among instructions."""
-    for line in lines:
-        if loop := re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line):
-            limits = [int(n) for n in re.findall(r" constant\((\d+)\)", "\n".join(computations[loop[1]]))]
-            yield loop[2], max(limits, default=1)
-
-
 def _cycles(text: str) -> int:
-    """Estimated cycles of the program."""
-    computations = _computations(text)
-
-    def cycles(name: str) -> int:
-        lines = computations[name]
-        own = sum(int(n) for line in lines for n in re.findall(r'"estimated_cycles":"(\d+)"', line))
-        return own + sum(times * cycles(body) for body, times in _loops(lines, computations))
-    return cycles("ENTRY")
+    from easylm_imitation.plan.hlo import Program
+    return Program(text).cycles()
 
 
 def _told(text: str) -> str:
     """Collectives in words: GB of results a step, by kind, and whether they run beside other work."""
-    computations, totals = _computations(text), collections.Counter()
-
-    def found(name: str, beside: bool) -> dict[tuple[str, str], tuple[int, bool]]:
-        """{(kind, channel): (bytes, beside other work?)}; the parts of one fused collective share its channel."""
-        made = {}
-        for line in computations[name]:
-            if match := _COLLECTIVE.search(line):
-                channel = re.search(r"channel_id=(\d+)", line)
-                made[match[2], channel[1] if channel else line] = _size(match[1]), beside or bool(match[3])
-            for called in re.findall(r"(?:calls|to_apply)=%([\w.-]+)", line):
-                for key, (size, apart) in found(called, beside or "async_collective" in called).items():
-                    made[key] = size, apart or made.get(key, (0, False))[1]
-        return made
-
-    def count(name: str, times: int) -> None:
-        for (kind, _), (size, beside) in found(name, False).items():
-            totals[kind, "async" if beside else "sync"] += times * size
-        for body, often in _loops(computations[name], computations):
-            count(body, times * often)
-    count("ENTRY", 1)
+    from easylm_imitation.plan.hlo import Program
+    totals = collections.Counter()
+    for found in Program(text).collectives({"fsdp": CHIPS}):
+        totals[found.kind, "async" if found.beside else "sync"] += found.size
     return "Collectives, GB: " + ", ".join(
         f"{kind} {how} {size / 1e9:.2f}" for (kind, how), size in sorted(totals.items()) if size > 1e7)
-
-
-def _size(shapes: str) -> int:
-    """Bytes of the arrays of an HLO type; of the largest where a started collective names operand and result."""
-    sizes = []
-    for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
-        size = _BYTES.get(kind, 4)
-        for dim in filter(None, dims.split(",")):
-            size *= int(dim)
-        sizes.append(size)
-    return sum(sizes)
 
 
 if __name__ == "__main__":

@@ -96,8 +96,8 @@ def _moved(kind: str, size: float, devices: int) -> float:
 
 def _size(shapes: str, halved: bool) -> int:
     """Bytes of the arrays of an HLO type; `halved`: it names operands first and then results, and these count."""
-    sizes = [_BYTES.get(kind, 4) * math.prod(int(d) for d in dims.split(",") if d)
-             for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)]
+    sizes = [_BYTES.get(kind, 4) * math.prod(map(int, dims.split(",")))
+             for kind, dims in re.findall(r"(\w+)\[([\d,]+)\]", shapes)]        # scalars keep the books
     return sum(sizes[len(sizes) // 2:] if halved and len(sizes) > 1 else sizes)
 
 
