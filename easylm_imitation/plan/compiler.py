@@ -120,7 +120,7 @@ def _lower(request: dict[str, Any]) -> Any:
     from easylm_imitation.models import create, model_config
     from easylm_imitation.sharding import BATCH, make_mesh
     from easylm_imitation.train import TrainConfig, abstract_state, make_optimizer, make_step
-    from easylm_imitation.train.loop import step_options
+    from easylm_imitation.train.loop import step_keys
     config = build(TrainConfig, request["config"], "config")
     described = topologies.get_topology_desc(platform="tpu", topology_name=request["topology"],
                                              num_slices=request["slices"], **request["options"])
@@ -128,7 +128,7 @@ def _lower(request: dict[str, Any]) -> Any:
     model = create(model_config(request["model"]))
     optimizer, rate = make_optimizer(config.optimizer, 1000)
     abstract = abstract_state(model, optimizer, mesh)
-    step = make_step(model, optimizer, rate, mesh, abstract, **step_options(config))
+    step = make_step(model, optimizer, rate, mesh, abstract, **step_keys(config))
     kinds = {"tokens": jnp.int32, "segment_ids": jnp.int32, "positions": jnp.int32, "loss_weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct((config.data.batch, config.data.context), kind,
                                         sharding=NamedSharding(mesh, BATCH)) for name, kind in kinds.items()}

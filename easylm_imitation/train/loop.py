@@ -92,8 +92,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         done = progress.step
 
         # ---- One compiled update, and what is written down about it
-        step_of = make_step(model, optimizer, learning_rate, mesh, abstract, distil=taught.distil,
-                            **step_options(config))
+        step_of = make_step(model, optimizer, learning_rate, mesh, abstract, distil=taught.distil, **step_keys(config))
         update = CompiledStep(step_of, abstract, place.abstract(batch_kinds(taught.cache)), taught.arguments, mesh)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
                                                       config.validation.keep_best))
@@ -158,7 +157,7 @@ def _begin(start: Start, model: Model, optimizer: optax.GradientTransformation, 
     return run, init_state(model, optimizer, abstract, start.config.seed), Progress(), None
 
 
-def step_options(config: TrainConfig) -> dict[str, Any]:
+def step_keys(config: TrainConfig) -> dict[str, Any]:
     """What the config says of the step: keywords of `make_step`."""
     return {"accumulate": config.accumulate, "z_loss": config.z_loss, "loss_chunk": config.loss_chunk,
             "normalise": config.loss, "dtype": jnp.dtype(config.compute_dtype), "remat": config.remat,
