@@ -7,6 +7,8 @@ in the row whose subtree it lies in. One number a cell says that, the index wher
 
 What all trees of all rows have in common may stand before them in a cache, whose first `start` entries every cell sees.
 """
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -49,26 +51,36 @@ def _attend(q: jax.Array, own: tuple[jax.Array, jax.Array], before: tuple[jax.Ar
             before_seen: jax.Array) -> jax.Array:
     """One softmax over keys that lie in two places; q [R, t, K, G, H]."""
     q = jnp.einsum("rtkgh->rkgth", q) * q.shape[-1] ** -0.5
-    scores = [_scores("rkgth,rksh->rkgts", q, own[0], own_seen)]
+    top, total, out = _part("rkmh,rksh->rkms", "rkms,rksh->rkmh", q, *own, own_seen[:, None, None])
     if before[0].shape[1]:
-        scores.append(_scores("rkgth,ksh->rkgts", q, before[0], before_seen))
-    top = jnp.max(jnp.stack([part.max(-1) for part in scores]), 0)[..., None]
-    weights = [jnp.exp(part - top) for part in scores]
-    total = sum(part.sum(-1, keepdims=True) for part in weights)
-    out = _values("rkgts,rksh->rkgth", weights[0], own[1])
-    if before[0].shape[1]:
-        out += _values("rkgts,ksh->rkgth", weights[1], before[1])
-    out = jnp.einsum("rkgth->rtkgh", out / total).astype(q.dtype)
+        # Keys that all rows share: folded so, since XLA's CPU backend takes five times as long with rows of their own.
+        seen = before_seen if before_seen.ndim == 1 else before_seen[:, None]
+        other = _part("kmh,ksh->kms", "kms,ksh->kmh", jnp.swapaxes(q, 0, 1), *before, seen)
+        top, total, out = _joined((top, total, out), [jnp.swapaxes(x, 0, 1) for x in other])
+    out = jnp.einsum("rkgth->rtkgh", out / total[..., None]).astype(q.dtype)
     return out.reshape(*out.shape[:2], -1, out.shape[-1])
 
 
-def _scores(dims: str, q: jax.Array, k: jax.Array, seen: jax.Array) -> jax.Array:
-    scores = jnp.einsum(dims, q, k.astype(q.dtype), preferred_element_type=jnp.float32)
-    return jnp.where(seen[:, None, None] if seen.ndim == 3 else seen, scores, _HIDDEN)
+def _part(scored: str, summed: str, q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array
+          ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Attention over some of the keys, [..., S, H] with the first dims of q [..., H]: the highest score, the sum of
+    weights and the weighted sum of values, not divided yet."""
+    folded = q.reshape(*k.shape[:-2], -1, q.shape[-1])
+    scores = jnp.einsum(scored, folded, k.astype(q.dtype), preferred_element_type=jnp.float32)
+    scores = jnp.where(seen, scores.reshape(*q.shape[:-1], -1), _HIDDEN)
+    top = scores.max(-1)
+    weights = jnp.exp(scores - top[..., None])
+    out = jnp.einsum(summed, weights.reshape(*folded.shape[:-1], -1).astype(v.dtype), v,
+                     preferred_element_type=jnp.float32)
+    return top, weights.sum(-1), out.reshape(*q.shape)
 
 
-def _values(dims: str, weights: jax.Array, v: jax.Array) -> jax.Array:
-    return jnp.einsum(dims, weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+def _joined(*parts: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Parts of one softmax as one."""
+    top = functools.reduce(jnp.maximum, (part[0] for part in parts))
+    shares = [jnp.exp(part[0] - top) for part in parts]
+    total = sum(part[1] * share for part, share in zip(parts, shares))
+    return top, total, sum(part[2] * share[..., None] for part, share in zip(parts, shares))
 
 
 def _by_head(x: jax.Array) -> jax.Array:

@@ -89,8 +89,9 @@ def describe(logits: jax.Array, ids: jax.Array, want_top: jax.Array, k: int) -> 
 
     def top() -> tuple[jax.Array, jax.Array]:
         # Without the barrier XLA may merge what follows into it, no longer see a top-k, and sort the whole vocabulary.
-        values, indices = jax.lax.optimization_barrier(jax.lax.top_k(logits, k))
-        return indices.astype(jnp.int32), values - norm[:, None]
+        # With nothing but the top-k in it, XLA's CPU compiler aborts on some meshes (jaxlib 0.10.2).
+        values, indices, normed = jax.lax.optimization_barrier((*jax.lax.top_k(logits, k), norm))
+        return indices.astype(jnp.int32), values - normed[:, None]
 
     def nothing() -> tuple[jax.Array, jax.Array]:
         return jnp.zeros((len(ids), k), jnp.int32), jnp.zeros((len(ids), k), jnp.float32)
