@@ -1,19 +1,25 @@
 """HTML of saved chats as markdown, by markdownify, with what is particular to ShareGPT's pages."""
-import html
 import re
 import warnings
 from typing import Any, Literal
 
 from easylm_imitation.data.sources import package
 
-_MARKUP = re.compile(r"</?(?:p|div|span|pre|code|ol|ul|li|h[1-6]|table|tr|td|th|br|hr|a|em|strong|b|i|blockquote|img|"
-                     r"button|sup|sub)\b[^<>]*>", re.IGNORECASE)
+_VALUE = r"""(?:"[^"<>]*"|'[^'<>]*'|[^\s"'=<>`]+)"""
+_BLOCK = r"p|div|pre|ol|ul|table|h[1-6]|blockquote"
+_INLINE = r"span|code|li|tr|td|th|thead|tbody|br|hr|a|em|strong|b|i|img|button|sup|sub|svg|path|del"
+_TAG = rf"</?(?:{_BLOCK}|{_INLINE})(?:\s+[\w:@-]+\s*=\s*{_VALUE})*\s*/?>"     # nothing but name="value" in it
+_BEGINS = re.compile(rf"\s*<(?:{_BLOCK})(?=[\s>])(?:\s+[\w:@-]+\s*=\s*{_VALUE})*\s*>", re.IGNORECASE)
+_IN_TAGS = re.compile(rf"\s*{_TAG}.*{_TAG}\s*|\s*{_TAG}\s*", re.IGNORECASE)
+_NEARLY_ALL = 0.9   # of a text's lines
+_COPY = re.compile(r"^[ \t]*Copy code[ \t]*(?:\n|\Z)", re.MULTILINE)
 _PAGE = re.compile(r"\A\s*\d+ / \d+(?=[^\W\d_]|\n|<)|Copy\d+ chars / \d+ words")    # "2 / 2Hello": a chat's branches
 _LANGUAGE = re.compile(r"language-([\w+#-]+)")
 
 
 def from_html(text: str, like: Literal["", "fastchat"] = "") -> str:
-    """`text` as markdown; a text without markup only loses what the page added, and its entities.
+    """`text` as markdown where it is HTML: it begins with a block's tag, or nearly all its lines stand in tags. Any
+    other text, code that names tags among them, only loses what the page added.
 
     `like="fastchat"` follows its cleaning: every text is taken for HTML, `*` and `_` are escaped, code blocks are
     found by their "Copy code", three line breaks become one.
@@ -23,15 +29,27 @@ def from_html(text: str, like: Literal["", "fastchat"] = "") -> str:
     """
     if like:
         return _as_fastchat(text)
-    text = _PAGE.sub("", text)
-    if not _MARKUP.search(text):
-        return html.unescape(text).strip()
+    text = without_page(text)
+    if not _is_html(text):
+        return _COPY.sub("", text).strip("\n").rstrip()
     soup = _parsed(text)
     for block in soup.find_all("pre"):
         _keep_code(block)
     made = _converter(escape_asterisks=False, escape_underscores=False, escape_misc=False, heading_style="ATX",
                       bullets="*", code_language_callback=_language).convert_soup(soup)
     return re.sub(r"\n{3,}", "\n\n", made).strip()
+
+
+def without_page(text: str) -> str:
+    """`text` without the numbers that ShareGPT's page puts before and after a turn."""
+    return _PAGE.sub("", text)
+
+
+def _is_html(text: str) -> bool:
+    if _BEGINS.match(text):
+        return True
+    lines = [line for line in text.split("\n") if line.strip()]
+    return bool(lines) and sum(bool(_IN_TAGS.fullmatch(line)) for line in lines) >= _NEARLY_ALL * len(lines)
 
 
 def _parsed(text: str) -> Any:

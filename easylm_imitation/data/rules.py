@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from easylm_imitation.data.markdown import from_html
+from easylm_imitation.data.markdown import from_html, without_page
 from easylm_imitation.data.sources import Drop, package
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
@@ -35,9 +35,15 @@ class Rule:
     kind: Literal["mend", "split", "same", "whole"] = "mend"
 
 
-def html(conversation: Conversation, *, like: Literal["", "fastchat"] = "") -> Conversation:
-    """HTML becomes markdown, code blocks with their language; what ShareGPT's page adds ("Copy code", "2 / 2") goes."""
-    return _edited(conversation, lambda content: from_html(content, like))
+def html(conversation: Conversation, *, like: Literal["", "fastchat"] = "",
+         turns: Literal["answers", "all"] = "answers") -> Conversation:
+    """HTML becomes markdown, code blocks with their language; what ShareGPT's page adds ("Copy code", "2 / 2") goes.
+    What people wrote may be about HTML: of their turns only the page's "2 / 2" goes, but for `turns="all"` and `like`.
+    """
+    every = turns == "all" or bool(like)
+    messages = tuple(Message(m.role, from_html(m.content, like) if every or m.role == "assistant" else
+                             without_page(m.content)) for m in conversation.messages)
+    return dataclasses.replace(conversation, messages=messages)
 
 
 def roles(conversation: Conversation, *, repeated: Literal["join", "drop"] = "join") -> Conversation:
@@ -301,11 +307,6 @@ def excerpt(conversation: Conversation) -> str:
 
 def _answers(conversation: Conversation) -> list[Message]:
     return [message for message in conversation.messages if message.role == "assistant"]
-
-
-def _edited(conversation: Conversation, edit: Callable[[str], str]) -> Conversation:
-    messages = tuple(Message(m.role, edit(m.content)) for m in conversation.messages)
-    return dataclasses.replace(conversation, messages=messages)
 
 
 @functools.cache

@@ -40,7 +40,7 @@ PAGE = ('<div class="markdown"><p>Use <strong>x_y</strong> and 2*3:</p><pre><div
 
 
 def test_html_becomes_markdown_with_code_as_it_was():
-    made = result("html", dialogue("2 / 2Is a &lt; b?\n  yes_no", PAGE))
+    made = result("html", dialogue("2 / 2Is a < b?\n  yes_no", PAGE))
     assert texts(made) == ["Is a < b?\n  yes_no",
                            "Use **x_y** and 2*3:\n\n```python\nif a < 2:\n    pass\n```\n\n1. One\n2. Two"]
     plain = dialogue("1 / 2 of it? if a < b and b > c", "Half: *a_b*.\n\n```\nx <= y\n```")
@@ -48,6 +48,16 @@ def test_html_becomes_markdown_with_code_as_it_was():
     original = texts(result("html", dialogue("1 / 2 of it", PAGE), like="fastchat"))
     assert original[0] == "of it"
     assert original[1].startswith("Use **x\\_y** and 2\\*3:\n\n```python\nif a < 2:")
+
+
+def test_html_leaves_text_and_code_that_name_tags():
+    page = "Fix my page:\n<div>\n  <p>Hi</p>\n</div>"
+    answers = ["    #include <a.h>\n    int main();", "if a <b and c> d:\n    pass", "Write `<br>` there.", "A &lt; B"]
+    for answer in answers:
+        assert texts(result("html", dialogue(page, answer))) == [page, answer]
+    assert texts(result("html", dialogue("<p>Hi</p>", "<h2 class='a'>A</h2>\n<p>b</p>"))) == ["<p>Hi</p>", "## A\n\nb"]
+    assert texts(result("html", dialogue("<p>Hi</p>", "<b>A</b>"), turns="all")) == ["Hi", "**A**"]
+    assert texts(result("html", dialogue("Q", "So:\n\npython\nCopy code\nx = 1"))) == ["Q", "So:\n\npython\nx = 1"]
 
 
 @pytest.mark.parametrize(("before", "after"), [
