@@ -1,13 +1,20 @@
 """What a build counts on its way, and what it shows of the records that it left out."""
 import collections
 import dataclasses
+import hashlib
+import itertools
+import pathlib
+from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from easylm_imitation import console
 from easylm_imitation.data.clean import Step, steps_of
 from easylm_imitation.data.config import BuildConfig
 from easylm_imitation.data.files import SourceFiles
 from easylm_imitation.data.mixture import Row
+from easylm_imitation.data.shards import Example
 from easylm_imitation.data.work import Outcome
 from easylm_imitation.records import RuleCount, Sample, SourceCount
 from easylm_imitation.schema import plain
@@ -64,7 +71,8 @@ class Tally:
         self._sources = [_Source() for _ in datasets]
         self._firsts: dict[tuple[Any, bytes], tuple[str, int, str]] = {}    # (scope, key) -> which one stays
         self._gone: set[tuple[Any, str, int, str]] = set()                  # (scope, conversation) that does not
-        self._names: dict[tuple[str, str], tuple[str, int]] = {}            # (dataset, id) -> file and line
+        self._names: dict[tuple[str, str], tuple[str, int, bytes]] = {}     # (dataset, id) -> file, line, contents
+        self._renamed = 0
         self.dropped: list[dict[str, Any]] = []
         self.teachers: set[str] = set()
         self._said = 0
@@ -129,7 +137,10 @@ class Tally:
         return dict(sorted(collections.Counter(entry["reason"] for entry in self.dropped).items()))
 
     def show(self) -> None:
-        """Says how many more were left out than were named."""
+        """Says how many more were left out than were named, and how many have another id than in their file."""
+        if self._renamed:
+            console.say(f"{self._renamed} conversations had the id of another one, with other contents: they are named "
+                        "after their file, FILESTEM/ID")
         if len(self.dropped) > self._said:
             console.say(f"... {len(self.dropped) - self._said} more dropped; dropped.jsonl of the dataset names all")
 
@@ -152,16 +163,21 @@ class Tally:
         return outcome
 
     def _unlike_others(self, file: str, outcome: Outcome) -> Outcome:
-        """The outcome, or a dropped one when its dataset has a conversation of that id already: the first one stays."""
+        """The outcome. Where its dataset has a conversation of that id already, it is dropped if the contents are the
+        same, else named after its file: "FILESTEM/ID", then "FILESTEM/ID/2" and so on."""
         if outcome.example is None:
             return outcome
-        name = outcome.dataset, outcome.example.id
-        if name in self._names:
-            first, line = self._names[name]
-            return outcome._replace(example=None, reason="duplicate id",
-                                    detail=f"'{name[1]}' was there before, {first}:{line}")
-        self._names[name] = file, outcome.line
-        return outcome
+        contents = _contents(outcome.example)
+        for name in _names(outcome.example.id, file):
+            first = self._names.get((outcome.dataset, name))
+            if first is None:
+                break
+            if first[2] == contents:
+                return outcome._replace(example=None, reason="duplicate id",
+                                        detail=f"'{name}' was there before, {first[0]}:{first[1]}")
+        self._names[outcome.dataset, name] = file, outcome.line, contents
+        self._renamed += name != outcome.example.id
+        return outcome._replace(id=name, example=outcome.example._replace(id=name))
 
     def _drop(self, source: int, file: str, outcome: Outcome) -> None:
         """Notes a conversation that is left out; names the first few on screen, but for what rules took out."""
@@ -175,3 +191,17 @@ class Tally:
             self._said += 1
             detail = f" ({outcome.detail})" if outcome.detail else ""
             console.say(f"{file}:{outcome.line}: dropped, {outcome.reason}{detail}")
+
+
+def _names(name: str, file: str) -> Iterator[str]:
+    """The ids that a conversation of `file` may have, best first."""
+    yield name
+    own = f"{pathlib.PurePath(file).name.split('.')[0]}/{name}"
+    yield own
+    yield from (f"{own}/{i}" for i in itertools.count(2))
+
+
+def _contents(example: Example) -> bytes:
+    """A hash of what is learned from a conversation."""
+    weights = np.asarray(example.loss_weights, "<f4").tobytes()
+    return hashlib.blake2b(np.asarray(example.tokens, "<i4").tobytes() + weights, digest_size=16).digest()

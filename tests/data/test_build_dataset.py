@@ -95,17 +95,29 @@ def test_sources_follow_each_other_and_limits_count_what_is_kept(tmp_path, raw, 
     assert card.teachers == ("gpt-4", "t")
 
 
-def test_a_repeated_id_is_dropped_and_said(tmp_path, raw, tokenizer_folder):
+def test_a_repeated_conversation_is_dropped_and_said(tmp_path, raw, tokenizer_folder):
     """Within a file and between files of one dataset; the same id in another dataset is another conversation."""
     lines = conversations(3)
     write_lines(raw / "b.jsonl", [*conversations(2), {**lines[1], "messages": turns("other", "text")},
                                   {**lines[1], "dataset": "other"}])
     config = config_of(tokenizer_folder, SourceConfig("a.jsonl"), SourceConfig("b.jsonl"), root=str(raw))
     card = build_dataset(config, tmp_path / "out")
-    assert [(source.kept, source.dropped) for source in card.sources] == [(9, {}), (1, {"duplicate id": 3})]
+    assert [(source.kept, source.dropped) for source in card.sources] == [(9, {}), (2, {"duplicate id": 2})]
     dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
-    assert dropped[2] == {"file": str(raw / "b.jsonl"), "line": 3, "reason": "duplicate id",
+    assert dropped[1] == {"file": str(raw / "b.jsonl"), "line": 2, "reason": "duplicate id",
                           "detail": f"'d1' was there before, {raw / 'a.jsonl'}:2"}
+
+
+def test_files_that_each_count_from_0_keep_all_of_theirs(tmp_path, raw, tokenizer_folder):
+    for name in ("one", "two"):
+        records = [{"id": str(i % 2), "messages": turns("Q", f"{name} {i}")} for i in range(3)]
+        write_lines(raw / f"{name}.jsonl", [*records, records[0], records[2]])
+    sources = [SourceConfig(f"{name}.jsonl", dataset="x") for name in ("one", "two")]
+    card = build_dataset(config_of(tokenizer_folder, *sources, root=str(raw)), tmp_path / "out")
+    shards = open_shards(tmp_path / "out" / "shards")
+    assert [shards[i]["id"].decode() for i in range(card.conversations)] == [
+        "0", "1", "one/0", "two/0", "two/1", "two/0/2"]
+    assert [(source.kept, source.dropped) for source in card.sources] == [(3, {"duplicate id": 2})] * 2
 
 
 def test_records_without_ids_in_files_of_one_dataset_are_counted_through(tmp_path, raw, tokenizer_folder):
