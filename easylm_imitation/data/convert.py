@@ -19,11 +19,15 @@ class Reader:
         self._teacher, self._dataset = source.teacher, dataset
         self.columns = self._format.columns
 
-    def conversations(self, record: dict[str, Any], number: int) -> Iterator[Conversation]:
+    def conversations(self, record: dict[str, Any], number: int) -> Iterator[Conversation | Drop]:
         """The conversations that a record holds; `number` makes an id where it has none ("<dataset>_<number>"). They
-        are not checked yet. Raises Drop: "wrong shape", "unknown role", and reasons of the format's own."""
+        are not checked yet. Raises Drop: "wrong shape", "unknown role", and reasons of the format's own; a Drop among
+        them stands for one conversation that is of no use."""
         for row in self._format.rows(record, **self._options):
-            yield self._own(row, record, number) if isinstance(row, Conversation) else self._named(row, record, number)
+            if isinstance(row, Drop):
+                yield row
+            else:
+                yield (self._own if isinstance(row, Conversation) else self._named)(row, record, number)
 
     def _own(self, made: Conversation, record: dict[str, Any], number: int) -> Conversation:
         return Conversation(made.dataset if "dataset" in record else self._dataset,

@@ -49,12 +49,10 @@ class Worker:
 
     def _judged(self, record: RawRecord, reader: Reader, steps: tuple) -> Iterator[tuple[Outcome, Conversation | None]]:
         """The outcomes of a record, those of conversations to tokenize with these."""
-        try:
-            made = list(reader.conversations(record.parse(reader.columns), record.number))
-        except Drop as drop:
-            yield Outcome(record.line, reason=drop.reason, detail=drop.detail), None
-            return
-        for conversation in made:
+        for conversation in _conversations(record, reader):
+            if isinstance(conversation, Drop):
+                yield Outcome(record.line, reason=conversation.reason, detail=conversation.detail), None
+                continue
             for result in cleaned(conversation, steps, self._count):
                 yield self._result(record.line, conversation, result)
 
@@ -73,6 +71,14 @@ class Worker:
 
     def _row_tokens(self, messages: tuple) -> int:
         return len(tokenize(self._template, self._tokenizer, Conversation("", "", tuple(messages))).tokens)
+
+
+def _conversations(record: RawRecord, reader: Reader) -> Iterator[Conversation | Drop]:
+    """The conversations of a record, and what stands for those that it spoils; a fault of the record's own ends it."""
+    try:
+        yield from reader.conversations(record.parse(reader.columns), record.number)
+    except Drop as drop:
+        yield drop
 
 
 def _finished(outcome: Outcome, row: Row | UserError) -> Outcome:

@@ -2,6 +2,7 @@
 import json
 
 from easylm_imitation.data.convert import Reader, check
+from easylm_imitation.data.sources import Drop
 
 
 def turns(*texts):
@@ -17,6 +18,8 @@ def convert(record, source, dataset, number):
     """The conversations that a record of `source` holds; raises Drop when it, or one of them, is of no use."""
     made = list(Reader(source, dataset).conversations(record, number))
     for conversation in made:
+        if isinstance(conversation, Drop):
+            raise conversation
         check(conversation.messages)
     return made
 

@@ -120,6 +120,18 @@ def test_files_that_each_count_from_0_keep_all_of_theirs(tmp_path, raw, tokenize
     assert [(source.kept, source.dropped) for source in card.sources] == [(3, {"duplicate id": 2})] * 2
 
 
+def test_one_bad_part_leaves_its_records_other_conversations_in(tmp_path, raw, tokenizer_folder):
+    (raw / "task.json").write_text(json.dumps({"Definition": ["Do."], "Positive Examples": [], "Instances": [
+        {"id": f"i{i}", "input": "X", "output": [None if i == 3 else "Y"]} for i in range(20)]}))
+    write_lines(raw / "hc3.jsonl", [{"question": "Q", "chatgpt_answers": ["A", None, "C"], "human_answers": []}])
+    replies = [{"message_id": f"m{i}", "role": "assistant", "text": text} for i, text in enumerate(["A", None, "C"])]
+    write_lines(raw / "tree.jsonl", [{"prompt": {"role": "prompter", "text": "Q", "replies": replies}}])
+    files = SourceConfig("task.json", "superni"), SourceConfig("hc3.jsonl", "hc3"), SourceConfig("tree.jsonl", "oasst1")
+    card = build_dataset(config_of(tokenizer_folder, *files, root=str(raw)), tmp_path / "out")
+    assert [(source.read, source.kept, source.dropped) for source in card.sources] == [
+        (20, 19, {"wrong shape": 1}), (3, 2, {"wrong shape": 1}), (3, 2, {"wrong shape": 1})]
+
+
 def test_records_without_ids_in_files_of_one_dataset_are_counted_through(tmp_path, raw, tokenizer_folder):
     for name in ("one", "two"):
         write_lines(raw / f"{name}.jsonl", [{"instruction": "Q", "output": f"{name} {i}"} for i in range(3)])

@@ -7,6 +7,7 @@ from typing import Literal
 
 from easylm_imitation.data.formats import dialogues, instructions, preferences, tasks
 from easylm_imitation.data.formats.base import Row
+from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation
 
 __all__ = ["FORMATS", "Format", "Row"]
@@ -15,7 +16,7 @@ __all__ = ["FORMATS", "Format", "Row"]
 @dataclasses.dataclass(frozen=True)
 class Format:
     """How the records of a file become conversations."""
-    rows: Callable[..., Iterable[Row | Conversation]]
+    rows: Callable[..., Iterable[Row | Conversation | Drop]]
     columns: tuple[str, ...] = ()   # names of the cells, for files of tab-separated lines
     whole: bool = False             # a file is one JSON object
     skip: str = ""                  # pattern of the names of files to pass over, unless the source says otherwise

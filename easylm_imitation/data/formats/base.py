@@ -1,6 +1,6 @@
 """What the readers of formats share: the row that they make, and the reading of fields that may be absent or wrong."""
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from easylm_imitation.data.sources import Drop
@@ -50,6 +50,14 @@ def system(record: dict[str, Any], *keys: str) -> list[Message]:
     """The system message that stands beside the turns, if there is one."""
     content = text(record, *keys, default="")
     return [Message("system", content)] if content else []
+
+
+def sound(make: Callable[..., Row], *given: Any) -> Row | Drop:
+    """What `make` gives, or why it cannot: one bad part of a record then leaves its other conversations in."""
+    try:
+        return make(*given)
+    except Drop as drop:
+        return drop
 
 
 def numbered(rows: Iterable[list[Message]]) -> Iterator[Row]:

@@ -3,7 +3,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from easylm_imitation.data.formats.base import Row, inside, listed, system, text
+from easylm_imitation.data.formats.base import Row, inside, listed, sound, system, text
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation, Message, conversation_from
 from easylm_imitation.schema import UserError
@@ -74,7 +74,7 @@ def baize(record: dict[str, Any]) -> Iterator[Row]:
 
 
 def oasst1(record: dict[str, Any], *, lang: str = "", only: Literal["all", "best"] = "all",
-           like: Literal["", "open-instruct"] = "") -> Iterator[Row]:
+           like: Literal["", "open-instruct"] = "") -> Iterator[Row | Drop]:
     """A tree of messages: one row for each path from the root to an answer that no longer path goes through.
 
     A path that ends in a question is cut back to its last answer; `like="open-instruct"` leaves such paths out. `lang`
@@ -90,11 +90,17 @@ def oasst1(record: dict[str, Any], *, lang: str = "", only: Literal["all", "best
             path = path[:-1]
         if not path or path[-1].get("role") != "assistant" or id(path[-1]) in done:
             continue
-        done |= {id(node) for node in path}
-        last = path[-1]
-        yield Row([Message(role(text(node, "role")), text(node, "text")) for node in path],
-                  text(last, "message_id", default=str(len(done))),
-                  text(last, "model_name", default="") or None if last.get("synthetic") else "")
+        passed = done | {id(node) for node in path}
+        row = sound(_row_of_path, path, str(len(passed)))
+        done = passed if isinstance(row, Row) else done
+        yield row
+
+
+def _row_of_path(path: list[dict[str, Any]], name: str) -> Row:
+    last = path[-1]
+    return Row([Message(role(text(node, "role")), text(node, "text")) for node in path],
+               text(last, "message_id", default=name),
+               text(last, "model_name", default="") or None if last.get("synthetic") else "")
 
 
 def _paths(node: dict[str, Any], best: bool) -> Iterator[list[dict[str, Any]]]:

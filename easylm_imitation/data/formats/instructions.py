@@ -2,7 +2,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from easylm_imitation.data.formats.base import Row, inside, listed, numbered, round_of, system, text
+from easylm_imitation.data.formats.base import Row, inside, listed, numbered, round_of, sound, system, text
 from easylm_imitation.data.formats.encodings import Encoding, encode
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Message
@@ -59,12 +59,16 @@ def halueval(record: dict[str, Any]) -> Iterator[Row]:
     yield Row(round_of(text(record, "user_query"), text(record, "chatgpt_response")))
 
 
-def hc3(record: dict[str, Any], *, chatgpt: bool = True, human: bool = False) -> Iterator[Row]:
+def hc3(record: dict[str, Any], *, chatgpt: bool = True, human: bool = False) -> Iterator[Row | Drop]:
     """A question with several answers by ChatGPT and by people: one row an answer."""
     question = text(record, "question")
     for wanted, key, name, teacher in ((chatgpt, "chatgpt_answers", "c", None), (human, "human_answers", "h", "")):
-        for i, answer in enumerate(listed(record, key, str) if wanted else ()):
-            yield Row(round_of(question, answer), f"{name}{i}", teacher)
+        for i, answer in enumerate(listed(record, key, object) if wanted else ()):
+            yield sound(_answered, question, {key: answer}, key, f"{name}{i}", teacher)
+
+
+def _answered(question: str, answers: dict[str, Any], key: str, name: str, teacher: str | None) -> Row:
+    return Row(round_of(question, text(answers, key)), name, teacher)
 
 
 def gpt4all(record: dict[str, Any], *, without: tuple[str, ...] = ()) -> Iterator[Row]:

@@ -2,11 +2,12 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from easylm_imitation.data.formats.base import Row, chance, listed, round_of, text
+from easylm_imitation.data.formats.base import Row, chance, listed, round_of, sound, text
 from easylm_imitation.data.sources import Drop
 
 
-def superni(record: dict[str, Any], *, zero_shot: int = 60, few_shot: int = 20, examples: int = 2) -> Iterator[Row]:
+def superni(record: dict[str, Any], *, zero_shot: int = 60, few_shot: int = 20,
+            examples: int = 2) -> Iterator[Row | Drop]:
     """A task of Super-NaturalInstructions: so many of its instances with the definition alone, and so many others with
     `examples` worked ones before them (open-instruct's numbers). An instance counts its first output."""
     definition = record.get("Definition")
@@ -16,12 +17,15 @@ def superni(record: dict[str, Any], *, zero_shot: int = 60, few_shot: int = 20, 
                      for one in shown)
     instances = sorted(listed(record, "Instances", dict), key=lambda one: chance(str(one.get("id")), str(one)))
     for i, instance in enumerate(instances[:zero_shot + few_shot]):
-        outputs = listed(instance, "output", str)
-        if not outputs:
-            raise Drop("wrong shape", f"instance '{instance.get('id')}' has no output")
-        question = (f"{definition.strip()}\n\n{solved if i >= zero_shot else ''}"
-                    f"Input:\n{text(instance, 'input').strip()}\nOutput:\n")
-        yield Row(round_of(question, outputs[0]), text(instance, "id", default=str(i)), teacher="")
+        yield sound(_instance, instance, i, f"{definition.strip()}\n\n{solved if i >= zero_shot else ''}")
+
+
+def _instance(instance: dict[str, Any], number: int, before: str) -> Row:
+    outputs = listed(instance, "output", str)
+    if not outputs:
+        raise Drop("wrong shape", f"instance '{instance.get('id')}' has no output")
+    question = f"{before}Input:\n{text(instance, 'input').strip()}\nOutput:\n"
+    return Row(round_of(question, outputs[0]), text(instance, "id", default=str(number)), teacher="")
 
 
 def flan(record: dict[str, Any], *, templates: tuple[str, ...] = (),
