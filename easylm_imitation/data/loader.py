@@ -14,6 +14,7 @@ processes there are, and a saved position holds for any number of them.
 Grain (which imports jax) and TFDS are imported where they are used: workers of `build` import this package too.
 """
 import dataclasses
+import functools
 import os
 import pathlib
 import threading
@@ -49,6 +50,7 @@ class DataUse:
     long_conversations: int         # of more tokens than the context: dropped or truncated
     lost_tokens: int                # theirs, as far as no row holds them
     held_out: int = 0               # conversations that are validated on instead
+    without_loss: int = 0           # of the long ones: left out, for what truncation keeps of them has no loss
 
 
 class Loader:
@@ -156,14 +158,17 @@ def data_use(folder: str | os.PathLike, config: LoaderConfig) -> DataUse:
     folder = pathlib.Path(folder)
     card = read_card(folder)
     brought, lengths = _lengths(folder, card, config), np.load(folder / "lengths.npy")
+    without_loss = int(np.count_nonzero(brought == 0)) if config.too_long == "truncate" else 0
     return DataUse(card.name, card.hash, card.conversations, card.tokens, config.context, config.too_long,
                    int(np.count_nonzero(brought != lengths)), int((lengths - brought).sum(dtype=np.int64)),
-                   int(_held_out(folder, config).sum()) if config.holdout else 0)
+                   int(_held_out(folder, config).sum()) if config.holdout else 0, without_loss)
 
 
 def _say_what_is_cut(folder: pathlib.Path, use: DataUse) -> None:
     if use.long_conversations:
         done = {"drop": "left out", "truncate": "cut off there"}[use.too_long]
+        if use.without_loss:
+            done += f", {use.without_loss} of them left out, as nothing to learn stands before the cut"
         console.say(f"{folder}: {use.long_conversations} of {use.conversations} conversations have more than "
                     f"{use.context} tokens and are {done} (data.too_long={use.too_long}): {use.lost_tokens:,} of "
                     f"{use.tokens:,} tokens are lost")
@@ -181,9 +186,24 @@ def _lengths(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> np.n
         raise UserError(f"{folder}: conversation '{name}' has {lengths[worst]} tokens, the context {config.context} "
                         f"({np.count_nonzero(long)} of {len(lengths)} conversations are too long); raise data.context, "
                         "or set data.too_long to drop or truncate")
-    if config.too_long == "drop" and long.all():
-        raise UserError(f"{folder}: every conversation is longer than the context {config.context}; raise data.context")
-    return np.where(long, config.context if config.too_long == "truncate" else 0, lengths)
+    brought = np.where(long, 0, lengths)
+    if config.too_long == "truncate":
+        brought[_with_loss(folder, card.hash, config.context)] = config.context
+    if not brought.any():
+        less = " and has nothing to learn before it" if config.too_long == "truncate" else ""
+        raise UserError(f"{folder}: every conversation is longer than the context {config.context}{less}; raise "
+                        "data.context")
+    return brought
+
+
+@functools.lru_cache(maxsize=8)
+def _with_loss(folder: pathlib.Path, card: str, context: int) -> np.ndarray:
+    """Numbers of the conversations of more than `context` tokens that have a loss within these, of the dataset of this
+    card's hash."""
+    shards, long = open_shards(folder / "shards"), np.flatnonzero(np.load(folder / "lengths.npy") > context)
+    # the first token is not predicted, whatever it weighs
+    kept = [shards[number]["loss_weights"][1:context].any() for number in long.tolist()]
+    return long[np.asarray(kept, bool)]
 
 
 def _taken(folder: pathlib.Path, card: DataCard, config: LoaderConfig, held_out: str | None = None) -> np.ndarray:

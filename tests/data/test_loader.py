@@ -4,10 +4,19 @@ import json
 
 import numpy as np
 import pytest
+from data_helpers import turns, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easylm_imitation.data import LoaderConfig, count_batches, data_use, open_loader
+from easylm_imitation.data import (
+    BuildConfig,
+    LoaderConfig,
+    SourceConfig,
+    build_dataset,
+    count_batches,
+    data_use,
+    open_loader,
+)
 from easylm_imitation.data.loader import _Batches, _Plan
 from easylm_imitation.data.shards import open_shards
 from easylm_imitation.schema import UserError
@@ -201,6 +210,19 @@ def test_too_long_conversations_are_dropped_or_cut_when_asked(built, packing):
     assert sorted(conversations_in(cut)) == sorted((tokens[:70], weights[:70]) for tokens, weights in whole)
     with pytest.raises(UserError, match="every conversation is longer than the context 10"):
         open_loader(built[0], with_(context=10, too_long="drop"), seed=0, epochs=1)
+
+
+def test_what_is_cut_before_its_first_answer_makes_no_row(tmp_path, tokenizer_folder, capsys):
+    records = [{"id": f"c{i}", "messages": turns("q" * (90 if i < 3 else 5), "a" * 90)} for i in range(8)]
+    write_lines(tmp_path / "raw.jsonl", records)
+    build_dataset(BuildConfig("d", (SourceConfig(str(tmp_path / "raw.jsonl")),), str(tokenizer_folder)),
+                  tmp_path / "data")
+    config = with_(context=70, too_long="truncate")
+    batches = list(open_loader(tmp_path / "data", config, seed=0, epochs=1))
+    assert [sum(weights) > 0 for _, weights in conversations_in(batches)] == [True] * 5
+    assert "3 of them left out, as nothing to learn stands before the cut" in " ".join(capsys.readouterr().err.split())
+    use = data_use(tmp_path / "data", config)
+    assert (use.long_conversations, use.without_loss, use.tokens - use.lost_tokens) == (8, 3, 5 * 70)
 
 
 @pytest.mark.parametrize(("change", "message"), [
