@@ -19,10 +19,11 @@ name OpenAI's models are dropped as in the pipeline; what it meant to replace in
 """
 from ml_collections import ConfigDict
 
-from easylm_imitation.data.public import public
+from easylm_imitation.data.public import public, variant
 
 
 def get_config(which="all"):
+    variant(which, ("all", "distill"))
     dialogues = ["html", "roles", "language", {"rule": "identity", "like": "koala"}, "same-query"]
     teachers = [*public("sharegpt-html", clean=dialogues), *public("hc3", options={"human": which == "all"}),
                 *public("alpaca")]

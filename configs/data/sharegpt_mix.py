@@ -15,10 +15,11 @@ about 90K dialogues some 50K stay after the same-query and language rules, 27K a
 """
 from ml_collections import ConfigDict
 
-from easylm_imitation.data.public import public
+from easylm_imitation.data.public import public, variant
 
 
 def get_config(which="all"):
+    variant(which, ("all", "public"))
     dialogues = public("sharegpt-html", clean=["html", "roles", "language", "same-query"])
     pairs = public("discord", sample=10_000) if which == "all" else []
     return ConfigDict({

@@ -3,6 +3,7 @@ and under which licence. Configs take their sources from here.
 
 Outputs of OpenAI's models fall under OpenAI's terms too, whatever the licence of a collection says.
 """
+from collections.abc import Sequence
 from typing import Any
 
 from easylm_imitation.schema import UserError, nearest
@@ -92,6 +93,13 @@ def public(name: str, **changes: Any) -> list[dict[str, Any]]:
     if name not in PUBLIC:
         raise UserError(f"no public dataset '{name}'{nearest(name, PUBLIC)}")
     return [{**entry, **changes} for entry in PUBLIC[name]]
+
+
+def variant(name: str, known: Sequence[str]) -> str:
+    """`name`, the word behind ":" in `--config FILE.py:name`. Raises UserError unless it is `known`."""
+    if name not in known:
+        raise UserError(f"no variant '{name}' of this mixture{nearest(name, known)}")
+    return name
 
 
 # open-instruct's shares of the FLAN v2 collection: of each submix and template, of the whole.

@@ -51,6 +51,12 @@ def test_an_unknown_dataset_names_the_nearest():
         public("doly")
 
 
+@pytest.mark.parametrize(("file", "meant"), [("sharegpt_mix.py:publik", "public"), ("koala.py:distil", "distill")])
+def test_an_unknown_variant_of_a_mixture_names_the_nearest(file, meant):
+    with pytest.raises(UserError, match=f"no variant '{file.partition(':')[2]}' .* did you mean '{meant}'"):
+        loaded(file)
+
+
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
