@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from easylm_imitation.data.rules import RULES, Count, Rule, excerpt
+from easylm_imitation.data.rules import RULES, Count, Rule, check_options, excerpt
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation
 from easylm_imitation.schema import UserError, arguments, named
@@ -59,7 +59,8 @@ class Cleaned:
 
 
 def steps_of(rules: Iterable[str | dict[str, Any]]) -> tuple[Step, ...]:
-    """The steps that a config's `clean` names. Raises UserError for an unknown rule or option."""
+    """The steps that a config's `clean` names. Raises UserError for an unknown rule or option, and for a value that
+    makes no sense."""
     steps = []
     for entry in rules:
         options = {"rule": entry} if isinstance(entry, str) else dict(entry)
@@ -67,7 +68,10 @@ def steps_of(rules: Iterable[str | dict[str, Any]]) -> tuple[Step, ...]:
         if not isinstance(name, str):
             raise UserError(f"clean: {entry} names no rule; write a name, or {{'rule': name, ...}}")
         rule = named(name, RULES, "rule")
-        steps.append(Step(name, arguments(rule.apply, options, f"clean: rule '{name}'"), rule))
+        where = f"clean: rule '{name}'"
+        given = arguments(rule.apply, options, where)
+        check_options(given, where)
+        steps.append(Step(name, given, rule))
     return tuple(steps)
 
 

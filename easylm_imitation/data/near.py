@@ -79,7 +79,7 @@ def banding(threshold: float) -> tuple[int, int]:
         bands = 1 if shared == 1 else math.ceil(math.log(_MISSED) / math.log1p(-shared))
         if rows * bands <= _MOST_HASHES:
             return rows, bands
-    raise ValueError(f"threshold {threshold}: so low that {_MOST_HASHES} hashes miss more than 1 %; take 0.2 or more")
+    raise ValueError(f"threshold {threshold}: so low that {_MOST_HASHES} hashes miss more than 1 %; take 0.28 or more")
 
 
 def _sign(texts: Sequence[str], rows: int, bands: int) -> Signatures:

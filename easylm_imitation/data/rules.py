@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from easylm_imitation.data.markdown import from_html, without_page
+from easylm_imitation.data.near import banding
 from easylm_imitation.data.sources import Drop, package
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
@@ -297,6 +298,44 @@ RULES: dict[str, Rule] = {
     "overlap": Rule(overlap, "whole"), "diversity": Rule(diversity, "whole"),
     "held-out": Rule(held_out, "whole"),
 }
+
+
+_LEAST = {"repeats": 2, "tokens": 1, "sample": 1, "rounds_most": 1, "least": 0, "answer_least": 0, "seed": 0}
+
+
+def check_options(options: dict[str, Any], where: str) -> None:
+    """Raises UserError for an option of a rule that can do nothing, or only harm, with its value."""
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name in _LEAST and value < _LEAST[name]:
+            raise UserError(f"{where}.{name}: {value} is too small; at least {_LEAST[name]}")
+        if isinstance(value, float) and not 0 <= value <= 1:
+            raise UserError(f"{where}.{name}: {value} is no share between 0 and 1")
+        if name == "most" and isinstance(value, int) and value < max(1, options.get("least", 0)):
+            raise UserError(f"{where}.most: {value} is too small; at least 1, and no less than `least`")
+        if name in ("against", "rules", "phrases") and not value:
+            raise UserError(f"{where}.{name}: names none; give at least one")
+        if name == "threshold":
+            _check_threshold(value, where)
+        if name == "phrases":
+            _check_phrases(value, where)
+
+
+def _check_threshold(threshold: float, where: str) -> None:
+    try:
+        banding(threshold)
+    except ValueError as error:
+        raise UserError(f"{where}.{error}") from None
+
+
+def _check_phrases(phrases: tuple[str, ...], where: str) -> None:
+    for phrase in phrases:
+        try:
+            re.compile(phrase)
+        except re.error as error:
+            raise UserError(f"{where}.phrases: '{phrase}' is no regular expression ({error}); write \\ before a sign "
+                            "that stands for itself") from None
 
 
 def excerpt(conversation: Conversation) -> str:

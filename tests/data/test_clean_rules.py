@@ -166,6 +166,19 @@ def test_a_conversation_without_a_round_that_fits_is_dropped_on_request():
         result("split", dialogue("q" * 9, "a" * 9), tokens=9, long_round="drop")
 
 
+@pytest.mark.parametrize(("rule", "options", "message"), [
+    ("refusals", {"phrases": ["("]}, "phrases: '\\(' is no regular expression"), ("identity", {"phrases": []}, "none"),
+    ("near-query", {"threshold": 0.05}, "threshold 0.05: so low"),
+    ("near-dialogue", {"threshold": float("nan")}, "threshold: nan"), ("diversity", {"sample": 0}, "sample: 0 is too"),
+    ("overlap", {"against": ()}, "against: names none"), ("held-out", {"against": ()}, "against: names none"),
+    ("held-out", {"against": ("a",), "most": 1.5}, "most: 1.5 is no share"), ("digits", {"repeats": 0}, "at least 2"),
+    ("split", {"tokens": 0}, "tokens: 0 is too small; at least 1"), ("tokens", {"most": 0}, "most: 0 is too small"),
+    ("length", {"least": 9, "most": 5}, "most: 5 is too small"), ("length", {"least": -1}, "least: -1 is too small")])
+def test_options_that_make_no_sense_are_refused_before_anything_is_read(rule, options, message):
+    with pytest.raises(UserError, match=f"clean: rule '{rule}'.*{message}"):
+        steps_of([{"rule": rule, **options}])
+
+
 def test_documents_pass_through_every_rule():
     document = Conversation("d", "c", (Message("document", "Some text that somebody wrote, of which there is much."),))
     for name in ("html", "roles", "refusals", "identity", "numbering", "digits", "language", "length"):
