@@ -20,6 +20,7 @@ _MODEL = "tokenizer.model"      # of SentencePiece, or tiktoken's
 # eos, bos of tokenizers that come without a config: GPT-2/NeoX use one token for both, LLaMA's have two
 _WELL_KNOWN = (("<|endoftext|>", "<|endoftext|>"), ("</s>", "<s>"), ("<|im_end|>", None),
                ("<|end_of_text|>", "<|begin_of_text|>"))
+_OPT = "<s>", "<pad>", "</s>"   # the first tokens of OPT's, which has GPT-2's <|endoftext|> too and never uses it
 
 
 def has_tokenizer(folder: str | os.PathLike) -> bool:
@@ -148,6 +149,8 @@ def _special_names(folder: pathlib.Path | None, backend: tokenizers.Tokenizer) -
         for file in ("generation_config.json", "config.json"):
             names = {**_token_names_of_ids(_read_json(folder / file), backend), **names}
     if names.get("eos") is None:
+        if [backend.token_to_id(name) for name in _OPT] == [0, 1, 2]:
+            return "</s>", names.get("bos", "</s>"), names.get("pad", "<pad>")
         for eos, bos in _WELL_KNOWN:
             if backend.token_to_id(eos) is not None:
                 known_bos = bos if bos and backend.token_to_id(bos) is not None else None

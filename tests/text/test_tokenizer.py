@@ -95,6 +95,16 @@ def write(folder, name, content):
     (folder / name).write_text(json.dumps(content))
 
 
+def test_opts_files_alone_end_with_its_own_end_token(tmp_path):
+    made = {name: i for i, name in enumerate(["<s>", "<pad>", "</s>", "<unk>", "a", "b", "<|endoftext|>"])}
+    write(tmp_path, "vocab.json", made)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id) == (2, 2, 1)
+    write(tmp_path, "vocab.json", {name: 6 - i for name, i in made.items()})      # the names alone do not tell
+    assert load_tokenizer(tmp_path).eos_id == 0
+
+
 def test_where_special_tokens_come_from(tmp_path):
     trained().save(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
