@@ -7,7 +7,8 @@ Waiting may mend 408, 409, 425, 429, 5xx, time-outs, broken connections and bodi
 tried again after a growing, jittered pause, never shorter than `Retry-After`. A 429 holds back *all* requests of the
 client: a limit is the account's, not the request's. A wrong key, address or model raises UserError at once; a request
 that the server refuses (400, 422) raises RequestFailed, as others may still be good. The key comes from the
-environment, goes into one header, and is scrubbed from every message.
+environment, goes into one header, and is scrubbed from every message, and from answers if it is long enough for a
+secret.
 """
 import asyncio
 import dataclasses
@@ -31,6 +32,7 @@ from easylm_imitation.schema import UserError, build, nearest, plain
 T = TypeVar("T")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BUSY = frozenset({408, 409, 425, 429}) | frozenset(range(500, 600))
+_SHORTEST_SECRET = 16     # characters; a shorter key is a dummy ("none", "EMPTY"), which answers may hold as a word
 _CHARACTERS_PER_TOKEN = 2.5     # low for English, so that the estimate of a prompt errs upwards
 
 
@@ -237,7 +239,7 @@ class Client:
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             seconds = round(time.monotonic() - started, 4)
             texts = text_of(choice), choice.get("finish_reason"), answer.get("model") or self._model
-            texts = (self._clean(_writable(text)) for text in texts)
+            texts = (self._without_secret(_writable(text)) for text in texts)
             return Reply(*texts, usage.get("prompt_tokens"), usage.get("completion_tokens"), seconds,
                          _first_token(choice))
 
@@ -312,6 +314,9 @@ class Client:
         if method == "GET":
             return UserError(f"{url}: {busy} ({attempts} attempts); is the server up, is this its address?")
         return RequestFailed(f"{busy} ({attempts} attempts)", refused=False)
+
+    def _without_secret(self, answer: str) -> str:
+        return self._clean(answer) if len(self.key) >= _SHORTEST_SECRET else answer
 
     def _clean(self, text: str) -> str:
         return text.replace(self.key, "***") if self.key else text

@@ -274,6 +274,15 @@ def test_a_key_that_an_answer_repeats_is_not_passed_on(monkeypatch):
         assert ask(endpoint).text == "Your key is ***."
 
 
+@pytest.mark.parametrize("dummy", ["none", "EMPTY", "x"])
+def test_a_dummy_key_leaves_answers_as_they_are(monkeypatch, dummy):
+    monkeypatch.setenv("OPENAI_API_KEY", dummy)
+    text = "There is none; EMPTY next exit."
+    with serving(Endpoint(lambda handler, body, n: answer(body, text=text))) as endpoint:
+        reply = ask(endpoint)
+    assert (reply.text, reply.model) == (text, "teacher")
+
+
 def test_models_carry_lineage_and_context_where_offered():
     offered = {"id": "ours", "lineage": EXAMPLES[Lineage], "max_model_len": 64}
     with serving(Endpoint(models=[offered, {"id": "other", "lineage": "a word"}])) as endpoint:
