@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from easylm_imitation import console
-from easylm_imitation.client import Client, ClientConfig, Reply, RequestFailed, ServedModel
+from easylm_imitation.client import Client, ClientConfig, RequestFailed, ServedModel
 from easylm_imitation.journal import Journal
 from easylm_imitation.records import (
     CollectionCard,
@@ -189,11 +189,14 @@ class _Run:
             if self.stopped or not await self._hold(ask):
                 return None
             try:
-                entry = await self._ask(ask)
-                self.ledger.append(entry)
+                entry, counted = await self._ask(ask)
+                self.ledger.append(entry)       # before any check: it is paid
                 self.spending.add(entry)
             finally:
                 await self.spending.release(ask.key)
+        if not counted and self.spending.limited:
+            raise UserError(f"{self.teachers[ask.teacher].client.base} reports no token usage, so a budget cannot be "
+                            "kept; leave budget_tokens and budget_cost out. What was answered is kept")
         self._watch(entry)
         return entry
 
@@ -202,7 +205,8 @@ class _Run:
         self.stopped = self.stopped or ("" if fits else "budget used up")
         return fits
 
-    async def _ask(self, ask: Ask) -> LedgerEntry:
+    async def _ask(self, ask: Ask) -> tuple[LedgerEntry, bool]:
+        """What came of it, and whether its tokens are known."""
         teacher, now = self.teachers[ask.teacher], datetime.datetime.now(datetime.UTC)
         name = {"request": self._hash(ask), "attempt": ask.attempt, "time": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
         asking = (teacher.client.chat(ask.messages, **self._options(ask)) if self.config.api == "chat"
@@ -210,10 +214,11 @@ class _Run:
         try:
             reply = await asking
         except RequestFailed as error:
-            return LedgerEntry(*ask.key[:2], "failed", teacher.model, error=str(error), **name)
-        used = self._usage(teacher, reply)
+            return LedgerEntry(*ask.key[:2], "failed", teacher.model, error=str(error), **name), True
+        counted = None not in (reply.prompt_tokens, reply.completion_tokens)
+        used = (reply.prompt_tokens, reply.completion_tokens) if counted else (0, 0)
         return LedgerEntry(*ask.key[:2], "ok", reply.model, *used, self.spending.price(ask.teacher, *used),
-                           reply.seconds, reply.finish_reason, response=reply.text, **name)
+                           reply.seconds, reply.finish_reason, response=reply.text, **name), counted
 
     def _options(self, ask: Ask) -> dict[str, Any]:
         config = self.config
@@ -225,14 +230,6 @@ class _Run:
         """Ties an answer to its request."""
         other = [] if self.config.api == "chat" else [self.config.api]
         return digest([ask.messages, self.teachers[ask.teacher].model, self._options(ask), *other])
-
-    def _usage(self, teacher: _Teacher, reply: Reply) -> tuple[int, int]:
-        if reply.prompt_tokens is None or reply.completion_tokens is None:
-            if self.spending.limited:
-                raise UserError(f"{teacher.client.base} reports no token usage, so a budget cannot be kept; leave "
-                                "budget_tokens and budget_cost out")
-            return 0, 0
-        return reply.prompt_tokens, reply.completion_tokens
 
     def _watch(self, entry: LedgerEntry) -> None:
         if entry.status == "ok":

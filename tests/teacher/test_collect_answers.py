@@ -227,7 +227,8 @@ def test_a_budget_in_dollars_counts_earlier_runs_too(files):
 def test_a_budget_needs_an_endpoint_that_counts(files):
     with serving(Endpoint(lambda h, body, n: answer(body, usage=False))) as endpoint:
         with pytest.raises(UserError, match="reports no token usage"):
-            collect(endpoint, files, budget_tokens=10**6)
+            collect(endpoint, files, budget_tokens=10**6, concurrency=1)
+        assert [e.response for e in ledger_of(files[1])] == ["answer to question 0"], "it is paid, so it is kept"
         assert collect(endpoint, (files[0], files[1].with_name("other.jsonl"))).prompt_tokens == 0
 
 
