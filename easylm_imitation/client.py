@@ -95,7 +95,7 @@ def prompt_tokens(characters: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """One answer. Token counts are None when the endpoint reports no usage."""
+    """One answer. Token counts are None when the endpoint reports none, or no whole number."""
     text: str
     finish_reason: str
     model: str
@@ -236,12 +236,13 @@ class Client:
         started = 0.0
 
         def read(answer: dict) -> Reply:
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            choice, usage = answer["choices"][0], answer.get("usage")
+            usage = usage if isinstance(usage, dict) else {}
             seconds = round(time.monotonic() - started, 4)
             texts = text_of(choice), choice.get("finish_reason"), answer.get("model") or self._model
             texts = (self._without_secret(_writable(text)) for text in texts)
-            return Reply(*texts, usage.get("prompt_tokens"), usage.get("completion_tokens"), seconds,
-                         _first_token(choice))
+            return Reply(*texts, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")),
+                         seconds, _first_token(choice))
 
         async with self._slots:
             started = time.monotonic()
@@ -368,6 +369,12 @@ def _first_token(choice: Mapping[str, Any]) -> dict[str, float] | None:
     """Log-probabilities of the candidates for a chat answer's first token; None where the endpoint gives none."""
     content = (choice.get("logprobs") or {}).get("content")
     return {top["token"]: float(top["logprob"]) for top in content[0]["top_logprobs"]} if content else None
+
+
+def _count(tokens: Any) -> int | None:
+    """A whole number from 0, 1.0 too; None for whatever else a server says: it is not counted, and not believed."""
+    whole = isinstance(tokens, int | float) and not isinstance(tokens, bool) and tokens >= 0 and tokens % 1 == 0
+    return int(tokens) if whole else None
 
 
 def _writable(text: str | None) -> str:

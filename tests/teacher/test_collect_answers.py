@@ -232,6 +232,22 @@ def test_a_budget_needs_an_endpoint_that_counts(files):
         assert collect(endpoint, (files[0], files[1].with_name("other.jsonl"))).prompt_tokens == 0
 
 
+@pytest.mark.parametrize(("said", "counted"), [
+    (1.0, 1), (7, 7), (1.5, 0), ("10", 0), (-500000, 0), (None, 0), (True, 0), (float("inf"), 0), (float("nan"), 0)])
+def test_odd_token_counts_leave_a_ledger_that_can_be_read(files, said, counted):
+    def behave(handler, body, n):
+        return answer(body) | {"usage": {"prompt_tokens": said, "completion_tokens": 5}}
+    with serving(Endpoint(behave)) as endpoint:
+        assert collect(endpoint, files).prompt_tokens == 6 * counted
+        assert collect(endpoint, files).reused == 6
+
+
+@pytest.mark.parametrize("usage", [None, [], "many", 3])
+def test_usage_of_another_form_counts_as_none(files, usage):
+    with serving(Endpoint(lambda h, body, n: answer(body) | {"usage": usage})) as endpoint:
+        assert collect(endpoint, files, attempts=1).asked == 6
+
+
 def test_failed_prompts_are_counted_and_asked_again(files):
     broken = {"question 2"}
     with serving(Endpoint(lambda h, body, n: send(h, 400, {"error": {"message": "content filter"}})
