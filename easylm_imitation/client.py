@@ -121,6 +121,10 @@ class RequestFailed(Exception):
         self.refused = refused      # True: the server answered and does not want this request
 
 
+class Closing(Exception):
+    """The request was not sent, or not again, as `Client.closing` was set."""
+
+
 class _NoRoute(UserError):
     """The address answers, but not to this route or model."""
 
@@ -167,6 +171,8 @@ class Client:
         self._tokens = Bucket(config.tokens_per_minute) if config.tokens_per_minute else None
         self._http: httpx.AsyncClient | None = None
         self._model = config.model
+        self.on_the_way: set[asyncio.Task] = set()      # tasks with a request that was sent and not answered
+        self.closing = False        # when set, nothing more is sent; what is on its way may still come
 
     async def __aenter__(self) -> "Client":
         """Opens the connection pool."""
@@ -268,11 +274,15 @@ class Client:
         for attempt in range(1, attempts + 1):
             worst = await self._spend(body) if body else 0.0
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
+            if self.closing:
+                raise Closing
             try:
                 reply = await self._attempt(method, url, body, read)
                 self._settle(worst, reply)
                 return reply
             except _Busy as busy:
+                if self.closing:
+                    raise Closing from None
                 if attempt == attempts:
                     raise self._gave_up(method, url, busy, attempts) from None
                 growing = min(self.config.backoff * 2 ** (attempt - 1), self.config.longest_wait)
@@ -283,6 +293,7 @@ class Client:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _attempt(self, method: str, url: str, body: dict | None, read: Callable[[dict], T]) -> T:
+        self.on_the_way.add(asyncio.current_task())
         try:
             async with asyncio.timeout(self.config.timeout):    # httpx itself bounds only the pause between bytes
                 response = await self._http.request(method, url, json=body)
@@ -290,6 +301,8 @@ class Client:
             raise _Busy(f"no answer within {self.config.timeout:g} s") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise _Busy(self._clean(str(error) or type(error).__name__)) from None
+        finally:
+            self.on_the_way.discard(asyncio.current_task())
         if not response.is_success:
             raise self._error(response, url)
         try:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from easylm_imitation import console
-from easylm_imitation.client import Client, ClientConfig, RequestFailed, ServedModel
+from easylm_imitation.client import Client, ClientConfig, Closing, RequestFailed, ServedModel
 from easylm_imitation.journal import Journal
 from easylm_imitation.records import (
     CollectionCard,
@@ -135,25 +135,50 @@ class _Run:
         self._known = {(e.prompt_id, e.sample, e.attempt): e for e in ledger.entries
                        if e.status == "ok" or recipe.failures_stay}
         self._slots = asyncio.Semaphore(config.concurrency)
+        self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()     # its exception ends the run
 
     async def to_the_end(self) -> None:
         """Asks until the recipe wants no more, the budget is used up, or nothing new comes. The order of the calls of
         `next` and `take` is the rule of replay: it may depend on nothing but answers."""
         waiting: deque[tuple[Ask, LedgerEntry | asyncio.Task]] = deque()
+        tasks: set[asyncio.Task] = set()
         try:
             with console.progress("asking the teacher", total=self.recipe.wanted) as advance:
-                async with asyncio.TaskGroup() as tasks:
-                    while True:
-                        while not self.stopped and len(waiting) < self.config.window and (ask := self.recipe.next()):
-                            waiting.append((ask, self._answer(ask, tasks)))
-                        if not waiting:
-                            break
-                        ask, answer = waiting.popleft()
-                        entry = await answer if isinstance(answer, asyncio.Task) else answer
-                        if entry:
-                            self._take(ask, entry, advance)
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+                while True:
+                    while not self.stopped and len(waiting) < self.config.window and (ask := self.recipe.next()):
+                        waiting.append((ask, self._answer(ask, tasks)))
+                    if not waiting:
+                        break
+                    ask, answer = waiting.popleft()
+                    entry = await self._answered(answer) if isinstance(answer, asyncio.Task) else answer
+                    if entry:
+                        self._take(ask, entry, advance)
+        finally:
+            await self._land(tasks)
+
+    async def _answered(self, answer: asyncio.Task) -> LedgerEntry | None:
+        await asyncio.wait({answer, self._fatal}, return_when=asyncio.FIRST_COMPLETED)
+        return self._fatal.result() if self._fatal.done() else answer.result()
+
+    async def _land(self, tasks: set[asyncio.Task]) -> None:
+        """Sends nothing more, and waits for what is on its way, as it is paid: at most `timeout` seconds, or until a
+        second interrupt."""
+        for teacher in self.teachers:
+            teacher.client.closing = True
+        sent = tasks & set().union(*(teacher.client.on_the_way for teacher in self.teachers))
+        for task in tasks - sent:
+            task.cancel()
+        try:
+            if sent:
+                console.say(f"stopping: {len(sent)} answers are on their way and paid, they are waited for; interrupt "
+                            "again to give them up")
+                await asyncio.wait(sent, timeout=self.config.timeout)
+        finally:
+            for task in sent:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if not self._fatal.cancel():
+                self._fatal.exception()     # also when an interrupt came first, or asyncio complains
 
     def check_same_collection(self, path: pathlib.Path) -> None:
         """UserError when the ledger answers other requests than this collection would ask; names what differs."""
@@ -176,13 +201,28 @@ class _Run:
                             "changed; choose another --out, or undo the change")
         return entry
 
-    def _answer(self, ask: Ask, tasks: asyncio.TaskGroup) -> LedgerEntry | asyncio.Task:
+    def _answer(self, ask: Ask, tasks: set[asyncio.Task]) -> LedgerEntry | asyncio.Task:
         """The entry that the ledger holds, or a task that asks: its result is None when the budget is used up."""
         entry = self._known_answer(ask)
         if entry is None:
-            return tasks.create_task(self._ask_within_limits(ask))
+            task = asyncio.create_task(self._ask_or_end(ask))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            return task
         self.reused += entry.status == "ok"
         return entry
+
+    async def _ask_or_end(self, ask: Ask) -> LedgerEntry | None:
+        try:
+            return await self._ask_within_limits(ask)
+        except Closing:
+            return None
+        except Exception as error:
+            for teacher in self.teachers:
+                teacher.client.closing = True
+            if not self._fatal.done():
+                self._fatal.set_exception(error)
+            return None
 
     async def _ask_within_limits(self, ask: Ask) -> LedgerEntry | None:
         async with self._slots:

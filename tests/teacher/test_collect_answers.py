@@ -269,6 +269,50 @@ def test_a_teacher_that_is_gone_stops_the_run_and_keeps_what_was_answered(files)
     assert [e.status for e in ledger_of(files[1])] == ["ok", "failed", "failed", "failed"]
 
 
+def test_a_wrong_key_in_the_middle_lets_paid_answers_come_and_sends_nothing_new(files):
+    refused = threading.Event()
+
+    def behave(handler, body, n):
+        if body["messages"][-1]["content"] == "question 1":
+            send(handler, 401, {})
+            return refused.set()
+        refused.wait(5)
+        time.sleep(0.3)
+        return answer(body)
+    with serving(Endpoint(behave)) as endpoint:
+        with pytest.raises(UserError, match="access refused"):
+            collect(endpoint, files, concurrency=3)
+    assert {e.prompt_id for e in ledger_of(files[1])} == {"p0", "p2"}
+    assert len(endpoint.requests) == 3
+
+
+def test_what_is_on_its_way_at_an_interrupt_is_kept_and_a_second_one_cuts(tmp_path):
+    prompts = prompts_file(tmp_path, [{"id": f"p{i}", "prompt": f"question {i}"} for i in range(6)])
+    out, go = tmp_path / "out.jsonl", threading.Event()
+
+    def behave(handler, body, n):
+        go.wait(20)
+        return answer(body)
+    with serving(Endpoint(behave)) as endpoint:
+        command = [sys.executable, "-m", "easylm_imitation", "collect", "--teacher", endpoint.url, "--prompts",
+                   str(prompts), "--out", str(out), "--config.concurrency=3"]
+        for interrupts, entries in ((2, 0), (1, 3)):
+            go.clear()
+            seen = len(endpoint.requests)
+            child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            wait_for(lambda expected=seen + 3: len(endpoint.requests) == expected)
+            for _ in range(interrupts):
+                time.sleep(0.2)
+                child.send_signal(signal.SIGINT)
+            if interrupts == 1:
+                time.sleep(0.3)
+                go.set()
+            assert child.wait(15) == 130
+            go.set()
+            assert len(ledger_of(out)) == entries
+        assert len(endpoint.requests) == 6
+
+
 def test_nothing_to_keep_is_an_error_and_writes_nothing(files):
     with serving(Endpoint(lambda h, body, n: answer(body, text=""))) as endpoint:
         with pytest.raises(UserError, match="no answer to keep"):
