@@ -52,8 +52,11 @@ class ClientConfig:
 
     def __post_init__(self):
         for name in ("concurrency", "timeout", "attempts", "requests_per_minute", "tokens_per_minute"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("backoff", "longest_wait"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
 
 
 class Bucket:

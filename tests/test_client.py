@@ -46,6 +46,12 @@ def test_other_addresses_are_refused(url):
         base_url(url)
 
 
+@pytest.mark.parametrize("wrong", [{"timeout": float("nan")}, {"longest_wait": -1.0}, {"backoff": -0.5}])
+def test_times_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* must be"):
+        ClientConfig("http://h", **wrong)
+
+
 def test_an_answer_is_read():
     with serving(Endpoint()) as endpoint:
         reply = ask(endpoint)
