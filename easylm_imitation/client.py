@@ -33,7 +33,7 @@ T = TypeVar("T")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BUSY = frozenset({408, 409, 425, 429}) | frozenset(range(500, 600))
 _SHORTEST_SECRET = 16     # characters; a shorter key is a dummy ("none", "EMPTY"), which answers may hold as a word
-_CHARACTERS_PER_TOKEN = 2.5     # low for English, so that the estimate of a prompt errs upwards
+_BYTES_PER_TOKEN = 2.5          # low for English, so that the estimate of a prompt errs upwards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +91,15 @@ class Bucket:
         return self._level
 
 
-def prompt_tokens(characters: int) -> float:
-    """An estimate, on the high side, of the tokens of a prompt."""
-    return characters / _CHARACTERS_PER_TOKEN
+def prompt_tokens(text: str) -> float:
+    """An estimate, on the high side, of the tokens of a prompt: by its bytes, and at least one a non-ASCII character.
+
+    >>> prompt_tokens("question 1"), prompt_tokens("漢字"), prompt_tokens("да")
+    (4.0, 2.4, 2.0)
+    """
+    ascii_only = len(text.encode("ascii", "ignore"))
+    return max(len(text.encode("utf-8", "surrogatepass")) / _BYTES_PER_TOKEN,
+               ascii_only / _BYTES_PER_TOKEN + len(text) - ascii_only)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +270,7 @@ class Client:
         if not self._tokens:
             return 0.0
         asked = body["prompt"] if "prompt" in body else "".join(m["content"] for m in body["messages"])
-        worst = (prompt_tokens(len(asked)) if isinstance(asked, str) else len(asked)) + body["max_tokens"]
+        worst = (prompt_tokens(asked) if isinstance(asked, str) else len(asked)) + body["max_tokens"]
         await self._tokens.take(worst)
         return worst
 

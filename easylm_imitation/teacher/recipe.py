@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
+from easylm_imitation.client import prompt_tokens
 from easylm_imitation.records import Conversation, LedgerEntry, Message
 
 
@@ -92,9 +93,9 @@ class Ask:
         return self.id, self.sample, self.attempt
 
     @property
-    def characters(self) -> int:
-        """Of all messages."""
-        return sum(len(message.content) for message in self.messages)
+    def prompt_tokens(self) -> float:
+        """An estimate, on the high side, of all messages."""
+        return sum(prompt_tokens(message.content) for message in self.messages)
 
 
 class Recipe(Protocol):

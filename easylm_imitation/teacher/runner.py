@@ -241,7 +241,7 @@ class _Run:
         return entry
 
     async def _hold(self, ask: Ask) -> bool:
-        fits = await self.spending.hold(ask.key, ask.teacher, ask.characters, self._options(ask)["max_tokens"])
+        fits = await self.spending.hold(ask.key, ask.teacher, ask.prompt_tokens, self._options(ask)["max_tokens"])
         self.stopped = self.stopped or ("" if fits else "budget used up")
         return fits
 

@@ -216,6 +216,13 @@ def test_a_budget_in_tokens_is_never_passed(files):
         assert collect(endpoint, files, max_tokens=100, budget_tokens=10_000).kept == 6
 
 
+@pytest.mark.parametrize(("letter", "sent"), [("a", 1), ("漢", 0), ("д", 0)])
+def test_a_budget_counts_a_token_or_more_for_a_letter_outside_ascii(tmp_path, letter, sent):
+    files = prompts_file(tmp_path, [{"id": "a", "prompt": "a"}, {"id": "b", "prompt": letter * 100}]), tmp_path / "o"
+    with serving(Endpoint()) as endpoint:
+        assert collect(endpoint, files, max_tokens=10, budget_tokens=114, concurrency=1).asked == 1 + sent
+
+
 def test_a_budget_in_dollars_counts_earlier_runs_too(files):
     prices = {"price_in": 0.0, "price_out": 1e6, "max_tokens": 5, "concurrency": 2}     # a dollar a token, 5 an answer
     with serving(Endpoint()) as endpoint:
