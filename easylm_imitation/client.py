@@ -7,7 +7,8 @@ Waiting may mend 408, 409, 425, 429, 5xx, time-outs, broken connections and bodi
 tried again after a growing, jittered pause, never shorter than `Retry-After`. A 429 holds back *all* requests of the
 client: a limit is the account's, not the request's. A wrong key, address or model raises UserError at once; a request
 that the server refuses (400, 422) raises RequestFailed, as others may still be good. The key comes from the
-environment, goes into one header, and is scrubbed from every message.
+environment, goes into one header, and is scrubbed from every message, and from answers if it is long enough for a
+secret.
 """
 import asyncio
 import dataclasses
@@ -31,7 +32,8 @@ from easylm_imitation.schema import UserError, build, nearest, plain
 T = TypeVar("T")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BUSY = frozenset({408, 409, 425, 429}) | frozenset(range(500, 600))
-_CHARACTERS_PER_TOKEN = 2.5     # low for English, so that the estimate of a prompt errs upwards
+_SHORTEST_SECRET = 16     # characters; a shorter key is a dummy ("none", "EMPTY"), which answers may hold as a word
+_BYTES_PER_TOKEN = 2.5          # low for English, so that the estimate of a prompt errs upwards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +52,11 @@ class ClientConfig:
 
     def __post_init__(self):
         for name in ("concurrency", "timeout", "attempts", "requests_per_minute", "tokens_per_minute"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("backoff", "longest_wait"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
 
 
 class Bucket:
@@ -86,14 +91,20 @@ class Bucket:
         return self._level
 
 
-def prompt_tokens(characters: int) -> float:
-    """An estimate, on the high side, of the tokens of a prompt."""
-    return characters / _CHARACTERS_PER_TOKEN
+def prompt_tokens(text: str) -> float:
+    """An estimate, on the high side, of the tokens of a prompt: by its bytes, and at least one a non-ASCII character.
+
+    >>> prompt_tokens("question 1"), prompt_tokens("漢字"), prompt_tokens("да")
+    (4.0, 2.4, 2.0)
+    """
+    ascii_only = len(text.encode("ascii", "ignore"))
+    return max(len(text.encode("utf-8", "surrogatepass")) / _BYTES_PER_TOKEN,
+               ascii_only / _BYTES_PER_TOKEN + len(text) - ascii_only)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """One answer. Token counts are None when the endpoint reports no usage."""
+    """One answer. Token counts are None when the endpoint reports none, or no whole number."""
     text: str
     finish_reason: str
     model: str
@@ -117,6 +128,10 @@ class RequestFailed(Exception):
     def __init__(self, message: str, refused: bool):
         super().__init__(message)
         self.refused = refused      # True: the server answered and does not want this request
+
+
+class Closing(Exception):
+    """The request was not sent, or not again, as `Client.closing` was set."""
 
 
 class _NoRoute(UserError):
@@ -165,6 +180,8 @@ class Client:
         self._tokens = Bucket(config.tokens_per_minute) if config.tokens_per_minute else None
         self._http: httpx.AsyncClient | None = None
         self._model = config.model
+        self.on_the_way: set[asyncio.Task] = set()      # tasks with a request that was sent and not answered
+        self.closing = False        # when set, nothing more is sent; what is on its way may still come
 
     async def __aenter__(self) -> "Client":
         """Opens the connection pool."""
@@ -234,12 +251,13 @@ class Client:
         started = 0.0
 
         def read(answer: dict) -> Reply:
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            choice, usage = answer["choices"][0], answer.get("usage")
+            usage = usage if isinstance(usage, dict) else {}
             seconds = round(time.monotonic() - started, 4)
             texts = text_of(choice), choice.get("finish_reason"), answer.get("model") or self._model
-            texts = (self._clean(_writable(text)) for text in texts)
-            return Reply(*texts, usage.get("prompt_tokens"), usage.get("completion_tokens"), seconds,
-                         _first_token(choice))
+            texts = (self._without_secret(_writable(text)) for text in texts)
+            return Reply(*texts, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")),
+                         seconds, _first_token(choice))
 
         async with self._slots:
             started = time.monotonic()
@@ -252,7 +270,7 @@ class Client:
         if not self._tokens:
             return 0.0
         asked = body["prompt"] if "prompt" in body else "".join(m["content"] for m in body["messages"])
-        worst = (prompt_tokens(len(asked)) if isinstance(asked, str) else len(asked)) + body["max_tokens"]
+        worst = (prompt_tokens(asked) if isinstance(asked, str) else len(asked)) + body["max_tokens"]
         await self._tokens.take(worst)
         return worst
 
@@ -265,11 +283,15 @@ class Client:
         for attempt in range(1, attempts + 1):
             worst = await self._spend(body) if body else 0.0
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
+            if self.closing:
+                raise Closing
             try:
                 reply = await self._attempt(method, url, body, read)
                 self._settle(worst, reply)
                 return reply
             except _Busy as busy:
+                if self.closing:
+                    raise Closing from None
                 if attempt == attempts:
                     raise self._gave_up(method, url, busy, attempts) from None
                 growing = min(self.config.backoff * 2 ** (attempt - 1), self.config.longest_wait)
@@ -280,6 +302,7 @@ class Client:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _attempt(self, method: str, url: str, body: dict | None, read: Callable[[dict], T]) -> T:
+        self.on_the_way.add(asyncio.current_task())
         try:
             async with asyncio.timeout(self.config.timeout):    # httpx itself bounds only the pause between bytes
                 response = await self._http.request(method, url, json=body)
@@ -287,6 +310,8 @@ class Client:
             raise _Busy(f"no answer within {self.config.timeout:g} s") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise _Busy(self._clean(str(error) or type(error).__name__)) from None
+        finally:
+            self.on_the_way.discard(asyncio.current_task())
         if not response.is_success:
             raise self._error(response, url)
         try:
@@ -312,6 +337,9 @@ class Client:
         if method == "GET":
             return UserError(f"{url}: {busy} ({attempts} attempts); is the server up, is this its address?")
         return RequestFailed(f"{busy} ({attempts} attempts)", refused=False)
+
+    def _without_secret(self, answer: str) -> str:
+        return self._clean(answer) if len(self.key) >= _SHORTEST_SECRET else answer
 
     def _clean(self, text: str) -> str:
         return text.replace(self.key, "***") if self.key else text
@@ -363,6 +391,12 @@ def _first_token(choice: Mapping[str, Any]) -> dict[str, float] | None:
     """Log-probabilities of the candidates for a chat answer's first token; None where the endpoint gives none."""
     content = (choice.get("logprobs") or {}).get("content")
     return {top["token"]: float(top["logprob"]) for top in content[0]["top_logprobs"]} if content else None
+
+
+def _count(tokens: Any) -> int | None:
+    """A whole number from 0, 1.0 too; None for whatever else a server says: it is not counted, and not believed."""
+    whole = isinstance(tokens, int | float) and not isinstance(tokens, bool) and tokens >= 0 and tokens % 1 == 0
+    return int(tokens) if whole else None
 
 
 def _writable(text: str | None) -> str:

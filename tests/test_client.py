@@ -46,6 +46,12 @@ def test_other_addresses_are_refused(url):
         base_url(url)
 
 
+@pytest.mark.parametrize("wrong", [{"timeout": float("nan")}, {"longest_wait": -1.0}, {"backoff": -0.5}])
+def test_times_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* must be"):
+        ClientConfig("http://h", **wrong)
+
+
 def test_an_answer_is_read():
     with serving(Endpoint()) as endpoint:
         reply = ask(endpoint)
@@ -272,6 +278,15 @@ def test_a_key_that_an_answer_repeats_is_not_passed_on(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving(Endpoint(lambda handler, body, n: answer(body, text=f"Your key is {KEY}."))) as endpoint:
         assert ask(endpoint).text == "Your key is ***."
+
+
+@pytest.mark.parametrize("dummy", ["none", "EMPTY", "x"])
+def test_a_dummy_key_leaves_answers_as_they_are(monkeypatch, dummy):
+    monkeypatch.setenv("OPENAI_API_KEY", dummy)
+    text = "There is none; EMPTY next exit."
+    with serving(Endpoint(lambda handler, body, n: answer(body, text=text))) as endpoint:
+        reply = ask(endpoint)
+    assert (reply.text, reply.model) == (text, "teacher")
 
 
 def test_models_carry_lineage_and_context_where_offered():

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
+from easylm_imitation.client import prompt_tokens
 from easylm_imitation.records import Conversation, LedgerEntry, Message
 
 
@@ -50,9 +51,15 @@ class AskConfig:
         "concurrency", "timeout", "attempts", "longest_wait", "give_up_after", "api_key_env", "terms"})
 
     def __post_init__(self):
-        for name in ("max_tokens", "give_up_after", "window", "concurrency"):
+        for name in ("max_tokens", "give_up_after", "window", "concurrency", "attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("timeout", "requests_per_minute", "tokens_per_minute"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:     # nan too
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("price_in", "price_out", "longest_wait", "budget_tokens", "budget_cost"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
         if self.api not in ("chat", "completions"):
             raise ValueError(f"api={self.api!r} is neither 'chat' nor 'completions'")
         if self.budget_cost is not None and not any(map(any, self.prices())):
@@ -86,9 +93,9 @@ class Ask:
         return self.id, self.sample, self.attempt
 
     @property
-    def characters(self) -> int:
-        """Of all messages."""
-        return sum(len(message.content) for message in self.messages)
+    def prompt_tokens(self) -> float:
+        """An estimate, on the high side, of all messages."""
+        return sum(prompt_tokens(message.content) for message in self.messages)
 
 
 class Recipe(Protocol):

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from easylm_imitation import console
-from easylm_imitation.client import Client, ClientConfig, Reply, RequestFailed, ServedModel
+from easylm_imitation.client import Client, ClientConfig, Closing, RequestFailed, ServedModel
 from easylm_imitation.journal import Journal
 from easylm_imitation.records import (
     CollectionCard,
@@ -135,25 +135,50 @@ class _Run:
         self._known = {(e.prompt_id, e.sample, e.attempt): e for e in ledger.entries
                        if e.status == "ok" or recipe.failures_stay}
         self._slots = asyncio.Semaphore(config.concurrency)
+        self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()     # its exception ends the run
 
     async def to_the_end(self) -> None:
         """Asks until the recipe wants no more, the budget is used up, or nothing new comes. The order of the calls of
         `next` and `take` is the rule of replay: it may depend on nothing but answers."""
         waiting: deque[tuple[Ask, LedgerEntry | asyncio.Task]] = deque()
+        tasks: set[asyncio.Task] = set()
         try:
             with console.progress("asking the teacher", total=self.recipe.wanted) as advance:
-                async with asyncio.TaskGroup() as tasks:
-                    while True:
-                        while not self.stopped and len(waiting) < self.config.window and (ask := self.recipe.next()):
-                            waiting.append((ask, self._answer(ask, tasks)))
-                        if not waiting:
-                            break
-                        ask, answer = waiting.popleft()
-                        entry = await answer if isinstance(answer, asyncio.Task) else answer
-                        if entry:
-                            self._take(ask, entry, advance)
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+                while True:
+                    while not self.stopped and len(waiting) < self.config.window and (ask := self.recipe.next()):
+                        waiting.append((ask, self._answer(ask, tasks)))
+                    if not waiting:
+                        break
+                    ask, answer = waiting.popleft()
+                    entry = await self._answered(answer) if isinstance(answer, asyncio.Task) else answer
+                    if entry:
+                        self._take(ask, entry, advance)
+        finally:
+            await self._land(tasks)
+
+    async def _answered(self, answer: asyncio.Task) -> LedgerEntry | None:
+        await asyncio.wait({answer, self._fatal}, return_when=asyncio.FIRST_COMPLETED)
+        return self._fatal.result() if self._fatal.done() else answer.result()
+
+    async def _land(self, tasks: set[asyncio.Task]) -> None:
+        """Sends nothing more, and waits for what is on its way, as it is paid: at most `timeout` seconds, or until a
+        second interrupt."""
+        for teacher in self.teachers:
+            teacher.client.closing = True
+        sent = tasks & set().union(*(teacher.client.on_the_way for teacher in self.teachers))
+        for task in tasks - sent:
+            task.cancel()
+        try:
+            if sent:
+                console.say(f"stopping: {len(sent)} answers are on their way and paid, they are waited for; interrupt "
+                            "again to give them up")
+                await asyncio.wait(sent, timeout=self.config.timeout)
+        finally:
+            for task in sent:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if not self._fatal.cancel():
+                self._fatal.exception()     # also when an interrupt came first, or asyncio complains
 
     def check_same_collection(self, path: pathlib.Path) -> None:
         """UserError when the ledger answers other requests than this collection would ask; names what differs."""
@@ -176,33 +201,52 @@ class _Run:
                             "changed; choose another --out, or undo the change")
         return entry
 
-    def _answer(self, ask: Ask, tasks: asyncio.TaskGroup) -> LedgerEntry | asyncio.Task:
+    def _answer(self, ask: Ask, tasks: set[asyncio.Task]) -> LedgerEntry | asyncio.Task:
         """The entry that the ledger holds, or a task that asks: its result is None when the budget is used up."""
         entry = self._known_answer(ask)
         if entry is None:
-            return tasks.create_task(self._ask_within_limits(ask))
+            task = asyncio.create_task(self._ask_or_end(ask))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            return task
         self.reused += entry.status == "ok"
         return entry
+
+    async def _ask_or_end(self, ask: Ask) -> LedgerEntry | None:
+        try:
+            return await self._ask_within_limits(ask)
+        except Closing:
+            return None
+        except Exception as error:
+            for teacher in self.teachers:
+                teacher.client.closing = True
+            if not self._fatal.done():
+                self._fatal.set_exception(error)
+            return None
 
     async def _ask_within_limits(self, ask: Ask) -> LedgerEntry | None:
         async with self._slots:
             if self.stopped or not await self._hold(ask):
                 return None
             try:
-                entry = await self._ask(ask)
-                self.ledger.append(entry)
+                entry, counted = await self._ask(ask)
+                self.ledger.append(entry)       # before any check: it is paid
                 self.spending.add(entry)
             finally:
                 await self.spending.release(ask.key)
+        if not counted and self.spending.limited:
+            raise UserError(f"{self.teachers[ask.teacher].client.base} reports no token usage, so a budget cannot be "
+                            "kept; leave budget_tokens and budget_cost out. What was answered is kept")
         self._watch(entry)
         return entry
 
     async def _hold(self, ask: Ask) -> bool:
-        fits = await self.spending.hold(ask.key, ask.teacher, ask.characters, self._options(ask)["max_tokens"])
+        fits = await self.spending.hold(ask.key, ask.teacher, ask.prompt_tokens, self._options(ask)["max_tokens"])
         self.stopped = self.stopped or ("" if fits else "budget used up")
         return fits
 
-    async def _ask(self, ask: Ask) -> LedgerEntry:
+    async def _ask(self, ask: Ask) -> tuple[LedgerEntry, bool]:
+        """What came of it, and whether its tokens are known."""
         teacher, now = self.teachers[ask.teacher], datetime.datetime.now(datetime.UTC)
         name = {"request": self._hash(ask), "attempt": ask.attempt, "time": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
         asking = (teacher.client.chat(ask.messages, **self._options(ask)) if self.config.api == "chat"
@@ -210,10 +254,11 @@ class _Run:
         try:
             reply = await asking
         except RequestFailed as error:
-            return LedgerEntry(*ask.key[:2], "failed", teacher.model, error=str(error), **name)
-        used = self._usage(teacher, reply)
+            return LedgerEntry(*ask.key[:2], "failed", teacher.model, error=str(error), **name), True
+        counted = None not in (reply.prompt_tokens, reply.completion_tokens)
+        used = (reply.prompt_tokens, reply.completion_tokens) if counted else (0, 0)
         return LedgerEntry(*ask.key[:2], "ok", reply.model, *used, self.spending.price(ask.teacher, *used),
-                           reply.seconds, reply.finish_reason, response=reply.text, **name)
+                           reply.seconds, reply.finish_reason, response=reply.text, **name), counted
 
     def _options(self, ask: Ask) -> dict[str, Any]:
         config = self.config
@@ -225,14 +270,6 @@ class _Run:
         """Ties an answer to its request."""
         other = [] if self.config.api == "chat" else [self.config.api]
         return digest([ask.messages, self.teachers[ask.teacher].model, self._options(ask), *other])
-
-    def _usage(self, teacher: _Teacher, reply: Reply) -> tuple[int, int]:
-        if reply.prompt_tokens is None or reply.completion_tokens is None:
-            if self.spending.limited:
-                raise UserError(f"{teacher.client.base} reports no token usage, so a budget cannot be kept; leave "
-                                "budget_tokens and budget_cost out")
-            return 0, 0
-        return reply.prompt_tokens, reply.completion_tokens
 
     def _watch(self, entry: LedgerEntry) -> None:
         if entry.status == "ok":

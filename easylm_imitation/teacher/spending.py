@@ -6,7 +6,6 @@ have) still fits below the ceiling, together with the requests in flight. So a b
 import asyncio
 from collections.abc import Sequence
 
-from easylm_imitation.client import prompt_tokens
 from easylm_imitation.records import LedgerEntry
 
 OTHERS = {"Alpaca (52,000 instructions, and training)": 600.0, "Vicuna (training)": 300.0,
@@ -43,9 +42,9 @@ class Spending:
         self.completion_tokens += entry.completion_tokens
         self.cost += entry.cost
 
-    async def hold(self, key: object, teacher: int, characters: int, max_tokens: int) -> bool:
-        """Reserves the worst case of a request; waits for room while others are in flight. False: none is left."""
-        prompt = prompt_tokens(characters)
+    async def hold(self, key: object, teacher: int, prompt: float, max_tokens: int) -> bool:
+        """Reserves the worst case of a request, its prompt of about `prompt` tokens; waits for room while others are in
+        flight. False: none is left."""
         worst = (prompt + max_tokens, self.price(teacher, prompt, max_tokens))
         async with self._changed:
             while not self._fits(worst):

@@ -216,6 +216,13 @@ def test_a_budget_in_tokens_is_never_passed(files):
         assert collect(endpoint, files, max_tokens=100, budget_tokens=10_000).kept == 6
 
 
+@pytest.mark.parametrize(("letter", "sent"), [("a", 1), ("漢", 0), ("д", 0)])
+def test_a_budget_counts_a_token_or_more_for_a_letter_outside_ascii(tmp_path, letter, sent):
+    files = prompts_file(tmp_path, [{"id": "a", "prompt": "a"}, {"id": "b", "prompt": letter * 100}]), tmp_path / "o"
+    with serving(Endpoint()) as endpoint:
+        assert collect(endpoint, files, max_tokens=10, budget_tokens=114, concurrency=1).asked == 1 + sent
+
+
 def test_a_budget_in_dollars_counts_earlier_runs_too(files):
     prices = {"price_in": 0.0, "price_out": 1e6, "max_tokens": 5, "concurrency": 2}     # a dollar a token, 5 an answer
     with serving(Endpoint()) as endpoint:
@@ -227,8 +234,25 @@ def test_a_budget_in_dollars_counts_earlier_runs_too(files):
 def test_a_budget_needs_an_endpoint_that_counts(files):
     with serving(Endpoint(lambda h, body, n: answer(body, usage=False))) as endpoint:
         with pytest.raises(UserError, match="reports no token usage"):
-            collect(endpoint, files, budget_tokens=10**6)
+            collect(endpoint, files, budget_tokens=10**6, concurrency=1)
+        assert [e.response for e in ledger_of(files[1])] == ["answer to question 0"], "it is paid, so it is kept"
         assert collect(endpoint, (files[0], files[1].with_name("other.jsonl"))).prompt_tokens == 0
+
+
+@pytest.mark.parametrize(("said", "counted"), [
+    (1.0, 1), (7, 7), (1.5, 0), ("10", 0), (-500000, 0), (None, 0), (True, 0), (float("inf"), 0), (float("nan"), 0)])
+def test_odd_token_counts_leave_a_ledger_that_can_be_read(files, said, counted):
+    def behave(handler, body, n):
+        return answer(body) | {"usage": {"prompt_tokens": said, "completion_tokens": 5}}
+    with serving(Endpoint(behave)) as endpoint:
+        assert collect(endpoint, files).prompt_tokens == 6 * counted
+        assert collect(endpoint, files).reused == 6
+
+
+@pytest.mark.parametrize("usage", [None, [], "many", 3])
+def test_usage_of_another_form_counts_as_none(files, usage):
+    with serving(Endpoint(lambda h, body, n: answer(body) | {"usage": usage})) as endpoint:
+        assert collect(endpoint, files, attempts=1).asked == 6
 
 
 def test_failed_prompts_are_counted_and_asked_again(files):
@@ -250,6 +274,50 @@ def test_a_teacher_that_is_gone_stops_the_run_and_keeps_what_was_answered(files)
             collect(endpoint, files, attempts=1, give_up_after=3, concurrency=1)
     assert not files[1].exists()
     assert [e.status for e in ledger_of(files[1])] == ["ok", "failed", "failed", "failed"]
+
+
+def test_a_wrong_key_in_the_middle_lets_paid_answers_come_and_sends_nothing_new(files):
+    refused = threading.Event()
+
+    def behave(handler, body, n):
+        if body["messages"][-1]["content"] == "question 1":
+            send(handler, 401, {})
+            return refused.set()
+        refused.wait(5)
+        time.sleep(0.3)
+        return answer(body)
+    with serving(Endpoint(behave)) as endpoint:
+        with pytest.raises(UserError, match="access refused"):
+            collect(endpoint, files, concurrency=3)
+    assert {e.prompt_id for e in ledger_of(files[1])} == {"p0", "p2"}
+    assert len(endpoint.requests) == 3
+
+
+def test_what_is_on_its_way_at_an_interrupt_is_kept_and_a_second_one_cuts(tmp_path):
+    prompts = prompts_file(tmp_path, [{"id": f"p{i}", "prompt": f"question {i}"} for i in range(6)])
+    out, go = tmp_path / "out.jsonl", threading.Event()
+
+    def behave(handler, body, n):
+        go.wait(20)
+        return answer(body)
+    with serving(Endpoint(behave)) as endpoint:
+        command = [sys.executable, "-m", "easylm_imitation", "collect", "--teacher", endpoint.url, "--prompts",
+                   str(prompts), "--out", str(out), "--config.concurrency=3"]
+        for interrupts, entries in ((2, 0), (1, 3)):
+            go.clear()
+            seen = len(endpoint.requests)
+            child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            wait_for(lambda expected=seen + 3: len(endpoint.requests) == expected)
+            for _ in range(interrupts):
+                time.sleep(0.2)
+                child.send_signal(signal.SIGINT)
+            if interrupts == 1:
+                time.sleep(0.3)
+                go.set()
+            assert child.wait(15) == 130
+            go.set()
+            assert len(ledger_of(out)) == entries
+        assert len(endpoint.requests) == 6
 
 
 def test_nothing_to_keep_is_an_error_and_writes_nothing(files):
@@ -296,7 +364,10 @@ def test_a_broken_line_inside_the_ledger_is_an_error(tmp_path):
 @pytest.mark.parametrize(("settings", "says"), [
     ({"samples": 0}, "samples=0"), ({"tries": 2, "temperature": 0.0}, "the same answer again"),
     ({"samples": 2, "temperature": 0.0}, "equal answers"),
-    ({"budget_cost": 1.0}, "price_in")])
+    ({"budget_cost": 1.0}, "price_in"), ({"timeout": -1.0}, "timeout=-1.0 must be above 0"),
+    ({"attempts": 0}, "attempts=0"), ({"requests_per_minute": 0.0}, "requests_per_minute=0.0 must be above 0"),
+    ({"tokens_per_minute": float("nan")}, "tokens_per_minute=nan"), ({"price_in": -3.0}, "price_in=-3.0"),
+    ({"longest_wait": -1.0}, "longest_wait=-1.0 must be at least 0"), ({"budget_tokens": -1}, "budget_tokens=-1")])
 def test_settings_that_make_no_sense_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
         CollectConfig(**settings)
