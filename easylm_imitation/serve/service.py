@@ -72,9 +72,14 @@ class Service:
         self.context = engine.shapes.context
         self.vocab_size = engine.config.vocab_size
         self.started = int(time.time())
+        self.closing = False        # nothing that still waits will be finished
         self._stop_ids = frozenset(stop_ids)
         self._texts: dict[int, str] = {}
         self._grammars = Grammars(tokenizer, self.vocab_size, stop_ids, self.limits.grammar_characters)
+
+    def stopped_status(self) -> int:
+        """The HTTP status of what `Stopped` ended: 503 where the server was told to stop, 500 where it failed."""
+        return 503 if self.closing else 500
 
     # ---------------------------------------------------------------- requests to jobs
 
