@@ -148,10 +148,12 @@ def _add_state(app: fastapi.FastAPI, service: Service) -> None:
         _check_model(service, name)
         return card
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", **_says(replies.StateReply, stopped=replies.StateReply))
     def health() -> JSONResponse:
         return _state(service.scheduler.alive)
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", **_says(replies.StateReply, stopped=replies.StateReply))
     def ready() -> JSONResponse:
         return _state(service.scheduler.alive)

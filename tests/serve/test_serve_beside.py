@@ -135,6 +135,14 @@ def test_a_bad_address_is_told_before_anything_is_loaded(capfd):
         BesideConfig("http://me:secret@host/v1")
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", *FILES])
+def test_a_head_request_gets_the_headers_alone(http, path):
+    answer, whole = http.head(path), http.get(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == whole.headers["content-type"]
+    assert answer.headers["content-length"] == whole.headers["content-length"]
+
+
 def test_the_pages_files_are_public_whole_and_under_a_strict_policy(http):
     assert CSP == ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
                    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
