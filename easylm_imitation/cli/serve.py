@@ -56,7 +56,7 @@ def _lead(args: argparse.Namespace, config: Any, leader: Any) -> dict[str, Any]:
         _on_signals(_leave)
         console.say(f"{args.model}: loading and compiling")
         with open_server(open_weights(args.model, config), config, listener=listener, leader=leader) as server:
-            _on_signals(lambda number, frame: stop.set())
+            _on_signals(_stop_or_leave(stop, alone=leader is None))
             console.say(f"{server.model_name} is ready at {server.url}/v1")
             console.say(f"chat with it in a browser: {server.url}")
             stop.wait()
@@ -85,6 +85,17 @@ def _follow(args: argparse.Namespace, config: Any, follower: Any) -> dict[str, A
 def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
+
+
+def _stop_or_leave(stop: threading.Event, alone: bool) -> Callable[[int, FrameType | None], None]:
+    """Sets `stop`; the second signal ends the process on the spot. Of several processes, `alone` False, each may pass
+    on the first one, so there a second means nothing."""
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and alone:
+            console.error("told to stop once more; running requests are cut off")
+            os._exit(128 + number)
+        stop.set()
+    return handle
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -51,7 +51,7 @@ def make_app(service: Service, api_key: str | None, beside: Beside | None = None
     if beside:
         _add_beside(app, beside)
     _add_schema(app)
-    _add_errors(app)
+    _add_errors(app, service)
     return app, Guard(app, api_key=api_key, body_bytes=service.limits.body_bytes)
 
 
@@ -148,10 +148,12 @@ def _add_state(app: fastapi.FastAPI, service: Service) -> None:
         _check_model(service, name)
         return card
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", **_says(replies.StateReply, stopped=replies.StateReply))
     def health() -> JSONResponse:
         return _state(service.scheduler.alive)
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", **_says(replies.StateReply, stopped=replies.StateReply))
     def ready() -> JSONResponse:
         return _state(service.scheduler.alive)
@@ -214,7 +216,7 @@ _BODY = (400, 401, 413, 415, 503)       # what any route that takes a body may a
 _GENERATE = (*_BODY, 404, 429, 499, 500)
 
 
-def _add_errors(app: fastapi.FastAPI) -> None:
+def _add_errors(app: fastapi.FastAPI, service: Service) -> None:
     def refuse(status: int, message: str, headers: dict[str, str] | None = None,
                param: str | None = None) -> JSONResponse:
         return JSONResponse(error_body(status, message, param), status, headers)
@@ -223,6 +225,9 @@ def _add_errors(app: fastapi.FastAPI) -> None:
         async def handle(request: fastapi.Request, error: Exception) -> Response:
             return refuse(status, str(error), param=getattr(error, "param", None))
         return handle
+
+    async def stopped(request: fastapi.Request, error: Stopped) -> Response:
+        return refuse(service.stopped_status(), str(error))
 
     async def busy(request: fastapi.Request, error: Busy) -> Response:
         return refuse(429, "the queue is full; try again", {"Retry-After": str(error.retry_after)})
@@ -245,7 +250,7 @@ def _add_errors(app: fastapi.FastAPI) -> None:
 
     app.add_exception_handler(UserError, handler(400))
     app.add_exception_handler(UnicodeEncodeError, no_text)      # from within pydantic, which cannot quote such names
-    app.add_exception_handler(Stopped, handler(500))
+    app.add_exception_handler(Stopped, stopped)
     app.add_exception_handler(Gone, handler(499))
     app.add_exception_handler(Busy, busy)
     app.add_exception_handler(HTTPException, http)

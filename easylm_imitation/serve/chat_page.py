@@ -32,6 +32,7 @@ def add_files(app: fastapi.FastAPI) -> None:
 def _add_file(app: fastapi.FastAPI, path: str, file: pathlib.Path) -> None:
     content, kind = file.read_bytes(), _TYPES[file.suffix]
 
+    @app.head(path, include_in_schema=False)
     @app.get(path, name=f"page {file.name}", include_in_schema=False)
     def page_file() -> Response:
         return Response(content, headers=HEADERS, media_type=kind)

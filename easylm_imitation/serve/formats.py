@@ -44,10 +44,9 @@ def completion_logprobs(service: Service, tokens: Sequence[Token | int], top: in
 
 
 def chat_logprobs(service: Service, tokens: Sequence[Token]) -> dict[str, Any]:
-    """The form of chat completions."""
+    """The form of chat completions. The joined `bytes` are the answer's text, even of half characters."""
     def entry(token_id: int, logprob: float) -> dict[str, Any]:
-        text = service.token_text(token_id)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        return {"token": service.token_text(token_id), "logprob": logprob, "bytes": list(service.bytes.of(token_id))}
 
     return {"content": [{**entry(token.id, token.logprob), "top_logprobs": [entry(*other) for other in token.top]}
                         for token in tokens], "refusal": None}

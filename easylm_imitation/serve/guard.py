@@ -38,6 +38,7 @@ class Guard:
         self._key = api_key.encode() if api_key else None
         self._limit = body_bytes
         self.draining = False
+        self.running = 0        # requests that were passed on and are not answered in full yet
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         """Answers 401, 413 or 503 by itself; else passes the request on."""
@@ -53,7 +54,11 @@ class Guard:
         elif _declared(headers) > self._limit:
             await _refuse(send, 413, self._too_large())
         else:
-            await self._app(scope, self._counted(receive), send)
+            self.running += 1
+            try:
+                await self._app(scope, self._counted(receive), send)
+            finally:
+                self.running -= 1
 
     def _knows_key(self, headers: dict[bytes, bytes]) -> bool:
         given = headers.get(b"authorization", b"")

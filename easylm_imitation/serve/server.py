@@ -25,6 +25,8 @@ from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.service import Service
 from easylm_imitation.weights import LoadedModel, open_model
 
+_GRACE = 2      # seconds, whole ones for uvicorn: what the last answers and errors get to be sent
+
 
 class RunningServer:
     """A server that answers at `url`; a context manager that closes it."""
@@ -37,7 +39,7 @@ class RunningServer:
         self._guard = guard
         self._server = uvicorn.Server(uvicorn.Config(
             guard, lifespan="off", ws="none", access_log=False, log_level="warning", server_header=False,
-            log_config=None, timeout_graceful_shutdown=int(service.limits.drain_seconds)))
+            log_config=None, timeout_graceful_shutdown=_GRACE))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
 
     def start(self) -> None:
@@ -50,12 +52,17 @@ class RunningServer:
         self.service.scheduler.start()
 
     def close(self) -> None:
-        """Refuses new work, gives running requests `drain_seconds` to end, then stops. May be called twice."""
+        """Refuses new work, gives running requests `drain_seconds` to end, tells the others that they will not, then
+        stops. May be called twice."""
         self._guard.draining = True
+        until = time.monotonic() + self.service.limits.drain_seconds
+        while self._guard.running and time.monotonic() < until:
+            time.sleep(0.01)
+        self.service.closing = True
+        self.service.scheduler.close()      # while HTTP still runs: what waits is told why it gets no answer
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join()
-        self.service.scheduler.close()
 
     def __enter__(self) -> "RunningServer":
         return self

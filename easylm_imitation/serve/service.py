@@ -27,6 +27,7 @@ from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.schemas import BadField, ChatRequest, Generation, about
 from easylm_imitation.serve.scoring import Pair, Score, check_ids, pair_segments
 from easylm_imitation.text import Template, Tokenizer, prompt_ids, tool_prompt_ids
+from easylm_imitation.text.token_bytes import TokenBytes
 
 GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same
 
@@ -72,9 +73,15 @@ class Service:
         self.context = engine.shapes.context
         self.vocab_size = engine.config.vocab_size
         self.started = int(time.time())
+        self.closing = False        # nothing that still waits will be finished
         self._stop_ids = frozenset(stop_ids)
         self._texts: dict[int, str] = {}
+        self.bytes = TokenBytes(tokenizer)
         self._grammars = Grammars(tokenizer, self.vocab_size, stop_ids, self.limits.grammar_characters)
+
+    def stopped_status(self) -> int:
+        """The HTTP status of what `Stopped` ended: 503 where the server was told to stop, 500 where it failed."""
+        return 503 if self.closing else 500
 
     # ---------------------------------------------------------------- requests to jobs
 

@@ -35,7 +35,7 @@ def tiktoken_backend(path: pathlib.Path) -> tokenizers.Tokenizer:
     The names of a few special tokens came with 3.1, which a params.json beside the file tells by its scaled positions.
     """
     ranks = _read_ranks(path)
-    letters = _byte_letters()
+    letters = byte_letters()
 
     def spelled(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
@@ -91,7 +91,7 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     return [pair for *_, pair in sorted(found)]
 
 
-def _byte_letters() -> dict[int, str]:
+def byte_letters() -> dict[int, str]:
     """The visible character that byte-level BPE writes for each byte."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in visible]

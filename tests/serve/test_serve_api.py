@@ -352,6 +352,28 @@ def test_closing_finishes_what_runs_and_refuses_what_comes(served_model):
     running.close()     # twice does no harm
 
 
+def test_what_the_drain_time_cuts_off_is_told_so(served_model):
+    running = open_server(served_model, with_limits(drain_seconds=0.3))
+    decode = running.service.engine.decode
+    running.service.engine.decode = lambda *given: time.sleep(0.05) or decode(*given)
+    body = {"prompt": ["a"] * 8, "max_tokens": 90, "temperature": 1.0, "logit_bias": {"0": -100}}
+
+    def stream(client):
+        with client.stream("POST", COMPLETE, json={**body, "stream": True}) as response:
+            return [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
+
+    with httpx.Client(base_url=running.url, timeout=60) as client, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        plain = pool.submit(client.post, COMPLETE, json=body)
+        streamed = pool.submit(stream, client)
+        wait_until(lambda: running.service.scheduler.queue_depth == 16)
+        running.close()
+        assert (plain.result().status_code, plain.result().json()["error"]["type"]) == (503, "server_error")
+        assert "shutting down" in plain.result().json()["error"]["message"]
+        *_, error, end = streamed.result()
+        assert json.loads(error)["error"]["code"] == 503
+        assert end == "[DONE]"
+
+
 def test_a_taken_port_is_told_before_anything_else(server, served_model):
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(UserError, match=f"--port {port} on 127.0.0.1: cannot be used .*another --port"):

@@ -75,6 +75,19 @@ def test_each_server_sees_its_own_key_and_the_model_is_named(two):
     assert client.post("/beside/v1/completions", content=b"[1]").status_code in (400, 415)
 
 
+@pytest.mark.parametrize(("said", "place"), [
+    ('{"temperature": NaN}', "temperature"), ('{"top_p": 1e999}', "top_p"),
+    ('{"messages": [{"content": "a"}, {"content": [-Infinity]}]}', "messages.1.content.0")])
+def test_numbers_that_json_does_not_have_are_refused_by_name(two, said, place):
+    client, other = two
+    before = len(other.requests)
+    for path in ("chat/completions", "completions"):
+        answer = client.post(f"/beside/v1/{path}", content=said, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, place)
+        assert answer.json()["error"]["message"].startswith(f"{place}: ")
+    assert len(other.requests) == before
+
+
 @pytest.mark.parametrize(("manner", "status", "says"), [
     (lambda h, b, n: ep.send(h, 401, {"error": {"message": "no"}}), 502, "should check $SECOND"),
     (lambda h, b, n: ep.send(h, 404, {"error": {"message": "no such model second-key"}}), 404, "no such model ***"),
@@ -120,6 +133,14 @@ def test_a_bad_address_is_told_before_anything_is_loaded(capfd):
     assert "'localhost:8001' is not the address of an endpoint" in capfd.readouterr().err
     with pytest.raises(UserError, match="carries a user, a password"):
         BesideConfig("http://me:secret@host/v1")
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", *FILES])
+def test_a_head_request_gets_the_headers_alone(http, path):
+    answer, whole = http.head(path), http.get(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == whole.headers["content-type"]
+    assert answer.headers["content-length"] == whole.headers["content-length"]
 
 
 def test_the_pages_files_are_public_whole_and_under_a_strict_policy(http):

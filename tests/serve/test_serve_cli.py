@@ -1,17 +1,21 @@
 """The verb `serve`: refusals before any work, and a real process that drains on SIGTERM."""
 import concurrent.futures
+import contextlib
 import json
 import pathlib
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 
 import httpx
 import pytest
 
 from easylm_imitation.cli.main import main
+from easylm_imitation.cli.serve import _stop_or_leave
 from easylm_imitation.config import load
 from easylm_imitation.serve import ServeConfig
 from easylm_imitation.weights import save_run_model
@@ -46,18 +50,54 @@ def test_the_config_file_loads_and_means_the_defaults():
     assert load(ServeConfig, str(ROOT / "configs/serve/default.py")) == ServeConfig()
 
 
-@pytest.mark.slow
-def test_a_process_serves_a_run_and_finishes_requests_on_sigterm(served_model, tmp_path):
-    run = tmp_path / "run"
-    names = ("config", "params", "tokenizer", "template", "lineage")
-    save_run_model(run, *(getattr(served_model, name) for name in names))
+def test_the_second_signal_ends_a_lone_process_at_once(monkeypatch):
+    left = []
+    monkeypatch.setattr("os._exit", left.append)
+    for alone in (False, True):
+        stop = threading.Event()
+        handle = _stop_or_leave(stop, alone)
+        handle(signal.SIGTERM, None)
+        assert (stop.is_set(), left) == (True, [])
+        handle(signal.SIGTERM, None)
+    assert left == [143]
+
+
+@contextlib.contextmanager
+def a_process(model, run):
+    """(a process that serves, the lines that it says), from its start on."""
+    save_run_model(run, *(getattr(model, name) for name in ("config", "params", "tokenizer", "template", "lineage")))
     command = [sys.executable, "-m", "easylm_imitation", "serve", "--model", str(run), "--port", "0", "--json",
                "--config.context=96", "--config.slots=4"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = queue.Queue()
     threading.Thread(target=lambda: [lines.put(line) for line in process.stderr], daemon=True).start()
     try:
-        said = iter(lambda: lines.get(timeout=120), None)
+        yield process, iter(lambda: lines.get(timeout=120), None)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_second_signal_does_not_wait_for_what_runs(served_model, tmp_path):
+    with a_process(served_model, tmp_path / "run") as (process, said):
+        url = httpx.URL(next(line.split(" at ")[1].strip() for line in said if " is ready at " in line))
+        with socket.create_connection((url.host, url.port)) as half:
+            half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                         b"Content-Length: 100\r\n\r\n{")
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            next(line for line in said if "stopping" in line)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 143
+        assert "cut off" in next(said)
+
+
+@pytest.mark.slow
+def test_a_process_serves_a_run_and_finishes_requests_on_sigterm(served_model, tmp_path):
+    with a_process(served_model, tmp_path / "run") as (process, said):
         url = next(line.split(" at ")[1].strip() for line in said if " is ready at " in line)
         body = {"prompt": ["a"] * 16, "n": 8, "max_tokens": 90}
         with concurrent.futures.ThreadPoolExecutor(1) as pool, httpx.Client(timeout=60) as client:
@@ -67,8 +107,6 @@ def test_a_process_serves_a_run_and_finishes_requests_on_sigterm(served_model, t
                 pass
             process.send_signal(signal.SIGTERM)
             assert len(slow.result().json()["choices"]) == 128
-        out, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0
-    assert json.loads(out.strip().splitlines()[-1])["counts"]["answers"] == 128
+        process.wait(60)
+        assert process.returncode == 0
+        assert json.loads(process.stdout.read().strip().splitlines()[-1])["counts"]["answers"] == 128

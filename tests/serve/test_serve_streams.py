@@ -47,3 +47,15 @@ def test_a_piece_carries_the_tokens_that_its_text_is_made_of(http):
     for event in seen[:-1]:
         [choice] = event["choices"]
         assert bool(choice["text"]) == bool(choice["logprobs"]["tokens"])
+
+
+def test_the_bytes_of_a_chats_tokens_are_its_text_even_of_half_characters(http):
+    body = {"messages": [{"role": "user", "content": "a"}], "logprobs": True, "top_logprobs": 2, "max_tokens": 12,
+            "structured_outputs": {"choice": ["🙂日"]}}
+    answer = http.post(CHAT, json=body)
+    assert answer.status_code == 200, answer.text
+    choice = answer.json()["choices"][0]
+    tokens = choice["logprobs"]["content"]
+    assert choice["message"]["content"] == "🙂日"
+    assert b"".join(bytes(token["bytes"]) for token in tokens) == choice["message"]["content"].encode()
+    assert any(bytes(token["bytes"]).decode(errors="ignore") == "" for token in tokens)
