@@ -75,5 +75,6 @@ def _segment(before: Sequence[int], after: Sequence[int], found: list[Score | No
 
 def _score(targets: Sequence[int], out: Sampled) -> Score:
     values = tuple(float(value) for value in out.logprobs)
-    likeliest = (out.top_ids[:, 0] == np.asarray(targets)) | (out.logprobs >= out.top_logprobs[:, 0])   # a tie counts
+    # A tie counts. Padding of the vocabulary may have more than the likeliest token, but is never chosen.
+    likeliest = (out.top_ids[:, 0] == np.asarray(targets)) | (out.logprobs == out.top_logprobs[:, 0])
     return Score(sum(values), bool(likeliest.all()), values)
