@@ -59,7 +59,7 @@ def pair_segments(pairs: Sequence[Pair], context: int, vocab_size: int, found: l
 
 
 def check_ids(ids: Sequence[int], vocab_size: int, where: str) -> None:
-    """Raises UserError for the first id that the model has no embedding for."""
+    """Raises UserError for the first id outside a vocabulary."""
     for i, token in enumerate(ids):
         if not 0 <= token < vocab_size:
             raise UserError(f"{where}: token id {token} (number {i}) is outside the vocabulary of {vocab_size}")

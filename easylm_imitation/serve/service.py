@@ -153,10 +153,11 @@ class Service:
         """Jobs for `n` answers to each prompt, in that order; sample i of a seeded request uses seed + i.
         `first`: how many jobs share the mailbox already.
 
-        Raises UserError for a bias of an id that the model does not have.
+        Raises UserError for a bias of an id that no token has.
         """
         with about("logit_bias"):
-            check_ids([token for token, _ in request.biases()], self.vocab_size, "logit_bias")
+            known = min(self.tokenizer.vocab_size, self.vocab_size)     # the model may have padding beyond
+            check_ids([token for token, _ in request.biases()], known, "logit_bias")
         seed = secrets.randbits(63) if request.seed is None else request.seed
         ends = self._stop_ids | self._special_stops(request.stops())
         count = request.n or 1
