@@ -10,10 +10,13 @@ import threading
 
 import httpx
 import pytest
+from serve_helpers import CONFIG
 
+from easylm_imitation import console, serve
 from easylm_imitation.cli.main import main
 from easylm_imitation.config import load
 from easylm_imitation.serve import ServeConfig
+from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.weights import save_run_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -44,6 +47,29 @@ def test_refusals_are_one_line_and_exit_2(capfd, monkeypatch, arguments, says):
 
 def test_the_config_file_loads_and_means_the_defaults():
     assert load(ServeConfig, str(ROOT / "configs/serve/default.py")) == ServeConfig()
+
+
+def test_a_server_whose_engine_failed_ends_with_1_when_it_is_told_to_stop(served_model, monkeypatch, capfd):
+    def use(line):
+        if line.startswith("chat with it"):
+            url = line.rpartition(" ")[2]
+            assert httpx.post(f"{url}/v1/completions", json={"prompt": "a"}, timeout=60).status_code == 500
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(serve, "open_weights", lambda path, config: served_model)
+    monkeypatch.setattr(Scheduler, "_turn", lambda self: 1 / 0)
+    monkeypatch.setattr(console, "say", use)
+    sizes = [f"--config.{name}={getattr(CONFIG, name)}"
+             for name in ("slots", "context", "decode_rows", "live_lengths", "score_tokens")]
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit) as left:
+            main(["serve", "--model", "tiny", "--port", "0", *sizes])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert left.value.code == 1
+    assert "the engine failed" in capfd.readouterr().err
 
 
 @pytest.mark.slow
