@@ -117,13 +117,12 @@ class Service:
 
     def encode_pair(self, context: str, continuation: str) -> Pair:
         """Ids of a text pair, as lm-eval makes them: split after the context's tokens in the encoding of the whole,
-        spaces at the end of the context moved over first. An empty context becomes the BOS or EOS token."""
+        spaces at the end of the context moved over first. A context that is empty then becomes the BOS or EOS token."""
+        kept = context.rstrip()
+        context, continuation = kept, context[len(kept):] + continuation
         if not context:
             start = self.tokenizer.eos_id if self.tokenizer.bos_id is None else self.tokenizer.bos_id
             return [start], self.encode(continuation)
-        moved = len(context) - len(context.rstrip())
-        if moved:
-            context, continuation = context[:-moved], context[-moved:] + continuation
         before, whole = self.encode(context), self.encode(context + continuation)
         return before, whole[len(before):]
 

@@ -78,10 +78,11 @@ def test_the_native_route_scores_ids_and_texts_as_lm_eval_splits_them(http, engi
         np.testing.assert_allclose(one["logprob"], score.logprob, atol=1e-3)
         assert one["greedy"] == score.greedy
     encode = served_model.tokenizer.encode
-    texts = [("The sky is ", "blue"), ("", "Oslo"), ("Where", " is Oslo?")]
+    texts = [("The sky is ", "blue"), ("", "Oslo"), ("Where", " is Oslo?"), (" \n", "Oslo")]
     joint = [(encode("The sky is"), encode("The sky is blue")[len(encode("The sky is")):]),
              ([served_model.tokenizer.bos_id], encode("Oslo")),
-             (encode("Where"), encode("Where is Oslo?")[len(encode("Where")):])]
+             (encode("Where"), encode("Where is Oslo?")[len(encode("Where")):]),
+             ([served_model.tokenizer.bos_id], encode(" \nOslo"))]
     found = http.post("/v1/score", json={"pairs": texts}).json()["scores"]
     expected = [score.logprob for score in Scorer(engine).score(joint)]
     np.testing.assert_allclose([one["logprob"] for one in found], expected, atol=1e-3)
