@@ -35,6 +35,12 @@ def test_a_taken_port_is_one_line_and_exit_2_before_the_weights_are_read(server,
     (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
     (["--port", "70000"], "70000"),
     (["--config.slots=0"], "slots is 0"),
+    (["--config.context=0"], "context is 0; it must be at least 1"),
+    (["--config.live_lengths=(32, 0)"], "live_lengths is 0; it must be at least 1"),
+    (["--config.limits.queue=0"], "limits.queue is 0; it must be at least 1"),
+    (["--config.limits.body_bytes=-1"], "limits.body_bytes is -1; it must be at least 1"),
+    (["--config.limits.keepalive_seconds=0"], "limits.keepalive_seconds is 0"),
+    (["--config.limits.drain_seconds=-1"], "limits.drain_seconds is -1"),
     (["--config.slot=4"], "did you mean 'slots'"),
     (["--port", "0"], "/no/such/model: no such folder")])
 def test_refusals_are_one_line_and_exit_2(capfd, monkeypatch, arguments, says):
