@@ -170,6 +170,7 @@ def test_one_of_thousands_of_choices(http):
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema: goes with type 'json_schema'"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": {"type": "text", "schema": {}}}, "response_format.schema: unknown field"),
+    ({"structured_outputs": {}}, "structured_outputs: asks for nothing"),
     ({"structured_outputs": {"jsn": {}}}, "structured_outputs.jsn: unknown field; did you mean 'json'?"),
     ({"structured_outputs": {"structural_tag": "x"}}, "structural_tag: unknown field"),
 ])
