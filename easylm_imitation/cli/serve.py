@@ -64,6 +64,8 @@ def _lead(args: argparse.Namespace, config: Any, leader: Any) -> dict[str, Any]:
             console.say("stopping; running requests are finished first")
     if broken and leader is not None:
         os._exit(1)         # the way out of jax's runtime leads past the process that is gone
+    if broken:
+        raise SystemExit(1)     # why has been told when it broke
     return {"model": server.model_name, "url": server.url, "counts": dict(server.service.scheduler.counts)}
 
 

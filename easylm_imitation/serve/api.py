@@ -35,6 +35,7 @@ from easylm_imitation.serve.schemas import (
     TokenizeRequest,
     about,
 )
+from easylm_imitation.serve.scoring import check_ids
 from easylm_imitation.serve.service import Gone, Service
 from easylm_imitation.text import chat_jinja
 
@@ -123,6 +124,8 @@ def _add_tokens(app: fastapi.FastAPI, service: Service) -> None:
     @app.post("/detokenize", **_says(replies.DetokenizeReply, *_BODY, 404))
     def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
         _check_model(service, body.model)
+        with about("tokens"):
+            check_ids(body.tokens, tokenizer.vocab_size, "tokens")
         return {"prompt": tokenizer.decode(body.tokens, skip_special=False)}
 
     @app.get("/tokenizer_info", **_says(replies.TokenizerReply, 401))

@@ -172,7 +172,8 @@ async def _events(service: Service, request: Generation, jobs: Sequence[Answer],
             yield ": still here\n\n"
             continue
         except (Stopped, GrammarFailed) as error:
-            yield _event(error_body(service.stopped_status() if isinstance(error, Stopped) else 400, str(error)))
+            status = service.stopped_status() if isinstance(error, Stopped) else 400
+            yield _event(error_body(status, str(error), getattr(error, "param", None)))
             break
         for body in chunks(index, update):
             yield _event(body)

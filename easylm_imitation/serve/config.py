@@ -17,6 +17,11 @@ ROW = 512                   # cells of a row to score
 SMALL = 50_000_000          # parameters below which a padded row costs less than another program
 
 
+def _at_least_1(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What one client may ask for; beyond each limit stands a 4xx answer that names it."""
@@ -31,6 +36,15 @@ class Limits:
     body_bytes: int = 16 << 20
     keepalive_seconds: float = 15.0     # silence on a stream after which a comment is sent
     drain_seconds: float = 30.0         # what running requests get when the server is told to stop
+
+    def __post_init__(self):
+        for name in ("queue", "prompts", "samples", "stops", "stop_characters", "pairs", "characters",
+                     "grammar_characters", "body_bytes"):
+            _at_least_1(f"limits.{name}", getattr(self, name))
+        if not self.keepalive_seconds > 0:
+            raise ValueError(f"limits.keepalive_seconds is {self.keepalive_seconds}; it must be more than 0")
+        if not self.drain_seconds >= 0:
+            raise ValueError(f"limits.drain_seconds is {self.drain_seconds}; it must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +79,12 @@ class ServeConfig:
     beside: BesideConfig = BesideConfig()
 
     def __post_init__(self):
-        for name in ("slots", "prefixes", "decode_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-
+        for name in ("slots", "context", "score_tokens", "prefixes", "decode_steps"):
+            if getattr(self, name) is not None:
+                _at_least_1(name, getattr(self, name))
+        for name in ("prefill_chunks", "live_lengths", "decode_rows", "score_lengths"):
+            for size in getattr(self, name):
+                _at_least_1(name, size)
 
     def dtype_on(self, platform: str) -> str:
         """The dtype of weights and cache on a platform ("cpu", "gpu", "tpu")."""

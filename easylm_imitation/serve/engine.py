@@ -55,7 +55,8 @@ class Engine:
 
     def __init__(self, model_config: ModelConfig, params: Tree, config: ServeConfig, *, stop_ids: Sequence[int],
                  vocab_size: int):
-        """Compiles what this process has not compiled before. `vocab_size`: ids from there on are never sampled.
+        """Compiles what this process has not compiled before. `vocab_size`: ids from there on are padding,
+        never sampled and no alternatives.
 
         Raises UserError for a config that the model cannot meet.
         """
@@ -140,7 +141,8 @@ class Engine:
 
     def read(self, row: int, tokens: np.ndarray, start: int, points: Points) -> Sampled:
         """Reads tokens, as many as one of `shapes.read`, into a row of the prefix cache, from position `start` on."""
-        out = self._run("read", len(tokens), (tokens, Place(np.int32(row), np.int32(start)), points))
+        place = Place(np.int32(row), np.int32(start))
+        out = self._run("read", len(tokens), (tokens, place, points, np.int32(self.vocab_size)))
         return Sampled(*map(np.asarray, out))
 
     def score(self, shape: tuple[int, int, int], rows: Rows, points: Points, row: int = 0, start: int = 0) -> Sampled:
@@ -148,7 +150,8 @@ class Engine:
         prefix cache. `shape` must be one of `shapes.score`, and `start` at most its third number.
         """
         place = Place(np.int32(row), np.int32(start))
-        return Sampled(*map(np.asarray, self._run("score", shape, (rows, place, points))))
+        out = self._run("score", shape, (rows, place, points, np.int32(self.vocab_size)))
+        return Sampled(*map(np.asarray, out))
 
     def _run(self, kind: str, shape: Any, inputs: Tree) -> Any:
         """Runs one program, here and in the processes that follow; what it returns besides the state that it changes.

@@ -137,6 +137,14 @@ class Tree:
         rows.ends[row, span] = self._ends[:self._size] + start
 
 
+def common_start(a: np.ndarray, b: np.ndarray) -> int:
+    """How many tokens two texts begin with alike."""
+    size = min(len(a), len(b))
+    differ = a[:size] != b[:size]
+    first = int(differ.argmax()) if size else 0
+    return first if size and differ[first] else size
+
+
 def grow(segments: Sequence[Segment], shared: Sequence[int], root: int, room: int) -> list[Tree]:
     """Trees of segments in lexicographic order; `shared[i]` tokens has number i in common with the one before it.
 

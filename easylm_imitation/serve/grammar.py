@@ -36,7 +36,12 @@ class Spec:
 
 
 class GrammarFailed(UserError):
-    """An answer cannot go on: its grammar has become too complex, or leads where no token goes."""
+    """An answer cannot go on: its grammar has become too complex, or leads where no token goes. `param`: the field of
+    the request that the grammar came in."""
+
+    def __init__(self, param: str, reason: str):
+        super().__init__(f"{param}: {reason}")
+        self.param = param
 
 
 class Grammars:
@@ -71,11 +76,8 @@ class Grammars:
         matcher = llguidance.LLMatcher(self._tokenizer, text, log_level=0, limits=llguidance.LLParserLimits(**_LIMITS))
         if matcher.is_error():
             raise UserError(f"{spec.field}: {_reason(matcher)}")
-        first = Constraint(matcher, self._size, self._known)
-        try:
-            first.mask()
-        except GrammarFailed as error:
-            raise UserError(f"{spec.field}: {error}") from None
+        first = Constraint(matcher, self._size, self._known, spec.field)
+        first.mask()
         return first
 
     def _grammar(self, spec: Spec) -> dict[str, Any]:
@@ -89,7 +91,8 @@ class Grammars:
                 raise ValueError("a JSON schema is an object")
             return {"json_schema": {**schema, "x-guidance": _JSON}}
         if spec.kind == "choice":
-            return {"lark_grammar": "start: " + " | ".join(map(_quoted, spec.source))}
+            # One terminal: a rule with some 2,000 alternatives would fail amid the answer.
+            return {"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(map(_quoted, spec.source))}
         if spec.kind == "regex":
             return json.loads(llguidance.grammar_from("regex", text))["grammars"][0]
         return {"lark_grammar": llguidance.grammar_from("grammar", text)}     # GBNF becomes Lark
@@ -98,14 +101,14 @@ class Grammars:
 class Constraint:
     """Where one answer stands in its grammar. Used by one thread at a time."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, size: int, known: int):
-        """`size`: ids of the model; `known`: ids of the matcher."""
-        self._matcher, self._size, self._known = matcher, size, known
+    def __init__(self, matcher: llguidance.LLMatcher, size: int, known: int, field: str):
+        """`size`: ids of the model; `known`: ids of the matcher; `field`: where in the request the grammar is."""
+        self._matcher, self._size, self._known, self.field = matcher, size, known, field
         self._next: np.ndarray | None = None
 
     def copy(self) -> "Constraint":
         """Another answer that stands at the same place."""
-        other = Constraint(self._matcher.deep_copy(), self._size, self._known)
+        other = Constraint(self._matcher.deep_copy(), self._size, self._known, self.field)
         other._next = self._next
         return other
 
@@ -127,14 +130,14 @@ class Constraint:
         if not self._matcher.is_error():
             llguidance.numpy.fill_next_token_bitmask(self._matcher, found)
         if self._matcher.is_error():
-            raise GrammarFailed(_reason(self._matcher))
+            raise GrammarFailed(self.field, _reason(self._matcher))
         if time.monotonic() - started > SLOWEST:
-            raise GrammarFailed(f"a step of it took more than {SLOWEST} seconds; make it simpler")
+            raise GrammarFailed(self.field, f"a step of it took more than {SLOWEST} seconds; make it simpler")
         mask = found[0].view(np.uint32)[:mask_words(self._size)].copy()
         if self._size % 32:
             mask[-1] &= (1 << self._size % 32) - 1
         if not mask.any():
-            raise GrammarFailed("no token of the model goes on from here")
+            raise GrammarFailed(self.field, "no token of the model goes on from here")
         return mask
 
 

@@ -16,14 +16,16 @@ import pydantic
 
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve.completions import chat, complete
-from easylm_imitation.serve.config import Limits, ServeConfig
+from easylm_imitation.serve.config import ServeConfig
 from easylm_imitation.serve.schemas import ChatRequest, CompletionRequest
 from easylm_imitation.serve.scoring import Pair, Score
 from easylm_imitation.serve.server import make_service
 from easylm_imitation.weights import LoadedModel
 
 Result = TypeVar("Result")
-_NO_LIMIT = Limits(queue=2**31, prompts=2**31, pairs=2**31)     # these are for strangers
+# The limits on what a request may ask for are there for strangers.
+_ASKED = ("queue", "prompts", "samples", "stops", "stop_characters", "pairs", "characters", "grammar_characters")
+_NO_LIMIT = dict.fromkeys(_ASKED, 2**31)
 
 
 class LocalModel:
@@ -31,7 +33,8 @@ class LocalModel:
 
     def __init__(self, loaded: LoadedModel, config: ServeConfig | None = None):
         """Compiles what this process has not compiled before. Raises UserError as `open_server` does."""
-        config = dataclasses.replace(config or ServeConfig(), limits=_NO_LIMIT)
+        config = config or ServeConfig()
+        config = dataclasses.replace(config, limits=dataclasses.replace(config.limits, **_NO_LIMIT))
         self.service, _ = make_service(loaded, config)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="requests", daemon=True)

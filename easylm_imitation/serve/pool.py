@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from easylm_imitation.serve.engine import Engine
-from easylm_imitation.serve.forest import Questions, Segment, Tree, grow, pack
+from easylm_imitation.serve.forest import Questions, Segment, Tree, common_start, grow, pack
 from easylm_imitation.serve.sampling import Sampled
 
 _CALLS = 32     # device calls of one plan; then the oldest request is looked for again
@@ -93,7 +93,7 @@ class Pool:
     def _make_plan(self) -> _Plan:
         keyed = sorted((s.tokens.astype(">u4").tobytes(), i) for i, s in enumerate(self._waiting))
         ordered = self._waiting = [self._waiting[i] for _, i in keyed]
-        shared = [0, *(_common(a.tokens, b.tokens) for a, b in itertools.pairwise(ordered))]
+        shared = [0, *(common_start(a.tokens, b.tokens) for a, b in itertools.pairwise(ordered))]
         at = min(range(len(ordered)), key=lambda i: (ordered[i].ticket, -len(ordered[i].tokens)))
         seed, with_seed = ordered[at], _common_with(at, shared, len(ordered[at].tokens))
         kept, there = self._nearest(seed)
@@ -116,7 +116,7 @@ class Pool:
 
     def _nearest(self, seed: Segment) -> tuple[_Kept, int]:
         """The kept beginning that has most in common with a text, and how much of it need not be read again."""
-        overlaps = [min(_common(kept.tokens, seed.tokens), seed.first) for kept in self._kept]
+        overlaps = [min(common_start(kept.tokens, seed.tokens), seed.first) for kept in self._kept]
         best = max(range(len(overlaps)), key=overlaps.__getitem__)
         return self._kept[best], overlaps[best] // self._piece * self._piece
 
@@ -202,14 +202,6 @@ class Pool:
             self._waiting = [segment for segment in self._waiting if id(segment) not in gone]
 
 
-def _common(a: np.ndarray, b: np.ndarray) -> int:
-    """How many tokens two texts begin with alike."""
-    size = min(len(a), len(b))
-    differ = a[:size] != b[:size]
-    first = int(differ.argmax()) if size else 0
-    return first if size and differ[first] else size
-
-
 def _common_with(at: int, shared: Sequence[int], size: int) -> np.ndarray:
     """What each of the ordered texts has in common with number `at`, which has `size` tokens."""
     left, right = shared[at:0:-1], shared[at + 1:]
@@ -236,7 +228,7 @@ def _recall(segment: Segment, kept: _Kept) -> None:
     """Gives a text the answers that are known of a beginning that it shares."""
     if segment.complete or segment.points[segment.answered] not in kept.said:
         return
-    common = _common(segment.tokens, kept.tokens)
+    common = common_start(segment.tokens, kept.tokens)
     known = []
     for point in segment.points[segment.answered:]:
         if point[0] >= common or point not in kept.said:

@@ -5,6 +5,8 @@
     read(params, kept, piece, points)  a piece of a text that others begin with, into a row of the prefix cache
     score(params, kept, rows, points)  log-probabilities at chosen positions of rows of trees that grow from such a text
 
+As answers are, alternatives are taken from the ids below the scalar `allowed`: the rest is padding of the vocabulary.
+
 `state` and `kept` live on the device and are donated to the calls that change them. The compiled executables are called
 directly: a shape that was not foreseen is an error, never a compilation. They are shared by all engines of one process
 that have the same model config, shapes and devices, because `reproduce` serves several models of one kind in turn.
@@ -160,22 +162,23 @@ def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params
 
 
 def read(model: Model, dtype: jnp.dtype, chunk: int, params: Tree, kept: Tree, tokens: jax.Array, place: Place,
-         points: Points) -> tuple[Tree, Sampled]:
+         points: Points, allowed: jax.Array) -> tuple[Tree, Sampled]:
     """Reads tokens [C] into a row of the prefix cache, and answers what is asked about them."""
     positions = place.start + jnp.arange(len(tokens))
     hidden, kept = model.extend(params, tokens[None], positions[None], kept, dtype=dtype, rows=place.row[None])
-    return kept, _project(model, chunk, params, hidden, points)
+    return kept, _project(model, chunk, params, hidden, points, allowed)
 
 
 def score(model: Model, dtype: jnp.dtype, chunk: int, span: int, params: Tree, kept: Tree, rows: Rows, place: Place,
-          points: Points) -> Sampled:
+          points: Points, allowed: jax.Array) -> Sampled:
     """Log-probability of each point's target and the likeliest alternatives there ([R * T] entries)."""
     hidden = model.branch(params, rows.tokens, rows.positions, rows.ends, kept, place.row, place.start, dtype=dtype,
                           span=span)
-    return _project(model, chunk, params, hidden, points)
+    return _project(model, chunk, params, hidden, points, allowed)
 
 
-def _project(model: Model, chunk: int, params: Tree, hidden: jax.Array, points: Points) -> Sampled:
+def _project(model: Model, chunk: int, params: Tree, hidden: jax.Array, points: Points,
+             allowed: jax.Array) -> Sampled:
     """The head runs over `chunk` points at a time, and only over as many as there are: [R, T, V] never exists."""
     hidden = hidden.reshape(-1, hidden.shape[-1])
     size = len(points.indices)
@@ -185,7 +188,7 @@ def _project(model: Model, chunk: int, params: Tree, hidden: jax.Array, points: 
         indices = jax.lax.dynamic_slice_in_dim(points.indices, start, chunk)
         targets = jax.lax.dynamic_slice_in_dim(points.targets, start, chunk)
         logits = _logits(model, params, constrain(hidden[indices], ROWS, None))
-        return _on_all(describe(logits, targets, jnp.bool_(True), TOP_SCORED))
+        return _on_all(describe(logits, targets, jnp.bool_(True), TOP_SCORED, allowed))
 
     blank = jax.eval_shape(some, jnp.int32(0))
     out = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), blank)
@@ -206,7 +209,7 @@ def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: C
     logits = _logits(model, params, hidden[:, 0])
     masks = common.masks._replace(bits=common.masks.bits[:len(logits)])
     ids = constrain(sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts, masks), ROWS)
-    out = _on_all(describe(logits, ids, common.want_top, TOP_SAMPLED))
+    out = _on_all(describe(logits, ids, common.want_top, TOP_SAMPLED, common.allowed))
     counts = constrain(state.counts.at[jnp.arange(len(ids)), ids].add(live), ROWS, None)
     ids = out.ids
     left = jnp.where(_stops(ids, common), 0, state.left - 1)
@@ -276,11 +279,12 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
         lower("decode", shape, call, state, order, common, out=(state_at, on_all))
     for size in shapes.read:
         call = functools.partial(read, model, dtype, shapes.head_chunk)
-        lower("read", size, call, kept, _int32(size), _PLACE, _points_shape(size), out=(kept_at, on_all))
+        lower("read", size, call, kept, _int32(size), _PLACE, _points_shape(size), _int32(), out=(kept_at, on_all))
     for rows, length, span in shapes.score:
         call = functools.partial(score, model, dtype, shapes.head_chunk, span)
         packed = Rows(*[_int32(rows, length)] * 3)
-        lower("score", (rows, length, span), call, kept, packed, _PLACE, _points_shape(rows * length), out=on_all)
+        given_rows = packed, _PLACE, _points_shape(rows * length), _int32()
+        lower("score", (rows, length, span), call, kept, *given_rows, out=on_all)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         done = dict(zip(jobs, pool.map(lambda lowered: lowered.compile(), jobs.values())))
     kinds = ("prefill", "decode", "read", "score")

@@ -81,8 +81,11 @@ def sample(logits: jax.Array, knobs: Knobs, positions: jax.Array, allowed: jax.A
     return jax.lax.cond(jnp.any(knobs.temperature > 0), draw, lambda: greedy)
 
 
-def describe(logits: jax.Array, ids: jax.Array, want_top: jax.Array, k: int) -> Sampled:
-    """Log-probabilities of `ids` [B] under logits [B, V], and of the `k` likeliest if the scalar `want_top` is true."""
+def describe(logits: jax.Array, ids: jax.Array, want_top: jax.Array, k: int, allowed: jax.Array) -> Sampled:
+    """Log-probabilities of `ids` [B] under logits [B, V], and of the `k` likeliest if the scalar `want_top` is true.
+
+    The likeliest are those that can be sampled, below the scalar `allowed`; probabilities sum to 1 over all of V.
+    """
     k = min(k, logits.shape[-1])
     norm = jax.nn.logsumexp(logits, -1)
     chosen = jnp.take_along_axis(logits, ids[:, None], 1)[:, 0] - norm
@@ -90,7 +93,8 @@ def describe(logits: jax.Array, ids: jax.Array, want_top: jax.Array, k: int) -> 
     def top() -> tuple[jax.Array, jax.Array]:
         # Without the barrier XLA may merge what follows into it, no longer see a top-k, and sort the whole vocabulary.
         # With nothing but the top-k in it, XLA's CPU compiler aborts on some meshes (jaxlib 0.10.2).
-        values, indices, normed = jax.lax.optimization_barrier((*jax.lax.top_k(logits, k), norm))
+        real = jnp.where(jnp.arange(logits.shape[-1]) < allowed, logits, -jnp.inf)
+        values, indices, normed = jax.lax.optimization_barrier((*jax.lax.top_k(real, k), norm))
         return indices.astype(jnp.int32), values - normed[:, None]
 
     def nothing() -> tuple[jax.Array, jax.Array]:

@@ -86,8 +86,8 @@ class Scheduler:
 
     @property
     def slots_busy(self) -> int:
-        """Slots that hold an answer."""
-        return self._slots.busy
+        """Slots that hold an answer; after the end none does, whatever the engine's thread left there."""
+        return 0 if self._stopped else self._slots.busy
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Takes all of the jobs or none. Raises Busy when the queue has no room, Stopped after a failure or `close`."""
@@ -147,7 +147,7 @@ class Scheduler:
 
     def _receive(self) -> None:
         """Takes what has arrived. An idle thread waits, then gathers for a few milliseconds what arrives together."""
-        idle = not (self._waiting or self._pool or self.slots_busy or self._flying)
+        idle = not (self._waiting or self._pool or self._slots.busy or self._flying)
         if idle:
             self._take(self._inbox.get())
         until = time.monotonic() + _GATHER_LONGEST

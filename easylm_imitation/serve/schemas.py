@@ -107,6 +107,13 @@ class StructuredOutputs(Strict):
     choice: Choices | None = None
     grammar: str | None = None
 
+    @pydantic.model_validator(mode="after")
+    def _asks(self) -> "StructuredOutputs":
+        if all(value is None for _, value in self):
+            raise PydanticCustomError("empty", "asks for nothing; give it one of json, json_object, regex, choice, "
+                                               "grammar, or leave it out")
+        return self
+
 
 class Generation(Strict):
     """What completions and chat completions have in common."""

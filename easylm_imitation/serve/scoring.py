@@ -59,7 +59,7 @@ def pair_segments(pairs: Sequence[Pair], context: int, vocab_size: int, found: l
 
 
 def check_ids(ids: Sequence[int], vocab_size: int, where: str) -> None:
-    """Raises UserError for the first id that the model has no embedding for."""
+    """Raises UserError for the first id outside a vocabulary."""
     for i, token in enumerate(ids):
         if not 0 <= token < vocab_size:
             raise UserError(f"{where}: token id {token} (number {i}) is outside the vocabulary of {vocab_size}")
@@ -75,5 +75,6 @@ def _segment(before: Sequence[int], after: Sequence[int], found: list[Score | No
 
 def _score(targets: Sequence[int], out: Sampled) -> Score:
     values = tuple(float(value) for value in out.logprobs)
-    likeliest = (out.top_ids[:, 0] == np.asarray(targets)) | (out.logprobs >= out.top_logprobs[:, 0])   # a tie counts
+    # A tie counts. Padding of the vocabulary may have more than the likeliest token, but is never chosen.
+    likeliest = (out.top_ids[:, 0] == np.asarray(targets)) | (out.logprobs == out.top_logprobs[:, 0])
     return Score(sum(values), bool(likeliest.all()), values)

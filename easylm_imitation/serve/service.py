@@ -124,13 +124,12 @@ class Service:
 
     def encode_pair(self, context: str, continuation: str) -> Pair:
         """Ids of a text pair, as lm-eval makes them: split after the context's tokens in the encoding of the whole,
-        spaces at the end of the context moved over first. An empty context becomes the BOS or EOS token."""
+        spaces at the end of the context moved over first. A context that is empty then becomes the BOS or EOS token."""
+        kept = context.rstrip()
+        context, continuation = kept, context[len(kept):] + continuation
         if not context:
             start = self.tokenizer.eos_id if self.tokenizer.bos_id is None else self.tokenizer.bos_id
             return [start], self.encode(continuation)
-        moved = len(context) - len(context.rstrip())
-        if moved:
-            context, continuation = context[:-moved], context[-moved:] + continuation
         before, whole = self.encode(context), self.encode(context + continuation)
         return before, whole[len(before):]
 
@@ -160,10 +159,11 @@ class Service:
         """Jobs for `n` answers to each prompt, in that order; sample i of a seeded request uses seed + i.
         `first`: how many jobs share the mailbox already.
 
-        Raises UserError for a bias of an id that the model does not have.
+        Raises UserError for a bias of an id that no token has.
         """
         with about("logit_bias"):
-            check_ids([token for token, _ in request.biases()], self.vocab_size, "logit_bias")
+            known = min(self.tokenizer.vocab_size, self.vocab_size)     # the model may have padding beyond
+            check_ids([token for token, _ in request.biases()], known, "logit_bias")
         seed = secrets.randbits(63) if request.seed is None else request.seed
         ends = self._stop_ids | self._special_stops(request.stops())
         count = request.n or 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from easylm_imitation.serve.forest import common_start
 from easylm_imitation.serve.jobs import Answer
 
 
@@ -46,7 +47,7 @@ class Slots:
     def admit(self, job: Answer) -> None:
         """Gives a job a slot; there is a free one. The last token of a prompt is always read anew, by decode."""
         free = [slot for slot, other in enumerate(self._jobs) if other is None]
-        common = [_common(self._held[slot], job.prompt[:-1]) for slot in free]
+        common = [common_start(self._held[slot], job.prompt[:-1]) for slot in free]
         best = max(range(len(free)), key=lambda i: (common[i], -len(self._held[free[i]]), -free[i]))
         self._jobs[free[best]], self._held[free[best]] = job, np.zeros(0, np.int32)
         job.read = common[best]
@@ -63,9 +64,3 @@ class Slots:
 
     def _taken(self) -> Iterator[tuple[int, Answer]]:
         return ((slot, job) for slot, job in enumerate(self._jobs) if job is not None)
-
-
-def _common(a: np.ndarray, b: np.ndarray) -> int:
-    size = min(len(a), len(b))
-    differ = np.flatnonzero(a[:size] != b[:size])
-    return int(differ[0]) if len(differ) else size

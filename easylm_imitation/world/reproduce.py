@@ -75,7 +75,7 @@ def reproduce(config: ReproduceConfig, workdir: str | os.PathLike) -> Reproduced
     with study.stage("export to Hugging Face and read back"):
         study.export()
     with study.stage("report"):
-        verdict = build_report(study.work / "results", study.work / "verdict")
+        verdict = build_report(study.work / "results", study.work / "verdict", data=[study.work / "data" / IMITATION])
     page = str(study.work / "verdict" / "report.html")
     return Reproduced(verdict, page, time.monotonic() - started, time.process_time(), study.seconds)
 

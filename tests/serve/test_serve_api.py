@@ -89,6 +89,7 @@ def another_server(model, config=CONFIG):
     (COMPLETE, {"prompt": "a", "logit_bias": {"5": 101}}, "logit_bias"),
     (COMPLETE, {"prompt": "a", "logit_bias": {"Oslo": 1}}, "logit_bias"),
     (COMPLETE, {"prompt": "a", "logit_bias": {"296": 1}}, "logit_bias: token id 296"),
+    (COMPLETE, {"prompt": "a", "logit_bias": {"290": 1}}, "logit_bias: token id 290"),      # padding: no token has it
     (COMPLETE, {"prompt": "a", "logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"),
     (COMPLETE, {"prompt": "a", "suffix": "b"}, "suffix"),
     (COMPLETE, {"prompt": "a", "store": 0}, "store"),
@@ -107,6 +108,7 @@ def another_server(model, config=CONFIG):
     ("/v1/score", {"pairs": [[[1], [300]]]}, "pair 0: token id 300"),
     ("/tokenize", {"prompt": [1]}, "prompt"),
     ("/detokenize", {"tokens": [-1]}, "tokens"),
+    ("/detokenize", {"tokens": [5, 999999]}, "tokens: token id 999999"),
 ])
 def test_bad_requests_get_400_and_the_reason(http, path, body, says):
     response = http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})

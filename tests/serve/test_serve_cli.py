@@ -13,11 +13,14 @@ import time
 
 import httpx
 import pytest
+from serve_helpers import CONFIG
 
+from easylm_imitation import console, serve
 from easylm_imitation.cli.main import main
 from easylm_imitation.cli.serve import _stop_or_leave
 from easylm_imitation.config import load
 from easylm_imitation.serve import ServeConfig
+from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.weights import save_run_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -36,6 +39,12 @@ def test_a_taken_port_is_one_line_and_exit_2_before_the_weights_are_read(server,
     (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
     (["--port", "70000"], "70000"),
     (["--config.slots=0"], "slots is 0"),
+    (["--config.context=0"], "context is 0; it must be at least 1"),
+    (["--config.live_lengths=(32, 0)"], "live_lengths is 0; it must be at least 1"),
+    (["--config.limits.queue=0"], "limits.queue is 0; it must be at least 1"),
+    (["--config.limits.body_bytes=-1"], "limits.body_bytes is -1; it must be at least 1"),
+    (["--config.limits.keepalive_seconds=0"], "limits.keepalive_seconds is 0"),
+    (["--config.limits.drain_seconds=-1"], "limits.drain_seconds is -1"),
     (["--config.slot=4"], "did you mean 'slots'"),
     (["--port", "0"], "/no/such/model: no such folder")])
 def test_refusals_are_one_line_and_exit_2(capfd, monkeypatch, arguments, says):
@@ -60,6 +69,29 @@ def test_the_second_signal_ends_a_lone_process_at_once(monkeypatch):
         assert (stop.is_set(), left) == (True, [])
         handle(signal.SIGTERM, None)
     assert left == [143]
+
+
+def test_a_server_whose_engine_failed_ends_with_1_when_it_is_told_to_stop(served_model, monkeypatch, capfd):
+    def use(line):
+        if line.startswith("chat with it"):
+            url = line.rpartition(" ")[2]
+            assert httpx.post(f"{url}/v1/completions", json={"prompt": "a"}, timeout=60).status_code == 500
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(serve, "open_weights", lambda path, config: served_model)
+    monkeypatch.setattr(Scheduler, "_turn", lambda self: 1 / 0)
+    monkeypatch.setattr(console, "say", use)
+    sizes = [f"--config.{name}={getattr(CONFIG, name)}"
+             for name in ("slots", "context", "decode_rows", "live_lengths", "score_tokens")]
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit) as left:
+            main(["serve", "--model", "tiny", "--port", "0", *sizes])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert left.value.code == 1
+    assert "the engine failed" in capfd.readouterr().err
 
 
 @contextlib.contextmanager

@@ -142,6 +142,13 @@ def test_stop_strings_and_lengths_end_constrained_answers_too(http):
     assert http.post(COMPLETE, json=echoed).json()["choices"][0]["text"] == "a" + cut["text"]
 
 
+def test_one_of_thousands_of_choices(http):
+    choices = [f"{i * 7919 % 100_003} (O|\"\n\\" for i in range(2500)]
+    body = {"prompt": "a", "max_tokens": 60, "seed": 5, "guided_choice": choices}
+    [said] = http.post(COMPLETE, json=body).json()["choices"]
+    assert said["text"] in choices
+
+
 @pytest.mark.parametrize(("asked", "says"), [
     ({"guided_regex": "[a"}, "guided_regex: "),
     ({"guided_regex": "[^\\s\\S]"}, "nothing can match it"),
@@ -163,6 +170,7 @@ def test_stop_strings_and_lengths_end_constrained_answers_too(http):
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema: goes with type 'json_schema'"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": {"type": "text", "schema": {}}}, "response_format.schema: unknown field"),
+    ({"structured_outputs": {}}, "structured_outputs: asks for nothing"),
     ({"structured_outputs": {"jsn": {}}}, "structured_outputs.jsn: unknown field; did you mean 'json'?"),
     ({"structured_outputs": {"structural_tag": "x"}}, "structural_tag: unknown field"),
 ])
@@ -196,7 +204,7 @@ def test_a_grammar_that_fails_on_the_way_ends_its_own_request_alone(http, server
     def failing(self):
         calls.append(self)
         if len(calls) == 5:
-            raise GrammarFailed("too complex")
+            raise GrammarFailed(self.field, "too complex")
         return mask(self)
 
     free = {"prompt": "a", "max_tokens": 30, "temperature": 0}
@@ -205,13 +213,16 @@ def test_a_grammar_that_fails_on_the_way_ends_its_own_request_alone(http, server
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         other = pool.submit(http.post, COMPLETE, json=free)
         response = http.post(COMPLETE, json={"prompt": "a", "max_tokens": 30, "guided_regex": "[ab]{30}"})
-        assert (response.status_code, response.json()["error"]["message"]) == (400, "too complex")
+        error = response.json()["error"]
+        assert (response.status_code, error["message"]) == (400, "guided_regex: too complex")
+        assert error["param"] == "guided_regex"
         assert other.result().json()["choices"] == alone
     calls.clear()
     with http.stream("POST", COMPLETE, json={"prompt": "a", "max_tokens": 30, "guided_regex": "[ab]{30}",
                                              "stream": True}) as stream:
         lines = [line for line in stream.iter_lines() if line.startswith("data: {")]
-    assert json.loads(lines[-1][6:])["error"]["code"] == 400
+    error = json.loads(lines[-1][6:])["error"]
+    assert (error["code"], error["param"]) == (400, "guided_regex")
     assert server.service.scheduler.slots_busy == server.service.scheduler.queue_depth == 0
 
 

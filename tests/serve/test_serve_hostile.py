@@ -80,6 +80,13 @@ def test_a_cancelled_answer_frees_its_slot_within_two_steps(served_model, monkey
         assert len(steps) - seen["cancelled"] <= 2
 
 
+def test_an_engine_that_fails_amid_answers_holds_no_slots(served_model, monkeypatch):
+    with open_server(served_model, CONFIG) as running, httpx.Client(base_url=running.url, timeout=30) as client:
+        monkeypatch.setattr(running.service.engine, "decode", lambda *args: 1 / 0)
+        assert client.post(COMPLETE, json={"prompt": "a", "n": 3}).status_code == 500
+        assert "easylm_imitation_slots_busy 0\n" in client.get("/metrics").text
+
+
 @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(3)])
 def test_nothing_that_the_engine_raises_leaves_anybody_waiting(served_model, monkeypatch, capfd, error):
     with open_server(served_model, CONFIG) as running, httpx.Client(base_url=running.url, timeout=30) as client:

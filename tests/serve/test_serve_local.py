@@ -1,10 +1,13 @@
 """A model in this process gives what its HTTP server gives, to the bit."""
+import dataclasses
+
 import numpy as np
 import pytest
 from serve_helpers import CONFIG
 
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve import LocalModel
+from easylm_imitation.serve.config import Limits
 
 HELLO = [{"role": "user", "content": "Oslo"}]
 
@@ -37,6 +40,14 @@ def test_answers_equal_those_of_the_routes(local, http):
 
 def test_more_may_be_asked_at_once_than_of_a_server(local):
     assert len(local.generate([[5]] * 600, max_tokens=1)) == 600
+    assert len(local.generate([[5]], max_tokens=1, n=20, stop=["e" * 300] * 40)) == 20
+
+
+def test_the_callers_other_limits_are_kept(served_model):
+    limits = Limits(drain_seconds=3, queue=1)
+    with LocalModel(served_model, dataclasses.replace(CONFIG, limits=limits)) as model:
+        assert model.service.limits.drain_seconds == 3
+        assert len(model.generate(["a", "b"], max_tokens=1)) == 2
 
 
 @pytest.mark.parametrize(("ask", "says"), [

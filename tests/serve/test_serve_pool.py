@@ -6,7 +6,7 @@ import pytest
 
 from easylm_imitation.models import create
 from easylm_imitation.serve import Engine, Scorer, ServeConfig
-from easylm_imitation.serve.forest import Segment
+from easylm_imitation.serve.forest import Segment, common_start
 from easylm_imitation.serve.pool import Pool
 from easylm_imitation.serve.scoring import pair_segments
 
@@ -188,3 +188,9 @@ def test_scores_equal_transformers(tmp_path):
             wanted = logits[len(before) - 1:-1].gather(1, torch.tensor(after)[:, None])[:, 0]
             np.testing.assert_allclose(score.token_logprobs, wanted, atol=1e-5)
             assert score.greedy == (logits[len(before) - 1:-1].argmax(-1).tolist() == after)
+
+
+@pytest.mark.parametrize(("a", "b", "common"), [([], [], 0), ([1], [], 0), ([1, 2], [1, 2, 3], 2), ([1, 2], [1, 2], 2),
+                                                ([2, 2], [1, 2], 0), ([1, 2, 3], [1, 5, 3], 1)])
+def test_what_two_texts_begin_with_alike_is_counted(a, b, common):
+    assert common_start(np.asarray(a, np.int32), np.asarray(b, np.int32)) == common

@@ -48,7 +48,7 @@ SIZES = {"model_context": 4096, "vocab_size": 1000, "platform": "cpu"}
 
 
 @pytest.mark.parametrize(("config", "says"), [
-    (ServeConfig(context=5000), "the model holds 4096"), (ServeConfig(prefill_chunks=(0,)), "prefill_chunks"),
+    (ServeConfig(context=5000), "the model holds 4096"), (ServeConfig(prefill_chunks=(5000,)), "prefill_chunks"),
     (ServeConfig(live_lengths=(9999,)), "live_lengths"), (ServeConfig(score_lengths=(3000,)), "score_lengths"),
     (ServeConfig(decode_rows=(17,)), "decode_rows")])
 def test_sizes_that_cannot_be_are_refused(config, says):

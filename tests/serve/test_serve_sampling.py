@@ -87,7 +87,7 @@ def test_bias_and_penalties_shift_each_row_by_its_own():
 def test_the_chosen_tokens_logprob_is_the_float_among_the_alternatives():
     logits = jnp.asarray(np.random.default_rng(3).normal(size=(9, V)).astype(np.float32))
     best = jnp.argmax(logits, -1).astype(jnp.int32)
-    out = jax.jit(lambda x, i: describe(x, i, jnp.bool_(True), 5))(logits, best)
+    out = jax.jit(lambda x, i: describe(x, i, jnp.bool_(True), 5, V))(logits, best)
     assert np.array_equal(out.logprobs, out.top_logprobs[:, 0])
     assert np.array_equal(out.top_ids[:, 0], best)
     np.testing.assert_allclose(out.logprobs, jax.nn.log_softmax(logits)[jnp.arange(9), best], atol=1e-6)

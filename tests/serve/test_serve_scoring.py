@@ -1,10 +1,12 @@
 """Scores equal brute force: in process, over the native route, and in the form that lm-eval asks for."""
+import dataclasses
+
 import numpy as np
 import pytest
 from serve_helpers import CONFIG
 
 from easylm_imitation.schema import UserError
-from easylm_imitation.serve import Engine, Scorer
+from easylm_imitation.serve import Engine, LocalModel, Scorer
 from easylm_imitation.serve.answer import Token
 from easylm_imitation.serve.pool import Pool
 from easylm_imitation.serve.scoring import pair_segments
@@ -27,12 +29,12 @@ def random_pairs(count, seed=0):
 def brute_force(pair, reference):
     before, after = pair
     rows = reference([*before, *after])[len(before) - 1:-1]
-    return rows[np.arange(len(after)), after], [int(row.argmax()) for row in rows] == list(after)
+    return rows[np.arange(len(after)), after], [int(row[:290].argmax()) for row in rows] == list(after)
 
 
 def test_scores_equal_brute_force(engine, reference):
     pairs = random_pairs(60)
-    greedy = [(context, [int(reference(context)[-1].argmax())]) for context, _ in pairs[:5]]
+    greedy = [(context, [int(reference(context)[-1, :290].argmax())]) for context, _ in pairs[:5]]
     for pair, score in zip([*pairs, *greedy], Scorer(engine).score([*pairs, *greedy])):
         logprobs, is_greedy = brute_force(pair, reference)
         np.testing.assert_allclose(score.token_logprobs, logprobs, atol=1e-4, rtol=1e-5)
@@ -76,10 +78,11 @@ def test_the_native_route_scores_ids_and_texts_as_lm_eval_splits_them(http, engi
         np.testing.assert_allclose(one["logprob"], score.logprob, atol=1e-3)
         assert one["greedy"] == score.greedy
     encode = served_model.tokenizer.encode
-    texts = [("The sky is ", "blue"), ("", "Oslo"), ("Where", " is Oslo?")]
+    texts = [("The sky is ", "blue"), ("", "Oslo"), ("Where", " is Oslo?"), (" \n", "Oslo")]
     joint = [(encode("The sky is"), encode("The sky is blue")[len(encode("The sky is")):]),
              ([served_model.tokenizer.bos_id], encode("Oslo")),
-             (encode("Where"), encode("Where is Oslo?")[len(encode("Where")):])]
+             (encode("Where"), encode("Where is Oslo?")[len(encode("Where")):]),
+             ([served_model.tokenizer.bos_id], encode(" \nOslo"))]
     found = http.post("/v1/score", json={"pairs": texts}).json()["scores"]
     expected = [score.logprob for score in Scorer(engine).score(joint)]
     np.testing.assert_allclose([one["logprob"] for one in found], expected, atol=1e-3)
@@ -99,11 +102,31 @@ def test_echoed_logprobs_equal_the_log_softmax_and_agree_with_each_other(http, r
         assert top[0] is None
         rows = reference(prompt)
         for i in range(1, length + 1):
-            chosen = prompt[i] if i < length else int(rows[-1].argmax())
+            chosen = prompt[i] if i < length else int(rows[-1, :290].argmax())
             np.testing.assert_allclose(logprobs[i], rows[i - 1, chosen], atol=1e-4, rtol=1e-5)
             assert logprobs[i] in top[i].values()       # the very same float
-            np.testing.assert_allclose(max(top[i].values()), rows[i - 1].max(), atol=1e-4)
-            assert (logprobs[i] == max(top[i].values())) == (chosen == int(rows[i - 1].argmax()))
+            np.testing.assert_allclose(max(top[i].values()), rows[i - 1, :290].max(), atol=1e-4)
+            assert (logprobs[i] == max(top[i].values())) == (chosen == int(rows[i - 1, :290].argmax()))
+
+
+def test_padding_of_the_vocabulary_is_no_answer_to_an_echo_and_no_alternative(server, served_model, reference):
+    """Where the likeliest logit is a padding row's, an echoed prompt's next token is the one that decode chooses."""
+    prompt, padding = list(range(20, 40)), 292
+    best = int(reference(prompt)[-1, :290].argmax())
+    params = dict(served_model.params, embed={**served_model.params["embed"]})
+    rows = params["embed"]["embedding"]
+    params["embed"]["embedding"] = rows.at[padding].set(3 * rows[best])
+    body = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 5}
+    with LocalModel(dataclasses.replace(served_model, params=params), CONFIG) as local:
+        answers = [local._ask(local._complete({**body, "echo": echo}))["choices"][0] for echo in (True, False)]
+        (likeliest, greedy), (more, padded) = local.score([(prompt, [best]), (prompt, [padding])])
+    echoed, decoded = (answer["logprobs"] for answer in answers)
+    assert more > likeliest
+    assert (greedy, padded) == (True, False)
+    assert echoed["tokens"][-1] == decoded["tokens"][-1] == server.service.token_text(best)
+    assert list(echoed["top_logprobs"][-1]) == list(decoded["top_logprobs"][-1])
+    np.testing.assert_allclose(echoed["token_logprobs"][-1], decoded["token_logprobs"][-1], atol=1e-4)
+    np.testing.assert_allclose(echoed["token_logprobs"][-1], likeliest, atol=1e-4)
 
 
 def test_alternatives_with_one_text_keep_entries_of_their_own(http, served_model):
