@@ -49,8 +49,9 @@ def test_coverage_of_five_seeds(items, spread, monkeypatch):
     """2,000 studies each: seeds that do not matter, that matter a little, and that matter most."""
     monkeypatch.setattr(statistics, "RESAMPLES", 2000)
     shares = held(2000, items, 5, spread, np.random.default_rng(1))
-    assert all(0.93 <= share <= 0.97 for share in shares[:2]), shares
-    assert 0.93 <= shares[2] <= 0.985, shares       # of the index: two models' seeds at once, a little too careful
+    # Never too narrow; too careful by a point or two where seeds hardly matter, the index (two sides at once) most.
+    assert all(0.93 <= share <= 0.98 for share in shares[:2]), shares
+    assert 0.93 <= shares[2] <= 0.99, shares
 
 
 @pytest.mark.slow

@@ -16,12 +16,14 @@ BEYOND_SCHEMA = {
     "arguments of a tool call that are no JSON": r"the arguments of a tool call are no JSON object",
     "a template that knows no tools": r"knows no tools|reads no tools",
     "a grammar that is none, or too much": r"^(response_format\.json_schema|guided_\w+|structured_outputs)[.\w]*: ",
-    "a grammar whose answer cannot go on": r"^no token of the model goes on",
+    "a grammar whose answer cannot go on": r"no token of the model goes on",
     "several grammars at once": r"cannot be asked together with",
     "fields that go together": r"goes with|needs logprobs|only with stream|not offered together|differs from max_compl|"
                                r"makes sense only with echo|only an assistant's message has them|content: missing",
     "lists that must be as long as each other": r"there must be as many",
     "limits of this server": r"at most \d+",
+    "whole numbers written with a point, which JSON Schema takes for integers": r"Input should be a valid integer",
+    "a model's name with a line break, which no route's pattern holds": r"^Not Found$",
     "integers that floats cannot tell from the largest": r"^seed: Input should be",
     "halves of surrogate pairs": r"surrogate|UTF-8",
 }

@@ -134,7 +134,8 @@ async def crowd(url, count, seed):
             except TimeoutError:
                 statuses.append(None)
 
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=64)) as client:
+    fresh = httpx.Limits(max_connections=64, max_keepalive_connections=0)   # an idle one may be closed as it is taken
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=fresh) as client:
         await asyncio.gather(*(ask(client, *mixed(rng), rng.uniform(0, 0.3) if rng.random() < 1 / 3 else None)
                                for _ in range(count)))
     return statuses

@@ -182,7 +182,7 @@ def test_two_processes_answer_as_one_and_stop_together_when_one_is_told(run, ser
         assert "compilations_total 0\n" in httpx.get(f"{url}/metrics", timeout=60).text
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             slow = pool.submit(httpx.post, f"{url}/v1/completions", timeout=120,
-                               json={"prompt": ["a"] * 8, "n": 4, "max_tokens": 60})
+                               json={"prompt": ["a"] * 8, "n": 4, "max_tokens": 24})
             while "slots_busy 4" not in httpx.get(f"{url}/metrics", timeout=60).text:
                 pass
             processes.processes[who].send_signal(signal.SIGTERM)
