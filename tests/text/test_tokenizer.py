@@ -144,10 +144,12 @@ def test_folders_that_are_no_tokenizer(tmp_path):
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["gpt2_hf_json", "gpt2_opt", "gpt_neox_20b"])
-def test_real_tokenizers_give_text_back(shared_data, name):
+@pytest.mark.parametrize(("name", "end"), [("gpt2_hf_json", "<|endoftext|>"), ("gpt2_opt", "</s>"),
+                                           ("gpt_neox_20b", "<|endoftext|>")])
+def test_real_tokenizers_give_text_back(shared_data, name, end):
     tokenizer = load_tokenizer(shared_data / "tokenizers" / name)
-    text = "Hello  world,\n\n<|endoftext|> it's 東京\t🙂 123."
+    text = f"Hello  world,\n\n{end} it's 東京\t🙂 123."
+    assert tokenizer.token(tokenizer.eos_id) == end
     assert isinstance(tokenizer, Tokenizer)
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.eos_id not in tokenizer.encode(text)
