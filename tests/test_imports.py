@@ -13,7 +13,7 @@ MAY_USE = {
     "weights": {"models", "sharding", "text"}, "train": BELOW_TRAIN, "serve": BELOW_TRAIN | {"client"},
     "client": set(), "teacher": {"client", "data", "text"}, "evaluate": {"client", "serve", "data", "text"},
     "report": set(), "plan": BELOW_TRAIN | {"train", "serve"}, "world": LIBRARY,
-    "cli": LIBRARY | {"world", "plan"},
+    "study": BELOW_TRAIN | {"train", "plan"}, "cli": LIBRARY | {"world", "plan", "study"},
     "records": {"schema"}, "record_examples": {"records"},
     "journal": {"records", "schema"}, "config": {"schema"}, "schema": set(), "console": set(), "folders": {"schema"},
     "__main__": {"cli"}, "__init__": set(),

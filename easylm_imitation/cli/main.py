@@ -23,7 +23,7 @@ from easylm_imitation.records import code_version
 from easylm_imitation.schema import Incomplete, UserError, nearest
 
 VERBS = ("collect", "build", "logits", "train", "plan", "runs", "serve", "evaluate", "compare", "convert", "report",
-         "reproduce")
+         "study", "reproduce")
 
 
 # What goes wrong with a place that the user named: no right to it, not there, no folder, read-only, full.

@@ -16,7 +16,7 @@ from easylm_imitation.weights import save_run_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The others do all of their work anew, or none.
-CONTINUES = {"collect", "logits", "train", "reproduce", "evaluate", "compare"}
+CONTINUES = {"collect", "logits", "train", "reproduce", "evaluate", "compare", "study"}
 
 
 @pytest.mark.parametrize("verb", main.VERBS)

@@ -1,0 +1,253 @@
+"""A study as stages: the commands that make each dataset, run and results file, in an order that works.
+
+    WORK/study.json                 the config
+    WORK/data/DATA-BUDGET-TOKENIZER what cells share, built once
+    WORK/runs/CELL                  a run dir of each cell
+    WORK/results/NAME.json          what `evaluate` says of cells, bases and teacher
+    WORK/answers/NAME.jsonl         their answers to the style prompts
+    WORK/done/STAGE.json            the command of a finished stage, and how long it took
+    WORK/verdict/                   the report
+
+A stage is one command of this package, which a person can type. Nothing is run here.
+"""
+import dataclasses
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from easylm_imitation.config import load
+from easylm_imitation.data import BuildConfig, read_card
+from easylm_imitation.data.config import tokens_of
+from easylm_imitation.models import ModelConfig
+from easylm_imitation.plan import find_pod, plan
+from easylm_imitation.records import Lineage, digest
+from easylm_imitation.schema import UserError, plain
+from easylm_imitation.study.config import Ablation, Dataset, StudyConfig
+from easylm_imitation.text import load_tokenizer
+from easylm_imitation.train import TrainConfig
+from easylm_imitation.weights import describe
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One command. `makes` is the path, below the study's folder, that is there when it is done."""
+    name: str
+    command: tuple[str, ...]        # the verb and its flags
+    makes: str
+    after: tuple[str, ...] = ()     # names of the stages that must be done before
+    identity: str = ""              # of the command, and of the configs and models that it names
+    work: float = 0.0               # what its time grows with: FLOPs of training, parameters of measuring
+    planned: float | None = None    # seconds on the study's topology, by the formula of `plan`; None: not asked
+
+    @property
+    def verb(self) -> str:
+        """The command's verb."""
+        return self.command[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A model to start from."""
+    name: str
+    path: str
+    model: ModelConfig
+    lineage: Lineage
+    tokenizer: str                  # what `build` reads it from
+    tokenizer_id: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One imitation of the grid."""
+    base: str
+    data: str
+    budget: str | int | None
+    seed: int
+    ablation: str = ""
+
+    @property
+    def name(self) -> str:
+        """As its folders are called: llama7b-sharegpt-20M-s0."""
+        return "-".join([self.base, self.data, _said(self.budget), *([self.ablation] * bool(self.ablation)),
+                         f"s{self.seed}"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A config, its folder, and everything that is to be made there."""
+    config: StudyConfig
+    work: pathlib.Path
+    bases: Mapping[str, Base]
+    cells: tuple[Cell, ...]
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+def open_study(config: StudyConfig, workdir: str | os.PathLike) -> Study:
+    """Reads every config and model that the study names, writes nothing. Raises UserError for what is wrong there."""
+    work, cells = pathlib.Path(workdir), tuple(cells_of(config))
+    bases = {name: _base(name, path) for name, path in config.bases.items()}
+    stages = tuple(_Stages(config, work, bases).all(cells))
+    return Study(config, work, bases, cells, stages)
+
+
+def cells_of(config: StudyConfig) -> Iterator[Cell]:
+    """The cells of the grid, all seeds of one beside each other; the ablations of the first cell come last."""
+    axes = (list(config.bases), list(config.data), list(config.budgets))
+    for at in itertools.product(*(range(len(axis)) for axis in axes)):
+        if config.vary == "grid" or sum(place > 0 for place in at) <= 1:
+            yield from (Cell(*(axis[i] for axis, i in zip(axes, at, strict=True)), seed) for seed in config.seeds)
+    first = [axis[0] for axis in axes]
+    for name in config.ablations:
+        yield from (Cell(*first, seed, name) for seed in config.seeds)
+
+
+class _Stages:
+    """Turns cells into stages; each dataset once, however many cells read it."""
+
+    def __init__(self, config: StudyConfig, work: pathlib.Path, bases: Mapping[str, Base]):
+        self.config, self.work, self.bases = config, work, bases
+        self.datasets: dict[str, int | None] = {}       # name of a build stage -> tokens, where they are known
+
+    def all(self, cells: tuple[Cell, ...]) -> Iterator[Stage]:
+        measured = []
+        if self.config.teacher:
+            yield from (made := list(self.measure_teacher()))
+            measured += made
+        for base in self.bases.values():
+            yield from (made := list(self.measure(f"base-{base.name}", base.path, base, (), base.lineage.id)))
+            measured += made
+        for cell in cells:
+            yield from (made := list(self.cell(cell)))
+            measured += [stage for stage in made if stage.verb == "evaluate"]
+        yield self.report([stage.name for stage in measured])
+
+    def cell(self, cell: Cell) -> Iterator[Stage]:
+        base, ablation = self.bases[cell.base], self.config.ablations.get(cell.ablation, Ablation())
+        build, tokens = self.build(cell, base, ablation)
+        if build.name not in self.datasets:
+            self.datasets[build.name] = tokens
+            yield build
+        run = f"runs/{cell.name}"
+        by_base = self.config.set_by_base.get(cell.base, {})
+        leaves = {**_leaves(self.config.set), **_leaves(by_base), **_leaves(ablation.train), "name": cell.name}
+        resolved = load(TrainConfig, self.config.train, _overrides(leaves))
+        command = ("train", "--config", self.config.train, *_overrides(leaves), "--seed", str(cell.seed), "--data",
+                   self.path(build.makes), "--init", base.path, *ablation.flags, "--workdir", self.path(run))
+        yield Stage(f"train-{cell.name}", command, f"{run}/lineage.json", (build.name,),
+                    digest([command, resolved, base.lineage.id, build.identity]),
+                    *self.costs(resolved, base.model, tokens))
+        yield from self.measure(cell.name, self.path(run), base, (f"train-{cell.name}",), "")
+
+    def build(self, cell: Cell, base: Base, ablation: Ablation) -> tuple[Stage, int | None]:
+        given: Dataset = self.config.data[cell.data]
+        budget = {} if cell.budget is None else {"budget": cell.budget}
+        leaves = {**_leaves(given.set), **_leaves(ablation.build), "tokenizer": base.tokenizer, **budget}
+        resolved = load(BuildConfig, given.config, _overrides(leaves))
+        changed = [cell.ablation] if ablation.build else []
+        name = "-".join([cell.data, _said(cell.budget), *changed, base.tokenizer_id[:8]])
+        command = ("build", "--config", given.config, *_overrides(leaves), "--out", self.path(f"data/{name}"))
+        stage = Stage(f"build-{name}", command, f"data/{name}", identity=digest([command, resolved, base.tokenizer_id]))
+        there = (self.work / "data" / name / "card.json").is_file()
+        tokens = read_card(self.work / "data" / name).tokens if there else None
+        return stage, tokens if tokens or resolved.budget is None else tokens_of(resolved.budget)
+
+    def measure(self, name: str, model: str, base: Base | None, after: tuple[str, ...], identity: str,
+                role: tuple[str, ...] = ()) -> Iterator[Stage]:
+        """Tasks of a model, then its answers and their style."""
+        asked, work = self.config.measure, float(base.model.parameters()) if base else 0.0
+        settings = _overrides(asked.set)
+        if asked.suite or asked.tasks:
+            named = (("--suite", asked.suite), ("--tasks", asked.tasks), ("--task-data", asked.task_data),
+                     ("--limit", asked.limit and str(asked.limit)),
+                     ("--prompt", "" if asked.prompt == "auto" else asked.prompt))
+            out = f"results/{name}.json"
+            command = ("evaluate", "--model", model, *(word for pair in named if pair[1] for word in pair),
+                       *settings, *role, "--out", self.path(out))
+            yield Stage(f"evaluate-{name}", command, out, after, digest([command, identity]), work)
+        if asked.style_prompts:
+            out, answers, teachers = f"results/{name}-style.json", f"answers/{name}.jsonl", "answers/teacher.jsonl"
+            command = ("evaluate", "--model", model, "--prompts", asked.style_prompts, "--prompt", "chat",
+                       "--answers-out", self.path(answers), "--reference", self.path(teachers), *settings, *role,
+                       "--out", self.path(out))
+            yield Stage(f"style-{name}", command, out, (*after, "answers-teacher"), digest([command, identity]), work)
+
+    def measure_teacher(self) -> Iterator[Stage]:
+        """The teacher's scores; its answers to the style prompts, and a second sample of them, which is the ceiling."""
+        teacher, asked = self.config.teacher, self.config.measure
+        role = ("--role", "teacher")
+        if teacher.startswith("published:"):
+            command = ("evaluate", "--published", teacher.removeprefix("published:"), *role, "--out",
+                       self.path("results/teacher.json"))
+            yield Stage("evaluate-teacher", command, "results/teacher.json", identity=digest(command))
+            return
+        if asked.style_prompts:
+            out = "answers/teacher.jsonl"
+            seed = ("--config.answers.seed=1",)     # the second sample has the seed of all the others, or none
+            command = ("evaluate", "--model", teacher, "--prompts", asked.style_prompts, "--prompt", "chat",
+                       *_overrides(asked.set), *seed, "--answers-out", self.path(out))
+            yield Stage("answers-teacher", command, out, identity=digest(command))
+        yield from self.measure("teacher", teacher, None, (), teacher, role)
+
+    def costs(self, config: TrainConfig, model: ModelConfig, tokens: int | None) -> tuple[float, float | None]:
+        """FLOPs of a training, 0 when nobody knows yet how many tokens there will be; its seconds on the topology."""
+        if config.steps is not None:
+            seen = float(config.steps * config.data.batch * config.data.context)
+        else:
+            seen = config.tokens or (config.epochs or 1) * (tokens or 0)
+        work = model.flops_per_token(config.data.context) * seen
+        if not (self.config.topology and seen):
+            return work, None
+        made = plan(config, model, find_pod(self.config.topology), compiler=False)
+        if not made.fits:
+            raise UserError(f"topology {self.config.topology}: {config.name} does not fit there (by formula); "
+                            "`plan --search` finds a setting or a machine that does")
+        return work, seen / made.tokens_per_second
+
+    def report(self, after: list[str]) -> Stage:
+        data = ",".join(self.path(f"data/{name.removeprefix('build-')}") for name in self.datasets)
+        inside = [f"{self._card_name(name)}={','.join(given.inside)}" for name, given in self.config.data.items()
+                  if given.inside]
+        command = ("report", self.path("results"), "--data", data, *(w for rule in inside for w in ("--inside", rule)),
+                   "--out", self.path("verdict"))
+        return Stage("report", command, "verdict/report.html", tuple(after), digest([command, after]))
+
+    def _card_name(self, data: str) -> str:
+        given = self.config.data[data]
+        return load(BuildConfig, given.config, _overrides({**given.set, "tokenizer": "any"})).name
+
+    def path(self, below: str) -> str:
+        return str(self.work / below)
+
+
+def _base(name: str, path: str) -> Base:
+    try:
+        model, lineage = describe(path)
+    except UserError as error:
+        raise UserError(f"bases.{name}: {error}") from None
+    inside = pathlib.Path(path) / "tokenizer"
+    tokenizer = str(inside if inside.is_dir() else path)
+    return Base(name, path, model, lineage, tokenizer, load_tokenizer(tokenizer).id)
+
+
+def _leaves(mapping: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    made = {}
+    for key, value in mapping.items():
+        made |= _leaves(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return made
+
+
+def _overrides(mapping: Mapping[str, Any]) -> tuple[str, ...]:
+    """As flags, `--config.a.b=1`, sorted."""
+    return tuple(f"--config.{name}={plain(value)}" for name, value in sorted(_leaves(mapping).items()))
+
+
+def _said(budget: str | int | None) -> str:
+    return "all" if budget is None else str(budget)
+
