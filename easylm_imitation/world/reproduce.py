@@ -153,9 +153,11 @@ class _Study:
             raise KeyboardInterrupt
 
     def teach(self, tasks: Sequence[WorldTask]) -> None:
-        """Serves the teacher once, for its answers to the prompts and for its own measures."""
+        """Serves the teacher once, for its answers to the prompts and for its own measures, unless that is done."""
+        prompts, out = self.work / "world/prompts.jsonl", self.work / "collected.jsonl"
+        if out.is_file() and self._is_measured(TEACHER):
+            return
         with self._served(TEACHER) as (loaded, server):
-            prompts, out = self.work / "world/prompts.jsonl", self.work / "collected.jsonl"
             collect_answers(self.config.collect, server.url, prompts, out)
             self._measure(TEACHER, loaded, server, tasks)
 
