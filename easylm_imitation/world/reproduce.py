@@ -22,6 +22,7 @@ from contextlib import contextmanager
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from easylm_imitation import console
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
@@ -58,7 +59,29 @@ def reproduce(config: ReproduceConfig, workdir: str | os.PathLike) -> Reproduced
     """Runs the flow in `workdir`, or continues it. Raises UserError when the folder holds another config's work."""
     study = _Study(config, pathlib.Path(workdir))
     study.claim()
-    started = time.monotonic()
+    with _programs_kept(study.work / "programs"):
+        return _run(study)
+
+
+@contextmanager
+def _programs_kept(folder: pathlib.Path) -> Iterator[None]:
+    """Base, teacher and imitation have one shape: what is compiled for one of them serves the others."""
+    options = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.2}
+    before = {name: getattr(jax.config, name) for name in options}
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()     # jax opens its folder once
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+def _run(study: "_Study") -> Reproduced:
+    """Every stage that is not done."""
+    config, started = study.config, time.monotonic()
     with study.stage("write the world"):
         tasks = study.write_world()
     for name in (BASE, TEACHER):
