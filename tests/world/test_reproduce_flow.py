@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from easylm_imitation.cli import main
 from easylm_imitation.records import Conversation, LedgerEntry, Results, read_json, read_jsonl
 from easylm_imitation.weights import describe
 
@@ -75,16 +76,15 @@ def test_finished_work_is_found_again(small):
     assert marks == {p: p.stat().st_mtime_ns for p in marks}
 
 
-def test_another_config_does_not_touch_the_work(small):
+def test_another_config_does_not_touch_the_work(small, capsys):
     folder, _ = small
-    other = ("--config", "configs/reproduce/ci.py", "--config.world.seed=7")
-    done = run_verb("reproduce", *other, "--workdir", str(folder))
-    assert done.returncode == 2
-    assert "holds the work of another config" in done.stderr
+    other = ("--config", str(ROOT / "configs/reproduce/ci.py"), "--config.world.seed=7")
+    assert main.main(["reproduce", *other, "--workdir", str(folder)]) == 2
+    assert "holds the work of another config" in capsys.readouterr().err
 
 
 def test_neither_size_nor_both_is_an_error(tmp_path):
-    assert run_verb("reproduce", "--workdir", str(tmp_path / "x")).returncode == 2
+    assert main.main(["reproduce", "--workdir", str(tmp_path / "x")]) == 2
     assert not (tmp_path / "x").exists()
 
 
