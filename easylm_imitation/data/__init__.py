@@ -28,6 +28,6 @@ from easylm_imitation.data.teacher_cache import (
 )
 
 __all__ = ["IDS", "LOGPROBS", "MALFORMED", "Batch", "BuildConfig", "CacheCard", "CacheWriter", "DataUse", "Loader",
-           "LoaderConfig", "MixedLoader", "Runner", "SourceConfig", "TeacherCache", "TooLong", "batch_kinds", "batches_of_tokens",
-           "build_dataset", "count_batches", "data_use", "held_out_datasets", "held_out_examples", "is_cache",
-           "mixed_rows", "open_loader", "open_mixed", "planned_batches", "read_card", "starts_of"]
+           "LoaderConfig", "MixedLoader", "Runner", "SourceConfig", "TeacherCache", "TooLong", "batch_kinds",
+           "batches_of_tokens", "build_dataset", "count_batches", "data_use", "held_out_datasets", "held_out_examples",
+           "is_cache", "mixed_rows", "open_loader", "open_mixed", "planned_batches", "read_card", "starts_of"]

@@ -94,11 +94,12 @@ class BeamPath:
                 yield i, j, numbers[datasets[i]]
                 numbers[datasets[i]] += count
 
-    def _made(self, i: int) -> Iterator[tuple[str, list[Outcome]]]:
+    def _made(self, i: int) -> Iterator[tuple[str, int, list[Outcome]]]:
         for j, name in enumerate(self._names[i]):
             for chunk in range(-(-self._counts[i][j] // _CHUNK)):
-                for outcomes in _unpacked(_get(self._folder, f"{i}-{j}-{chunk}")):
-                    yield name, outcomes
+                made = _unpacked(_get(self._folder, f"{i}-{j}-{chunk}"))
+                for number, outcomes in enumerate(made, chunk * _CHUNK):
+                    yield name, number, outcomes
 
     def _raise_told(self) -> None:
         if FileSystems.exists(FileSystems.join(self._folder, _ERROR)):

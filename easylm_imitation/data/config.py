@@ -26,7 +26,8 @@ class SourceConfig:
     cap: int | None = None          # of these, drawn in the same way, at most so many tokens
     weight: float = 1.0             # how often each is in the dataset; 2.5: twice, and once more for a drawn half
     skip: str | None = None         # pattern of names of files to pass over; None: the format's own
-    licence: str = ""               # goes to the data card
+    licence: str = ""               # goes to the data card, as does
+    terms: str = ""                 # what the teacher's terms say about its outputs
     origin: str = ""                # where the file is to be had; named when it is missing
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ from easylm_imitation.data.config import LoaderConfig, TooLong
 from easylm_imitation.data.packing import Rows, best_fit, first_fit, one_a_row
 from easylm_imitation.data.shards import Columns, Example, Shards, open_shards
 from easylm_imitation.data.teacher_cache import TeacherCache
-from easylm_imitation.records import DataCard, digest
+from easylm_imitation.records import DataCard, digest, file_sha256
 from easylm_imitation.schema import UserError
 
 Batch = dict[str, np.ndarray]
@@ -97,9 +97,10 @@ def open_loader(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, e
 
     folder = pathlib.Path(folder)
     card = read_card(folder)
+    _check_index(folder, card)
     if teacher is not None and config.too_long == "truncate-left":
-        raise UserError("data.too_long truncate-left: what a teacher said stands by its place in the whole conversation; "
-                        "take truncate, or drop")
+        raise UserError("data.too_long truncate-left: a teacher's tokens are counted from the beginning; take "
+                        "truncate, or drop")
     plan = _Plan(_taken(folder, card, config, held_out), config, seed)
     if held_out is None:
         _say_what_is_cut(folder, data_use(folder, config))
@@ -179,6 +180,14 @@ def _say_what_is_cut(folder: pathlib.Path, use: DataUse) -> None:
                     f"{use.tokens:,} tokens are lost")
 
 
+def _check_index(folder: pathlib.Path, card: DataCard) -> None:
+    """Raises UserError when the files beside the shards are not those of the card; older cards know none."""
+    for name, sha256 in card.index.items():
+        if (folder / name).is_file() and file_sha256(folder / name) != sha256:
+            raise UserError(f"{folder / name}: not the file that card.json tells of; copy the dataset anew, or build "
+                            "it again")
+
+
 def _lengths(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> np.ndarray:
     """Tokens that each conversation brings, [conversations]; 0 for those that are dropped."""
     lengths = np.load(folder / "lengths.npy")
@@ -225,23 +234,28 @@ def _taken(folder: pathlib.Path, card: DataCard, config: LoaderConfig, held_out:
 
 
 def _held_out(folder: pathlib.Path, config: LoaderConfig) -> np.ndarray:
-    """Which conversations are held out, bool [conversations]: of each dataset the same ones whatever the run's seed, at
-    least one where it has two. Copies of a conversation, by its source's weight, are held out together, or not."""
+    """Which conversations are held out, bool [conversations]: of each dataset the same ones whatever the run's seed and
+    the other datasets, at least one where it has two. What came of one record of a file (copies by a source's weight,
+    pieces of a long dialogue, several answers) is held out together, or not."""
     names, number = _datasets(folder)
     original = _originals(folder, len(number))
     out = np.zeros(len(number), bool)
-    for dataset in range(len(names)):
-        members = np.unique(original[number == dataset])
+    for dataset, name in enumerate(names):
+        _, first = np.unique(original[number == dataset], return_index=True)
+        members = original[number == dataset][np.sort(first)]       # in the shards' order
         count = min(max(1, round(config.holdout * len(members))), len(members) - 1)
-        out |= np.isin(original, np.random.default_rng(dataset).permutation(members)[:count])
+        drawn = np.random.default_rng(int(digest(str(name)), 16)).permutation(members)[:count]
+        out |= np.isin(original, drawn)
     return out
 
 
 def _originals(folder: pathlib.Path, count: int) -> np.ndarray:
-    """Of each conversation the number of the one that it is a copy of, or its own. Raises UserError where copies cannot
-    be told."""
+    """Of each conversation a number that those of one record share. Raises UserError where copies cannot be told."""
     with np.load(folder / "datasets.npz") as stored:
-        if "original" in stored:
+        if "record" in stored:
+            places = np.stack([stored["file_of"].astype(np.int64), stored["record"]], axis=1)
+            return np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
+        if "original" in stored:        # older datasets
             return stored["original"]
     if any(source.copies for source in read_card(folder).sources):
         raise UserError(f"{folder}: does not say which conversations are copies of others (a source's weight), so "

@@ -17,8 +17,9 @@ from easylm_imitation.data.sources import RawRecord, iter_records
 from easylm_imitation.text import Template, Tokenizer
 
 T = TypeVar("T")
-Made = Callable[[int], Iterator[tuple[str, list[work.Outcome]]]]
-"""Of a source by its number: (file, outcomes) of each of its records, in order. Sources are asked for in order."""
+Made = Callable[[int], Iterator[tuple[str, int, list[work.Outcome]]]]
+"""Of a source by its number: (file, number in it, outcomes) of each of its records, in order. Sources are asked for in
+order."""
 _Outcomes = Callable[[Iterator[RawRecord], SourceConfig, str], Iterator[list[work.Outcome]]]
 
 _CHUNK = 256            # records a worker takes at a time
@@ -44,9 +45,9 @@ def processes(config: BuildConfig, files: list[SourceFiles], datasets: list[str]
             source, dataset = config.sources[i], datasets[i]
             for path, name in zip(files[i].paths, files[i].names, strict=True):
                 records = numbered(iter_records(path, FORMATS[source.format].shape), numbers[dataset])
-                for outcome in outcomes(records, source, dataset):
+                for number, outcome in enumerate(outcomes(records, source, dataset)):
                     numbers[dataset] += 1
-                    yield name, outcome
+                    yield name, number, outcome
         yield made
 
 

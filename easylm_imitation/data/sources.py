@@ -18,6 +18,10 @@ from easylm_imitation.schema import UserError
 MALFORMED = ("bad JSON", "bad UTF-8", "bad text", "wrong shape")
 """Reasons of a Drop that mean a damaged or mistaken file; the others are rules about what a conversation must have."""
 
+NOTHING = "nothing in it"
+"""Reason of a Drop: a record of which its format's options take no conversation. Counted, and not listed: of FLAN's
+millions these may be most."""
+
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"     # what such files begin with
 
 

@@ -56,6 +56,11 @@ def test_a_budget_above_what_the_sources_hold_is_an_error():
         mixed(rows_of([1, 2, 3]), config_of({}, seed=0, budget="20M"))
 
 
+def test_a_cap_that_leaves_nothing_is_an_error():
+    with pytest.raises(UserError, match="drawn has 10 tokens, so its cap of 9 leaves nothing"):
+        mixed(rows_of([10] * 3), config_of({"cap": 9}, seed=0))
+
+
 def test_samples_caps_and_weights():
     rows = rows_of([10] * 20, [7] * 10, [1] * 4)
     taken = list(mixed(rows, config_of({"sample": 5}, {"cap": 30}, {"weight": 2.5}, seed=3)))
