@@ -33,7 +33,7 @@ from easylm_imitation.data.pool import Made, chunks, processes
 from easylm_imitation.data.runner import Runner, beam_path
 from easylm_imitation.data.shards import ShardWriter
 from easylm_imitation.data.tally import Tally
-from easylm_imitation.data.whole import Findings, evaluation_hashes, pass_on
+from easylm_imitation.data.whole import Evaluations, Findings, evaluation_hashes, pass_on
 from easylm_imitation.folders import finished_folder
 from easylm_imitation.records import (
     DataCard,
@@ -52,19 +52,21 @@ _STEP = 256     # records between two steps of the progress bar
 _FORMAT = 3     # raised when the same sources and config come to give other records or other files
 
 
-def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | None = None) -> DataCard:
+def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | None = None,
+                  tasks: Callable[[str], list[dict[str, Any]]] | None = None) -> DataCard:
     """Builds `config` into the folder `out` and returns its card; an identical dataset already there is left as it is.
-    With a `runner` an Apache Beam pipeline reads, cleans and tokenizes; the dataset is the same.
+    With a `runner` an Apache Beam pipeline reads, cleans and tokenizes; the dataset is the same. `tasks` gives the
+    items of an evaluation task, for rules that name one ("task:mmlu").
 
     Raises UserError, with nothing left behind, for a missing source, a tokenizer without the template's tokens, an
     `out` that holds something else, and a dataset that comes out empty.
     """
-    out = pathlib.Path(out)
+    out, evaluations = pathlib.Path(out), Evaluations(tasks)
     with tempfile.TemporaryDirectory(prefix="easylm_imitation.") as staging:
         tokenizer = load_tokenizer(config.tokenizer)
         template = get_template(config.template, tokenizer)
         jinja = chat_jinja(template, tokenizer)
-        asked = _asked(config, evaluation_hashes(steps_of(config.clean)), tokenizer, template)
+        asked = _asked(config, evaluation_hashes(steps_of(config.clean), evaluations), tokenizer, template)
         _check_free(out, "asked", asked)        # before anything is fetched
         files, path = _path(config, pathlib.Path(staging), runner)
         datasets = [dataset_of(source, found) for source, found in zip(config.sources, files)]
@@ -76,7 +78,7 @@ def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | 
         with finished_folder(out) as folder:
             tokenizer.save(folder / "tokenizer", chat_template=jinja)
             write_json(folder / "build.json", {"identity": identity, "asked": asked, "config": config})
-            card = _write(config, files, datasets, whose, path, folder, tokenizer, template)
+            card = _write(config, files, datasets, whose, path, folder, tokenizer, template, evaluations)
     return card
 
 
@@ -132,8 +134,9 @@ def _path(config: BuildConfig, staging: pathlib.Path, runner: Runner | None) -> 
 
 
 def _write(config: BuildConfig, files: list[SourceFiles], datasets: list[str], whose: tuple[Taught, ...],
-           path: Callable, folder: pathlib.Path, tokenizer: Tokenizer, template: Template) -> DataCard:
-    tally, findings = Tally(config, datasets), Findings()
+           path: Callable, folder: pathlib.Path, tokenizer: Tokenizer, template: Template,
+           evaluations: Evaluations) -> DataCard:
+    tally, findings = Tally(config, datasets), Findings(evaluations)
     with path(config, files, datasets, tokenizer, folder / "tokenizer", template) as made, \
             console.progress("tokenizing", None) as advance:
         rows = _rows(config, datasets, made, tally, advance)
