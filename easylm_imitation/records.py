@@ -140,6 +140,7 @@ class SourceCount:
     licence: str = ""
     origin: str = ""                # where the files are to be had
     cut_turns: int = 0              # of its conversations, by its format or by rules: no row holds them
+    undrawn: int = 0                # records that were not read: a sample was drawn before
 
 
 @dataclasses.dataclass(frozen=True)

@@ -174,7 +174,7 @@ def _write_findings(folder: pathlib.Path, findings: Findings) -> None:
 
 
 _UNHASHED = ("hash", "code"), ("path", "origin", "added", "left", "copies", "tokens", "loss_tokens", "files",
-                                "cut_turns")
+                                "cut_turns", "undrawn")
 
 
 def _card_hash(card: DataCard, contents: str) -> str:
@@ -243,14 +243,35 @@ def _rows(config: BuildConfig, datasets: list[str], made: Made, tally: Tally,
     read = 0
     for i, (source, dataset) in enumerate(zip(config.sources, datasets)):
         passed = 0
-        for file, record, outcomes in made(i):
-            read += 1
-            if read % _STEP == 0:
-                advance(_STEP, note=dataset)
-            for outcome in outcomes:
-                row = tally.judged(i, file, record, outcome)
-                if row is not None and passed != source.limit:
-                    passed += 1
-                    yield row
-            if passed == source.limit:
+        for chosen in _drawn(source, i, config.seed, made, tally):
+            for file, record, outcomes in made(i, chosen):
+                read += 1
+                if read % _STEP == 0:
+                    advance(_STEP, note=dataset)
+                for outcome in outcomes:
+                    row = tally.judged(i, file, record, outcome)
+                    if row is not None and passed != source.limit:
+                        passed += 1
+                        yield row
+                if passed == source.limit:
+                    break
+            if source.sample is not None and passed >= source.sample:
                 break
+
+
+def _drawn(source: SourceConfig, i: int, seed: int | None, made: Made, tally: Tally) -> Iterator[np.ndarray | None]:
+    """Which records to read, bool [records], part after part until enough conversations have passed; None for all.
+
+    A part holds more records than are wanted, as some are dropped. (Not so with a `limit`: the first records count.)
+    """
+    if source.sample is None or source.limit is not None:
+        yield None
+        return
+    order = np.random.default_rng((seed, i, 1)).permutation(made.records(i))
+    start, size = 0, source.sample + source.sample // 4 + 100
+    while start < len(order):
+        chosen = np.zeros(len(order), bool)
+        chosen[order[start:start + size]] = True
+        start, size = start + size, 2 * size
+        tally.undrawn(i, max(0, len(order) - start))
+        yield chosen

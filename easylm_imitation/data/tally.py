@@ -52,6 +52,7 @@ class _Source:
     """What became of one source so far."""
     read: int = 0
     added: int = 0
+    undrawn: int = 0
     cut: int = 0        # turns, by the format and by rules
     passed: int = 0     # cleaning, that is
     kept: int = 0
@@ -110,6 +111,10 @@ class Tally:
         return Row(outcome.example, source, outcome.dataset, outcome.teacher, file, outcome.line, texts,
                    record=record)
 
+    def undrawn(self, source: int, records: int) -> None:
+        """Notes how many records of a source are not read, as others were drawn."""
+        self._sources[source].undrawn = records
+
     def leave_out(self, number: int, row: Row, text: str, detail: str) -> None:
         """Notes that a row is left out by the build's rule `number`, which judged its text."""
         rule = self._everywhere[number]
@@ -133,7 +138,8 @@ class Tally:
         return tuple(
             SourceCount(source.path, name, found.sha256, count.read, count.kept, dict(sorted(count.dropped.items())),
                         count.added, count.passed - count.kept, count.copies, count.tokens, count.loss_tokens,
-                        len(found.names), source.licence, source.origin, count.cut)
+                        len(found.names), source.licence, source.origin, count.cut,
+                        count.undrawn)
             for source, name, found, count in zip(self._config.sources, self._datasets, files, self._sources))
 
     def rules(self) -> tuple[RuleCount, ...]:
