@@ -25,7 +25,7 @@ _TURN = re.compile(r"^[ \t*]*\[\|?(Human|AI)\|?\][ \t*:]*", re.IGNORECASE | re.M
 class SelfChatConfig(ListedConfig):
     """Baize's protocol. A transcript that is cut off loses its last turn, not its row."""
     recipe: Literal["self-chat"] = "self-chat"
-    dataset: str = "self-chat"
+    dataset: str = free("self-chat")
     truncated: Literal["drop", "keep"] = free("keep")
     max_tokens: int = 2048
     rounds: int = 1                 # a dialogue of fewer is of no use

@@ -320,7 +320,7 @@ def test_the_verb_ends_with_3_and_says_how_to_go_on_when_rows_are_missing(tmp_pa
             " ".join(shown.err.split()))
         broken.clear()
         assert main([*one, api.url]) == 0
-        assert main([*other, api.url, "--config.max_tokens=100", "--config.budget_tokens=140"]) == 3
+        assert main([*other, api.url, "--config.max_tokens=100", "--config.budget_tokens=120"]) == 3
         assert "with a larger budget_tokens or budget_cost" in " ".join(capsys.readouterr().err.split())
 
 
