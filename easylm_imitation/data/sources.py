@@ -45,7 +45,8 @@ class RawRecord(NamedTuple):
         value = self._line(columns) if isinstance(self.raw, bytes) else self.raw
         if not isinstance(value, dict):
             raise Drop("bad JSON", f"expected an object, got {type(value).__name__}")
-        if not has_utf8(value):
+        escaped = not isinstance(self.raw, bytes) or b"\\u" in self.raw     # only an escape can spell half of a pair
+        if escaped and not has_utf8(value):
             raise Drop("bad text", "half of a surrogate pair")
         return value
 
