@@ -4,11 +4,11 @@
         reply = await client.chat([{"role": "user", "content": "Where is Oslo?"}], max_tokens=64)
 
 Waiting may mend 408, 409, 425, 429, 5xx, time-outs, broken connections and bodies of an unexpected form: these are
-tried again after a growing, jittered pause, never shorter than `Retry-After`. A 429 holds back *all* requests of the
-client: a limit is the account's, not the request's. A wrong key, address or model raises UserError at once; a request
-that the server refuses (400, 422) raises RequestFailed, as others may still be good. The key comes from the
-environment, goes into one header, and is scrubbed from every message, and from answers if it is long enough for a
-secret.
+tried again after a growing, jittered pause, never shorter than `Retry-After`, which is believed up to
+`longest_retry_after` seconds. A 429 holds back *all* requests of the client: a limit is the account's, not the
+request's. A wrong key, address or model raises UserError at once; a request that the server refuses (400, 422) raises
+RequestFailed, as others may still be good. The key comes from the environment, goes into one header, and is scrubbed
+from every message, and from answers if it is long enough for a secret.
 """
 import asyncio
 import dataclasses
@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from easylm_imitation import console
 from easylm_imitation.records import Lineage, Message
 from easylm_imitation.schema import UserError, build, nearest, plain
 
@@ -46,12 +47,14 @@ class ClientConfig:
     timeout: float = 120.0                  # seconds for one attempt
     attempts: int = 6                       # of one request, the first included
     backoff: float = 0.5                    # seconds before the second attempt; doubles with each
-    longest_wait: float = 60.0              # seconds; bounds the back-off, not a server's Retry-After
+    longest_wait: float = 60.0              # seconds; bounds the back-off, not a server's Retry-After,
+    longest_retry_after: float = 300.0      # which this bounds: some servers ask for days, or for ever
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None  # prompts and answers; until it is known, an answer counts as max_tokens
 
     def __post_init__(self):
-        for name in ("concurrency", "timeout", "attempts", "requests_per_minute", "tokens_per_minute"):
+        for name in ("concurrency", "timeout", "attempts", "longest_retry_after", "requests_per_minute",
+                     "tokens_per_minute"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         for name in ("backoff", "longest_wait"):
@@ -181,6 +184,7 @@ class Client:
         self._http: httpx.AsyncClient | None = None
         self._model = config.model
         self.on_the_way: set[asyncio.Task] = set()      # tasks with a request that was sent and not answered
+        self.cut_short = 0          # pauses that the server wanted longer than `longest_retry_after`
         self.closing = False        # when set, nothing more is sent; what is on its way may still come
 
     async def __aenter__(self) -> "Client":
@@ -295,11 +299,21 @@ class Client:
                 if attempt == attempts:
                     raise self._gave_up(method, url, busy, attempts) from None
                 growing = min(self.config.backoff * 2 ** (attempt - 1), self.config.longest_wait)
-                wait = max(busy.wait, growing * random.uniform(0.5, 1.0))   # jitter: requests must not return as one
+                # jitter: requests must not return as one
+                wait = max(self._believed(busy.wait), growing * random.uniform(0.5, 1.0))
                 if busy.limited:
                     self._resume_at = max(self._resume_at, time.monotonic() + wait)
                 await asyncio.sleep(wait)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _believed(self, asked: float) -> float:
+        """The seconds of a Retry-After that are waited for; says it once, and counts, when they are fewer."""
+        longest = self.config.longest_retry_after
+        if asked > longest:
+            self.cut_short += 1
+            console.say_once(f"{self.base} wants a pause of {asked:,.0f} s (Retry-After); it is asked again after "
+                             f"{longest:g} (longest_retry_after)")
+        return min(asked, longest)
 
     async def _attempt(self, method: str, url: str, body: dict | None, read: Callable[[dict], T]) -> T:
         self.on_the_way.add(asyncio.current_task())
@@ -416,10 +430,11 @@ def message_of(response: httpx.Response) -> str:
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds from a Retry-After header, which holds a number or a date; 0 without one."""
+    """Seconds from a Retry-After header, which holds a number or a date; 0 without one, and for what is no number."""
     value = response.headers.get("retry-after", "").strip()
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
+        return max(0.0, seconds) if seconds == seconds else 0.0
     except ValueError:
         pass
     try:

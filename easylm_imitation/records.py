@@ -139,6 +139,8 @@ class SourceCount:
     files: int = 1
     licence: str = ""
     origin: str = ""                # where the files are to be had
+    cut_turns: int = 0              # of its conversations, by its format or by rules: no row holds them
+    undrawn: int = 0                # records that were not read: a sample was drawn before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +163,17 @@ class RuleCount:
     dropped: int
     added: int                      # by splitting
     samples: tuple[Sample, ...] = ()    # the first few that it changed or dropped
+    cut_turns: int = 0              # of conversations that it left in
+
+
+@dataclasses.dataclass(frozen=True)
+class Taught:
+    """Who wrote answers of a dataset, when they were asked for and under which terms; "" where nobody noted it."""
+    dataset: str
+    teacher: str
+    first: str = ""                 # UTC, ISO 8601
+    last: str = ""
+    terms: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +196,8 @@ class DataCard:
     overlaps: dict[str, Any] = dataclasses.field(default_factory=dict)      # evaluation set -> what was found of it
     diversity: dict[str, Any] = dataclasses.field(default_factory=dict)     # mean BLEU of a query to its nearest other
     held_out: dict[str, Any] = dataclasses.field(default_factory=dict)      # prompt set -> how many are too near to ask
+    taught: tuple[Taught, ...] = ()     # what is known of the teachers
+    index: dict[str, str] = dataclasses.field(default_factory=dict)     # file beside the shards -> its SHA-256
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 class Incomplete(UserError):
-    """The work is done, but for input that could not be used: `result` is what the verb returns (exit status 3)."""
+    """The work is done, but for a part that could not be: `result` is what the verb returns (exit status 3)."""
 
     def __init__(self, message: str, result: dict[str, Any]):
         super().__init__(message)

@@ -120,6 +120,25 @@ def test_retry_after_is_honoured(value):
     assert endpoint.times[1] - endpoint.times[0] > 0.45
 
 
+@pytest.mark.parametrize("value", ["inf", "100000", "Fri, 01 Jan 2100 00:00:00 GMT"], ids=["inf", "a day", "2100"])
+def test_an_endless_retry_after_is_cut_short_said_and_counted(value, capsys):
+    async def go(c):
+        await c.chat([Message("user", "hello")], max_tokens=4)
+        return c.cut_short
+    with serving(Endpoint(first_badly(lambda h: send(h, 429, {}, [("Retry-After", value)])))) as endpoint:
+        config = ClientConfig(endpoint.url, model="teacher", backoff=0.01, longest_retry_after=0.3)
+        assert with_client(config, go) == 1
+    assert 0.25 < endpoint.times[1] - endpoint.times[0] < 20
+    assert "asked again after 0.3 (longest_retry_after)" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("value", ["nan", "-5", "soon", ""])
+def test_a_retry_after_that_says_nothing_is_none(value):
+    with serving(Endpoint(first_badly(lambda h: send(h, 429, {}, [("Retry-After", value)])))) as endpoint:
+        ask(endpoint, backoff=0.01)
+    assert len(endpoint.requests) == 2
+
+
 def test_a_limit_holds_back_all_requests():
     def behave(handler, body, n):
         if body["messages"][-1]["content"] == "0" and n == 1:

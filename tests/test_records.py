@@ -11,7 +11,7 @@ from easylm_imitation.records import Conversation, Lineage, Message, Prompt
 from easylm_imitation.schema import UserError, build, plain
 
 PARTS = {records.Message, records.SourceCount, records.Sample, records.RuleCount, records.Item,
-         records.TaskResult}    # live inside other records
+         records.TaskResult, records.Taught}    # live inside other records
 
 
 def test_every_record_has_a_golden_example():

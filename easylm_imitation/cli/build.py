@@ -1,5 +1,6 @@
 """`build`: raw files to a dataset of tokenized shards."""
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from easylm_imitation import console
@@ -23,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "DataflowRunner, FlinkRunner, ...; the dataset is the same")
     parser.add_argument("--runner-option", metavar="NAME=VALUE", action="append", default=[],
                         help="an option of Beam's own, such as temp_location=gs://BUCKET/DIR; may be repeated")
+    parser.add_argument("--task-data", metavar="DIR", help="folder of the published files of evaluation tasks that the "
+                        "config's rules look for by name (task:mmlu), as `evaluate` takes it")
     parser.add_argument("--show", metavar="N", type=int, default=0,
                         help="print N rows of the dataset, tokens with loss coloured")
 
@@ -37,7 +40,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.runner_option and not args.runner:
         raise UserError(f"--runner-option {args.runner_option[0]}: belongs to a --runner")
     config = load(BuildConfig, args.config, args.overrides)
-    card = build_dataset(config, args.out, Runner(args.runner, tuple(args.runner_option)) if args.runner else None)
+    card = build_dataset(config, args.out, Runner(args.runner, tuple(args.runner_option)) if args.runner else None,
+                         _items(args.task_data))
     _show(card)
     console.say(f"{card.conversations} conversations, {card.tokens} tokens, {card.loss_tokens} of them with loss; the "
                 f"longest has {card.longest}")
@@ -49,6 +53,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise Incomplete(f"{broken} of {read} records are malformed; the rest is built, and {args.out}/dropped.jsonl "
                          "names the file and line of each", plain(card))
     return plain(card)
+
+
+def _items(task_data: str | None) -> Callable[[str], list[dict[str, Any]]]:
+    """What gives the items of an evaluation task by its name, read as `evaluate` reads them."""
+    def items(task: str) -> list[dict[str, Any]]:
+        from easylm_imitation.evaluate import find_tasks
+        return [{**row, "id": f"{part.name}/{row.get('id', i)}"}
+                for part in find_tasks([task], task_data) for i, row in enumerate(part.rows)]
+    return items
 
 
 def _show(card: DataCard) -> None:

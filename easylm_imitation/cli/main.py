@@ -31,8 +31,9 @@ _PLACES = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 done, 1 our fault, 2 something the user can mend, 3 done but for
-    malformed input, 130 interrupted. `serve`, ended before it serves, exits with 128 and the signal's number."""
+    """Runs one verb; returns the exit code: 0 done, 1 our fault, 2 something the user can mend, 3 done but for a part
+    (malformed input, rows that no answer came for), 130 interrupted. `serve`, ended before it serves, exits with 128
+    and the signal's number."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())

@@ -1,6 +1,6 @@
 """Data: raw files to conversations to shards of tokens (`build_dataset`), and shards to batches (`open_loader`)."""
 from easylm_imitation.data.build import build_dataset, read_card
-from easylm_imitation.data.config import BuildConfig, LoaderConfig, SourceConfig
+from easylm_imitation.data.config import BuildConfig, LoaderConfig, SourceConfig, TooLong
 from easylm_imitation.data.loader import (
     Batch,
     DataUse,
@@ -28,6 +28,6 @@ from easylm_imitation.data.teacher_cache import (
 )
 
 __all__ = ["IDS", "LOGPROBS", "MALFORMED", "Batch", "BuildConfig", "CacheCard", "CacheWriter", "DataUse", "Loader",
-           "LoaderConfig", "MixedLoader", "Runner", "SourceConfig", "TeacherCache", "batch_kinds", "batches_of_tokens",
-           "build_dataset", "count_batches", "data_use", "held_out_datasets", "held_out_examples", "is_cache",
-           "mixed_rows", "open_loader", "open_mixed", "planned_batches", "read_card", "starts_of"]
+           "LoaderConfig", "MixedLoader", "Runner", "SourceConfig", "TeacherCache", "TooLong", "batch_kinds",
+           "batches_of_tokens", "build_dataset", "count_batches", "data_use", "held_out_datasets", "held_out_examples",
+           "is_cache", "mixed_rows", "open_loader", "open_mixed", "planned_batches", "read_card", "starts_of"]

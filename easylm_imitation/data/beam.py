@@ -26,7 +26,7 @@ from easylm_imitation.data.clean import Change, Key
 from easylm_imitation.data.config import BuildConfig
 from easylm_imitation.data.files import SourceFiles, fetch, sha256_of
 from easylm_imitation.data.formats import FORMATS
-from easylm_imitation.data.pool import Made, chunks, numbered
+from easylm_imitation.data.pool import Found, Made, chunks, numbered
 from easylm_imitation.data.runner import Runner
 from easylm_imitation.data.shards import Example
 from easylm_imitation.data.sources import RawRecord, iter_records
@@ -73,7 +73,7 @@ class BeamPath:
                  | apache_beam.FlatMap(_read, job) | "spread records" >> apache_beam.Reshuffle()
                  | apache_beam.Map(_make, job))
             self._raise_told()
-            yield self._made
+            yield _Results(self._names, self._counts, self._folder)
 
     def _measured(self) -> list[list[tuple[str, int]]]:
         """(hash, records) of each file of each source."""
@@ -94,12 +94,6 @@ class BeamPath:
                 yield i, j, numbers[datasets[i]]
                 numbers[datasets[i]] += count
 
-    def _made(self, i: int) -> Iterator[tuple[str, list[Outcome]]]:
-        for j, name in enumerate(self._names[i]):
-            for chunk in range(-(-self._counts[i][j] // _CHUNK)):
-                for outcomes in _unpacked(_get(self._folder, f"{i}-{j}-{chunk}")):
-                    yield name, outcomes
-
     def _raise_told(self) -> None:
         if FileSystems.exists(FileSystems.join(self._folder, _ERROR)):
             raise UserError(_get(self._folder, _ERROR).decode())
@@ -115,6 +109,29 @@ class BeamPath:
             yield
         finally:
             FileSystems.delete([self._folder])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Results:
+    """What workers made of the records, read back in order: `pool.Made`."""
+    names: list[tuple[str, ...]]
+    counts: list[list[int]]
+    folder: str
+
+    def records(self, i: int) -> int:
+        """Of a source."""
+        return sum(self.counts[i])
+
+    def __call__(self, i: int, chosen: np.ndarray | None = None) -> Iterator[Found]:
+        """Each record, or each of those chosen; a pipeline made them all."""
+        first = 0       # of the file's records, among the source's
+        for j, name in enumerate(self.names[i]):
+            for chunk in range(-(-self.counts[i][j] // _CHUNK)):
+                made = _unpacked(_get(self.folder, f"{i}-{j}-{chunk}"))
+                for number, outcomes in enumerate(made, chunk * _CHUNK):
+                    if chosen is None or chosen[first + number]:
+                        yield name, number, outcomes
+            first += self.counts[i][j]
 
 
 def _options(runner: Runner) -> PipelineOptions:

@@ -8,8 +8,8 @@ whole.
     DATA/held_out/       the evaluation prompts that are not too near to a query, where the rule `held-out` looked;
     DATA/held_out.json   and the others
     DATA/lengths.npy     int32 [conversations]: tokens of each, in the shards' order
-    DATA/datasets.npz    `names` [datasets], and `number` int32 [conversations]: which of them each belongs to;
-                         `original` int32 [conversations]: equal for a conversation and its copies, where there are any
+    DATA/datasets.npz    where each is from: `names` [datasets] and `number` int32 [conversations]; `files` [files] and
+                         `file_of` int32, `line` (from 1) and `record` (from 0, in the file) int64 [conversations]
     DATA/shards/         a TFDS dataset in ArrayRecord
     DATA/tokenizer/      the tokenizer, with the template as its chat template
 """
@@ -27,44 +27,58 @@ import numpy as np
 from easylm_imitation import console
 from easylm_imitation.data.clean import steps_of, whole_steps
 from easylm_imitation.data.config import BuildConfig, SourceConfig, tokens_of
-from easylm_imitation.data.files import SourceFiles, dataset_of, find
+from easylm_imitation.data.files import SourceFiles, dataset_of, find, short, taught
 from easylm_imitation.data.mixture import Row, mixed
 from easylm_imitation.data.pool import Made, chunks, processes
 from easylm_imitation.data.runner import Runner, beam_path
 from easylm_imitation.data.shards import ShardWriter
 from easylm_imitation.data.tally import Tally
-from easylm_imitation.data.whole import Findings, evaluation_hashes, pass_on
+from easylm_imitation.data.whole import Evaluations, Findings, evaluation_hashes, pass_on
 from easylm_imitation.folders import finished_folder
-from easylm_imitation.records import DataCard, code_version, digest, read_json, write_json, write_jsonl
+from easylm_imitation.records import (
+    DataCard,
+    Taught,
+    code_version,
+    digest,
+    file_sha256,
+    read_json,
+    write_json,
+    write_jsonl,
+)
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, get_template, load_tokenizer
 
 _STEP = 256     # records between two steps of the progress bar
-_FORMAT = 2     # raised when the same sources and config come to give other records or other files
+_FORMAT = 3     # raised when the same sources and config come to give other records or other files
 
 
-def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | None = None) -> DataCard:
+def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | None = None,
+                  tasks: Callable[[str], list[dict[str, Any]]] | None = None) -> DataCard:
     """Builds `config` into the folder `out` and returns its card; an identical dataset already there is left as it is.
-    With a `runner` an Apache Beam pipeline reads, cleans and tokenizes; the dataset is the same.
+    With a `runner` an Apache Beam pipeline reads, cleans and tokenizes; the dataset is the same. `tasks` gives the
+    items of an evaluation task, for rules that name one ("task:mmlu").
 
     Raises UserError, with nothing left behind, for a missing source, a tokenizer without the template's tokens, an
     `out` that holds something else, and a dataset that comes out empty.
     """
-    out = pathlib.Path(out)
+    out, evaluations = pathlib.Path(out), Evaluations(tasks)
     with tempfile.TemporaryDirectory(prefix="easylm_imitation.") as staging:
-        files, path = _path(config, pathlib.Path(staging), runner)
         tokenizer = load_tokenizer(config.tokenizer)
         template = get_template(config.template, tokenizer)
         jinja = chat_jinja(template, tokenizer)
-        hashes = [found.sha256 for found in files] + evaluation_hashes(steps_of(config.clean))
-        identity = _identity(config, hashes, tokenizer, template)
-        if _is_done(out, identity):
+        asked = _asked(config, evaluation_hashes(steps_of(config.clean), evaluations), tokenizer, template)
+        _check_free(out, "asked", asked)        # before anything is fetched
+        files, path = _path(config, pathlib.Path(staging), runner)
+        datasets = [dataset_of(source, found) for source, found in zip(config.sources, files)]
+        whose = tuple(dict.fromkeys(one for given in zip(config.sources, datasets, files) for one in taught(*given)))
+        identity = digest([asked, [found.sha256 for found in files], whose])
+        if _check_free(out, "identity", identity):
             console.say(f"{out}: already built from the same sources and config")
             return read_card(out)
         with finished_folder(out) as folder:
             tokenizer.save(folder / "tokenizer", chat_template=jinja)
-            write_json(folder / "build.json", {"identity": identity, "config": config})
-            card = _write(config, files, path, folder, tokenizer, template)
+            write_json(folder / "build.json", {"identity": identity, "asked": asked, "config": config})
+            card = _write(config, files, datasets, whose, path, folder, tokenizer, template, evaluations)
     return card
 
 
@@ -76,8 +90,8 @@ def read_card(folder: str | os.PathLike) -> DataCard:
     return read_json(DataCard, folder / "card.json")
 
 
-def _identity(config: BuildConfig, hashes: list[str], tokenizer: Tokenizer, template: Template) -> str:
-    """Equal for builds that give equal datasets: contents count, places do not."""
+def _asked(config: BuildConfig, evaluations: list[str], tokenizer: Tokenizer, template: Template) -> str:
+    """Equal for builds that give equal datasets of equal sources: contents count, places do not."""
     content = _but_defaults(plain(config), config)
     for key in ("root", "processes", "tokenizer", "template"):
         content.pop(key, None)
@@ -86,7 +100,7 @@ def _identity(config: BuildConfig, hashes: list[str], tokenizer: Tokenizer, temp
     content["sources"] = [_but_defaults(plain(source), source) for source in config.sources]
     for source in content["sources"]:
         source["path"] = pathlib.Path(source["path"]).name
-    return digest([_FORMAT, content, hashes, tokenizer.id, template.id])
+    return digest([_FORMAT, content, evaluations, tokenizer.id, template.id])
 
 
 _FIRST_KEYS = {"path", "format", "dataset", "teacher", "limit", "name", "sources", "seed"}
@@ -99,13 +113,13 @@ def _but_defaults(content: dict[str, Any], config: BuildConfig | SourceConfig) -
             if key in _FIRST_KEYS or (value not in ([], {}) and value != defaults[key])}
 
 
-def _is_done(out: pathlib.Path, identity: str) -> bool:
-    """Whether the dataset is there. Raises UserError when something else is."""
+def _check_free(out: pathlib.Path, key: str, value: str) -> bool:
+    """Whether a dataset is there whose build.json says `value`. Raises UserError when something else is."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "card.json").is_file() or not (out / "build.json").is_file():
         raise UserError(f"--out {out}: holds files that are no dataset; choose a new or empty folder")
-    if json.loads((out / "build.json").read_text())["identity"] != identity:
+    if json.loads((out / "build.json").read_text()).get(key) != value:
         raise UserError(f"--out {out}: holds a dataset of other sources or another config, or of another version of "
                         "`build`; take a new folder, or remove it")
     return True
@@ -119,33 +133,29 @@ def _path(config: BuildConfig, staging: pathlib.Path, runner: Runner | None) -> 
     return beam.files, beam.outcomes
 
 
-def _write(config: BuildConfig, files: list[SourceFiles], path: Callable, folder: pathlib.Path, tokenizer: Tokenizer,
-           template: Template) -> DataCard:
-    datasets = [dataset_of(source, found) for source, found in zip(config.sources, files)]
-    tally, findings = Tally(config, datasets), Findings()
+def _write(config: BuildConfig, files: list[SourceFiles], datasets: list[str], whose: tuple[Taught, ...],
+           path: Callable, folder: pathlib.Path, tokenizer: Tokenizer, template: Template,
+           evaluations: Evaluations) -> DataCard:
+    tally, findings = Tally(config, datasets), Findings(evaluations)
     with path(config, files, datasets, tokenizer, folder / "tokenizer", template) as made, \
             console.progress("tokenizing", None) as advance:
         rows = _rows(config, datasets, made, tally, advance)
         for text, (number, step) in enumerate(whole_steps(steps_of(config.clean))):
             rows = pass_on(rows, text, number, step, tally, findings)
-        lengths, origins, originals, contents = _write_shards(folder / "shards", config.name, mixed(rows, config),
-                                                              tally)
+        places, contents = _write_shards(folder / "shards", config, mixed(rows, config), tally)
     write_jsonl(folder / "dropped.jsonl", tally.dropped)
-    if not lengths:
+    if not places.tokens:
         reasons = ", ".join(f"{n} {reason}" for reason, n in tally.reasons().items()) or "no records"
         raise UserError(f"dataset '{config.name}' is empty ({reasons}); nothing was written")
     sources = tally.sources(files)
-    np.save(folder / "lengths.npy", np.asarray(lengths, np.int32))
-    names, number = np.unique(origins, return_inverse=True)
-    copies = any(source.copies for source in sources)
-    np.savez(folder / "datasets.npz", names=names, number=number.astype(np.int32),
-             **({"original": np.asarray(originals, np.int32)} if copies else {}))
+    places.save(folder)
     card = DataCard(
-        name=config.name, hash="", sources=sources, conversations=len(lengths), tokens=sum(lengths),
-        loss_tokens=sum(source.loss_tokens for source in sources), longest=max(lengths), tokenizer=tokenizer.id,
+        name=config.name, hash="", sources=sources, conversations=len(places.tokens), tokens=sum(places.tokens),
+        loss_tokens=sum(source.loss_tokens for source in sources), longest=max(places.tokens), tokenizer=tokenizer.id,
         template=template.id, teachers=tuple(sorted(tally.teachers)), seed=config.seed, code=code_version(),
         rules=tally.rules(), budget=None if config.budget is None else tokens_of(config.budget),
-        overlaps=findings.overlaps, diversity=findings.diversity, held_out=findings.held_out)
+        overlaps=findings.overlaps, diversity=findings.diversity, held_out=findings.held_out,
+        taught=whose, index={name: file_sha256(folder / name) for name in ("lengths.npy", "datasets.npz")})
     card = dataclasses.replace(card, hash=_card_hash(card, contents))
     _write_findings(folder, findings)
     write_json(folder / "card.json", card)
@@ -163,14 +173,15 @@ def _write_findings(folder: pathlib.Path, findings: Findings) -> None:
         write_jsonl(folder / "held_out" / f"{name}.jsonl", prompts)
 
 
-_UNHASHED = ("hash", "code"), ("path", "origin", "added", "left", "copies", "tokens", "loss_tokens", "files")
+_UNHASHED = ("hash", "code"), ("path", "origin", "added", "left", "copies", "tokens", "loss_tokens", "files",
+                                "cut_turns", "undrawn")
 
 
 def _card_hash(card: DataCard, contents: str) -> str:
     """Over what the dataset holds: the hash of its records, and the card but for places, the code's version and numbers
     that the records tell. Keys that came later count where they say something."""
     content = _said({key: value for key, value in plain(card).items() if key not in _UNHASHED[0]},
-                    "rules", "budget", "overlaps", "diversity", "held_out")
+                    "rules", "budget", "overlaps", "diversity", "held_out", "taught")
     if card.rules:      # samples name files
         content["rules"] = [{k: v for k, v in rule.items() if k != "samples"} for rule in content["rules"]]
     content["sources"] = [_said({k: v for k, v in source.items() if k not in _UNHASHED[1]}, "licence")
@@ -182,22 +193,40 @@ def _said(content: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in keys or value not in (None, "", [], {})}
 
 
-def _write_shards(folder: pathlib.Path, name: str, rows: Iterable[Row],
-                  tally: Tally) -> tuple[list[int], list[str], list[int], str]:
-    """Writes all rows; returns their lengths in tokens, their datasets, the numbers of the conversations that they are
-    or are copies of, and a hash of the records.
+@dataclasses.dataclass
+class _Places:
+    """Of each row of the dataset, in order: its length, and where it is from."""
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    dataset: list[str] = dataclasses.field(default_factory=list)
+    file: list[str] = dataclasses.field(default_factory=list)
+    line: list[int] = dataclasses.field(default_factory=list)
+    record: list[int] = dataclasses.field(default_factory=list)
+
+    def add(self, row: Row, config: BuildConfig) -> None:
+        for name in ("tokens", "dataset", "line", "record"):
+            getattr(self, name).append(getattr(row, name))
+        self.file.append(short(row.file, config.root, config.sources[row.source].path))
+
+    def save(self, folder: pathlib.Path) -> None:
+        np.save(folder / "lengths.npy", np.asarray(self.tokens, np.int32))
+        names, number = np.unique(self.dataset, return_inverse=True)
+        files, file = np.unique(self.file, return_inverse=True)
+        np.savez(folder / "datasets.npz", names=names, number=number.astype(np.int32), files=files,
+                 file_of=file.astype(np.int32), line=np.asarray(self.line, np.int64),
+                 record=np.asarray(self.record, np.int64))
+
+
+def _write_shards(folder: pathlib.Path, config: BuildConfig, rows: Iterable[Row],
+                  tally: Tally) -> tuple[_Places, str]:
+    """Writes all rows; returns where they are from, and a hash of the records.
 
     Not of the files: a record's fields stand in an order that differs from process to process.
     """
-    writer, lengths, origins, contents = ShardWriter(folder, description=name), [], [], hashlib.sha256()
-    numbers: dict[tuple[str, str], int] = {}
-    originals = []
+    writer, places, contents = ShardWriter(folder, description=config.name), _Places(), hashlib.sha256()
     for chunk in chunks(rows, 1000):
         writer.write([row.example for row in chunk])
-        lengths += [row.tokens for row in chunk]
-        origins += [row.dataset for row in chunk]
-        originals += [numbers.setdefault((row.dataset, row.original), len(numbers)) for row in chunk]
         for row in chunk:
+            places.add(row, config)
             example = row.example
             name_bytes = example.id.encode("utf-8", "surrogatepass")
             contents.update(np.asarray([len(name_bytes), len(example.tokens)], "<i8").tobytes() + name_bytes)
@@ -205,7 +234,7 @@ def _write_shards(folder: pathlib.Path, name: str, rows: Iterable[Row],
             contents.update(np.asarray(example.loss_weights, "<f4").tobytes())
             tally.write(row, int(np.count_nonzero(example.loss_weights)))
     writer.close()
-    return lengths, origins, originals, contents.hexdigest()
+    return places, contents.hexdigest()
 
 
 def _rows(config: BuildConfig, datasets: list[str], made: Made, tally: Tally,
@@ -214,14 +243,35 @@ def _rows(config: BuildConfig, datasets: list[str], made: Made, tally: Tally,
     read = 0
     for i, (source, dataset) in enumerate(zip(config.sources, datasets)):
         passed = 0
-        for file, outcomes in made(i):
-            read += 1
-            if read % _STEP == 0:
-                advance(_STEP, note=dataset)
-            for outcome in outcomes:
-                row = tally.judged(i, file, outcome)
-                if row is not None and passed != source.limit:
-                    passed += 1
-                    yield row
-            if passed == source.limit:
+        for chosen in _drawn(source, i, config.seed, made, tally):
+            for file, record, outcomes in made(i, chosen):
+                read += 1
+                if read % _STEP == 0:
+                    advance(_STEP, note=dataset)
+                for outcome in outcomes:
+                    row = tally.judged(i, file, record, outcome)
+                    if row is not None and passed != source.limit:
+                        passed += 1
+                        yield row
+                if passed == source.limit:
+                    break
+            if source.sample is not None and passed >= source.sample:
                 break
+
+
+def _drawn(source: SourceConfig, i: int, seed: int | None, made: Made, tally: Tally) -> Iterator[np.ndarray | None]:
+    """Which records to read, bool [records], part after part until enough conversations have passed; None for all.
+
+    A part holds more records than are wanted, as some are dropped. (Not so with a `limit`: the first records count.)
+    """
+    if source.sample is None or source.limit is not None:
+        yield None
+        return
+    order = np.random.default_rng((seed, i, 1)).permutation(made.records(i))
+    start, size = 0, source.sample + source.sample // 4 + 100
+    while start < len(order):
+        chosen = np.zeros(len(order), bool)
+        chosen[order[start:start + size]] = True
+        start, size = start + size, 2 * size
+        tally.undrawn(i, max(0, len(order) - start))
+        yield chosen

@@ -36,6 +36,7 @@ class Change(NamedTuple):
     before: str
     after: str
     added: int = 0      # conversations beyond one
+    cut: int = 0        # turns that none of what it made holds
 
 
 class Key(NamedTuple):
@@ -90,6 +91,16 @@ def _hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
+def _cut(conversation: Conversation, pieces: list[Conversation]) -> int:
+    """How many turns with something in them stand in none of the pieces; joined turns stand there."""
+    turns = [m.content for m in conversation.messages if m.role != "system"]
+    made = [m.content for piece in pieces for m in piece.messages if m.role != "system"]
+    if len(made) == len(turns):     # in other words perhaps
+        return 0
+    held = "\0".join(made)
+    return sum(bool(turn.strip()) and turn not in held for turn in turns)
+
+
 def _from(at: int, first: int, conversation: Conversation, steps: tuple[Step, ...], count: Count,
           changes: tuple[Change, ...], keys: tuple[Key, ...]) -> Iterator[Cleaned]:
     for i in range(at, len(steps)):
@@ -105,7 +116,7 @@ def _from(at: int, first: int, conversation: Conversation, steps: tuple[Step, ..
         pieces = made if isinstance(made, list) else [made]
         if pieces != [conversation]:
             before, after = excerpt(conversation), " | ".join(map(excerpt, pieces))
-            changes += (Change(i, before, after, len(pieces) - 1),)
+            changes += (Change(i, before, after, len(pieces) - 1, _cut(conversation, pieces)),)
         if len(pieces) > 1:
             yield from _from(i + 1, first, pieces[0], steps, count, changes, keys)
             for piece in pieces[1:]:

@@ -26,7 +26,8 @@ class SourceConfig:
     cap: int | None = None          # of these, drawn in the same way, at most so many tokens
     weight: float = 1.0             # how often each is in the dataset; 2.5: twice, and once more for a drawn half
     skip: str | None = None         # pattern of names of files to pass over; None: the format's own
-    licence: str = ""               # goes to the data card
+    licence: str = ""               # goes to the data card, as does
+    terms: str = ""                 # what the teacher's terms say about its outputs
     origin: str = ""                # where the file is to be had; named when it is missing
 
     def __post_init__(self) -> None:
@@ -87,14 +88,19 @@ def tokens_of(budget: str | int) -> int:
     return round(float(found.group(1)) * {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}[found.group(2)])
 
 
+TooLong = Literal["error", "drop", "truncate", "truncate-left"]
+"""What becomes of a conversation of more tokens than the context: nothing goes, it is left out, the context's first
+tokens stay, or its last ones."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LoaderConfig:
     """How shards become batches. Nothing here needs the shards to be built again."""
     context: int = 1024             # tokens a row
     batch: int = 8                  # global rows a step
-    packing: Literal["first_fit", "none"] = "first_fit"
+    packing: Literal["best_fit", "first_fit", "none"] = "best_fit"
     shuffle: bool = True            # anew each epoch
-    too_long: Literal["error", "drop", "truncate"] = "error"    # conversations of more than `context` tokens
+    too_long: TooLong = "error"     # conversations of more than `context` tokens
     packing_bins: int = 32          # rows open at once; more of them waste less on padding
     holdout: float = 0.0            # share of each dataset's conversations that is validated on and never trained on
 

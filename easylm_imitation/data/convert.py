@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from easylm_imitation.data.config import SourceConfig
-from easylm_imitation.data.formats import FORMATS, Row
+from easylm_imitation.data.formats import FORMATS, Cut, Row
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import arguments
@@ -19,12 +19,12 @@ class Reader:
         self._teacher, self._dataset = source.teacher, dataset
         self.columns = self._format.columns
 
-    def conversations(self, record: dict[str, Any], number: int) -> Iterator[Conversation | Drop]:
+    def conversations(self, record: dict[str, Any], number: int) -> Iterator[Conversation | Drop | Cut]:
         """The conversations that a record holds; `number` makes an id where it has none ("<dataset>_<number>"). They
         are not checked yet. Raises Drop: "wrong shape", "unknown role", and reasons of the format's own; a Drop among
-        them stands for one conversation that is of no use."""
+        them stands for one conversation that is of no use, a Cut for turns that none of them holds."""
         for row in self._format.rows(record, **self._options):
-            if isinstance(row, Drop):
+            if isinstance(row, Drop | Cut):
                 yield row
             else:
                 yield (self._own if isinstance(row, Conversation) else self._named)(row, record, number)

@@ -2,7 +2,9 @@
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import glob
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +12,8 @@ from typing import Any
 from easylm_imitation.data.config import BuildConfig, SourceConfig
 from easylm_imitation.data.formats import FORMATS
 from easylm_imitation.data.sources import package
-from easylm_imitation.records import digest, file_sha256
-from easylm_imitation.schema import UserError
+from easylm_imitation.records import CollectionCard, Taught, digest, file_sha256, read_json
+from easylm_imitation.schema import UserError, build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,39 @@ def dataset_of(source: SourceConfig, files: SourceFiles) -> str:
     """The name of the dataset that records without one belong to: said, or the file's stem, or the folder's."""
     first = pathlib.PurePosixPath(files.names[0])
     return source.dataset or (first.name.partition(".")[0] if len(files.names) == 1 else first.parent.name)
+
+
+@functools.cache
+def short(name: str, root: str, path: str) -> str:
+    """A source's file without the places that differ from machine to machine: below the root, or, where the source
+    names a place of its own, alone."""
+    begin = root.rstrip("/") + "/"
+    if is_url(path) or pathlib.Path(path).is_absolute():
+        return pathlib.PurePosixPath(name).name
+    if is_url(root):
+        return name.removeprefix(begin) if name.startswith(begin) else pathlib.PurePosixPath(name).name
+    return pathlib.Path(name).relative_to(root).as_posix()
+
+
+def taught(source: SourceConfig, dataset: str, files: SourceFiles) -> tuple[Taught, ...]:
+    """Who wrote the answers of a source: as the cards say that `collect` left beside its files, else as the source."""
+    cards = [card for card in map(_card_beside, files.names) if card] if source.format == "conversations" else []
+    if cards:
+        return tuple(dict.fromkeys(Taught(dataset, teacher, card.first, card.last, card.terms)
+                                   for card in cards for teacher in card.teachers))
+    return (Taught(dataset, source.teacher, terms=source.terms),) if source.teacher else ()
+
+
+def _card_beside(name: str) -> CollectionCard | None:
+    if not is_url(name):
+        path = pathlib.Path(f"{name}.card.json")
+        return read_json(CollectionCard, path) if path.is_file() else None
+    try:
+        system, remote = _system(f"{name}.card.json")
+        content = system.cat_file(remote)
+    except Exception:   # each file system has errors of its own for what is not there
+        return None
+    return build(CollectionCard, json.loads(content), f"{name}.card.json")
 
 
 def is_url(path: str) -> bool:

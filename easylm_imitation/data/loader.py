@@ -19,23 +19,24 @@ import os
 import pathlib
 import threading
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from easylm_imitation import console
 from easylm_imitation.data.build import read_card
-from easylm_imitation.data.config import LoaderConfig
-from easylm_imitation.data.packing import Rows, first_fit, one_a_row
-from easylm_imitation.data.shards import Example, open_shards
+from easylm_imitation.data.config import LoaderConfig, TooLong
+from easylm_imitation.data.packing import Rows, best_fit, first_fit, one_a_row
+from easylm_imitation.data.shards import Columns, Example, Shards, open_shards
 from easylm_imitation.data.teacher_cache import TeacherCache
-from easylm_imitation.records import DataCard, digest
+from easylm_imitation.records import DataCard, digest, file_sha256
 from easylm_imitation.schema import UserError
 
 Batch = dict[str, np.ndarray]
 
 DTYPES = {"tokens": np.int32, "loss_weights": np.float32, "segment_ids": np.int32, "positions": np.int32}
 _ENDLESS = 2**40    # batches
+_CUT = ("truncate", "truncate-left")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class DataUse:
     conversations: int              # in the dataset
     tokens: int                     # in the dataset
     context: int
-    too_long: Literal["error", "drop", "truncate"]
+    too_long: TooLong
     long_conversations: int         # of more tokens than the context: dropped or truncated
     lost_tokens: int                # theirs, as far as no row holds them
     held_out: int = 0               # conversations that are validated on instead
@@ -89,13 +90,17 @@ def open_loader(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, e
     `rows`: this process's part of the `config.batch` global rows (None: all). `held_out`: the conversations of this
     dataset that `config.holdout` keeps out of training, and not those to train on. `teacher`: its best tokens are part
     of the batches. The last batch of a finite run is filled up with empty rows (all segment ids 0). Raises UserError,
-    before any work, for conversations longer than the context where `too_long` is "error", and for a dataset that
-    "drop" would leave empty.
+    before any work, for conversations longer than the context where `too_long` is "error", for a dataset that "drop"
+    would leave empty, and for a `teacher` with "truncate-left", whose places are counted from the beginning.
     """
     import grain
 
     folder = pathlib.Path(folder)
     card = read_card(folder)
+    _check_index(folder, card)
+    if teacher is not None and config.too_long == "truncate-left":
+        raise UserError("data.too_long truncate-left: a teacher's tokens are counted from the beginning; take "
+                        "truncate, or drop")
     plan = _Plan(_taken(folder, card, config, held_out), config, seed)
     if held_out is None:
         _say_what_is_cut(folder, data_use(folder, config))
@@ -158,7 +163,7 @@ def data_use(folder: str | os.PathLike, config: LoaderConfig) -> DataUse:
     folder = pathlib.Path(folder)
     card = read_card(folder)
     brought, lengths = _lengths(folder, card, config), np.load(folder / "lengths.npy")
-    without_loss = int(np.count_nonzero(brought == 0)) if config.too_long == "truncate" else 0
+    without_loss = int(np.count_nonzero(brought == 0)) if config.too_long in _CUT else 0
     return DataUse(card.name, card.hash, card.conversations, card.tokens, config.context, config.too_long,
                    int(np.count_nonzero(brought != lengths)), int((lengths - brought).sum(dtype=np.int64)),
                    int(_held_out(folder, config).sum()) if config.holdout else 0, without_loss)
@@ -166,12 +171,21 @@ def data_use(folder: str | os.PathLike, config: LoaderConfig) -> DataUse:
 
 def _say_what_is_cut(folder: pathlib.Path, use: DataUse) -> None:
     if use.long_conversations:
-        done = {"drop": "left out", "truncate": "cut off there"}[use.too_long]
+        done = {"drop": "left out", "truncate": "cut off there", "truncate-left": "begin later"}[use.too_long]
         if use.without_loss:
-            done += f", {use.without_loss} of them left out, as nothing to learn stands before the cut"
+            side = "behind" if use.too_long == "truncate-left" else "before"
+            done += f", {use.without_loss} of them left out, as nothing to learn stands {side} the cut"
         console.say(f"{folder}: {use.long_conversations} of {use.conversations} conversations have more than "
                     f"{use.context} tokens and are {done} (data.too_long={use.too_long}): {use.lost_tokens:,} of "
                     f"{use.tokens:,} tokens are lost")
+
+
+def _check_index(folder: pathlib.Path, card: DataCard) -> None:
+    """Raises UserError when the files beside the shards are not those of the card; older cards know none."""
+    for name, sha256 in card.index.items():
+        if (folder / name).is_file() and file_sha256(folder / name) != sha256:
+            raise UserError(f"{folder / name}: not the file that card.json tells of; copy the dataset anew, or build "
+                            "it again")
 
 
 def _lengths(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> np.ndarray:
@@ -185,24 +199,25 @@ def _lengths(folder: pathlib.Path, card: DataCard, config: LoaderConfig) -> np.n
         name = open_shards(folder / "shards")[worst]["id"].decode()
         raise UserError(f"{folder}: conversation '{name}' has {lengths[worst]} tokens, the context {config.context} "
                         f"({np.count_nonzero(long)} of {len(lengths)} conversations are too long); raise data.context, "
-                        "or set data.too_long to drop or truncate")
+                        "or set data.too_long to drop, truncate or truncate-left")
     brought = np.where(long, 0, lengths)
-    if config.too_long == "truncate":
-        brought[_with_loss(folder, card.hash, config.context)] = config.context
+    if config.too_long in _CUT:
+        brought[_with_loss(folder, card.hash, config.context, config.too_long == "truncate-left")] = config.context
     if not brought.any():
-        less = " and has nothing to learn before it" if config.too_long == "truncate" else ""
+        less = " and has nothing to learn within it" if config.too_long in _CUT else ""
         raise UserError(f"{folder}: every conversation is longer than the context {config.context}{less}; raise "
                         "data.context")
     return brought
 
 
 @functools.lru_cache(maxsize=8)
-def _with_loss(folder: pathlib.Path, card: str, context: int) -> np.ndarray:
-    """Numbers of the conversations of more than `context` tokens that have a loss within these, of the dataset of this
-    card's hash."""
+def _with_loss(folder: pathlib.Path, card: str, context: int, left: bool) -> np.ndarray:
+    """Numbers of the conversations of more than `context` tokens that have a loss within the first, or with `left` the
+    last, so many, of the dataset of this card's hash."""
     shards, long = open_shards(folder / "shards"), np.flatnonzero(np.load(folder / "lengths.npy") > context)
     # the first token is not predicted, whatever it weighs
-    kept = [shards[number]["loss_weights"][1:context].any() for number in long.tolist()]
+    kept = [record["loss_weights"][1 - context if left else 1:][:context - 1].any()
+            for some in np.array_split(long, -(-len(long) // 1000)) for record in shards.__getitems__(some)]
     return long[np.asarray(kept, bool)]
 
 
@@ -219,23 +234,28 @@ def _taken(folder: pathlib.Path, card: DataCard, config: LoaderConfig, held_out:
 
 
 def _held_out(folder: pathlib.Path, config: LoaderConfig) -> np.ndarray:
-    """Which conversations are held out, bool [conversations]: of each dataset the same ones whatever the run's seed, at
-    least one where it has two. Copies of a conversation, by its source's weight, are held out together, or not."""
+    """Which conversations are held out, bool [conversations]: of each dataset the same ones whatever the run's seed and
+    the other datasets, at least one where it has two. What came of one record of a file (copies by a source's weight,
+    pieces of a long dialogue, several answers) is held out together, or not."""
     names, number = _datasets(folder)
     original = _originals(folder, len(number))
     out = np.zeros(len(number), bool)
-    for dataset in range(len(names)):
-        members = np.unique(original[number == dataset])
+    for dataset, name in enumerate(names):
+        _, first = np.unique(original[number == dataset], return_index=True)
+        members = original[number == dataset][np.sort(first)]       # in the shards' order
         count = min(max(1, round(config.holdout * len(members))), len(members) - 1)
-        out |= np.isin(original, np.random.default_rng(dataset).permutation(members)[:count])
+        drawn = np.random.default_rng(int(digest(str(name)), 16)).permutation(members)[:count]
+        out |= np.isin(original, drawn)
     return out
 
 
 def _originals(folder: pathlib.Path, count: int) -> np.ndarray:
-    """Of each conversation the number of the one that it is a copy of, or its own. Raises UserError where copies cannot
-    be told."""
+    """Of each conversation a number that those of one record share. Raises UserError where copies cannot be told."""
     with np.load(folder / "datasets.npz") as stored:
-        if "original" in stored:
+        if "record" in stored:
+            places = np.stack([stored["file_of"].astype(np.int64), stored["record"]], axis=1)
+            return np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
+        if "original" in stored:        # older datasets
             return stored["original"]
     if any(source.copies for source in read_card(folder).sources):
         raise UserError(f"{folder}: does not say which conversations are copies of others (a source's weight), so "
@@ -298,7 +318,8 @@ class _Plan:
         if self._config.packing == "none":
             rows = one_a_row(order)
         else:
-            rows = first_fit(self._lengths, order, self._config.context, self._config.packing_bins)
+            fit = best_fit if self._config.packing == "best_fit" else first_fit
+            rows = fit(self._lengths, order, self._config.context, self._config.packing_bins)
         if epoch == len(self._ends):
             self._ends.append((self._ends[-1] if self._ends else 0) + len(rows))
         self._recent = {key: value for key, value in self._recent.items() if abs(key - epoch) == 1} | {epoch: rows}
@@ -308,7 +329,7 @@ class _Plan:
 class _Batches:
     """Random access to batches, of this process's rows alone; what Grain asks of a source."""
 
-    def __init__(self, shards: Any, plan: _Plan, config: LoaderConfig, epochs: int | None, own: slice,
+    def __init__(self, shards: Shards, plan: _Plan, config: LoaderConfig, epochs: int | None, own: slice,
                  teacher: TeacherCache | None = None):
         self._shards, self._plan, self._config, self._teacher = shards, plan, config, teacher
         self._own = range(config.batch)[own]
@@ -319,11 +340,9 @@ class _Batches:
 
     def __getitem__(self, number: int) -> Batch:
         rows = self.members(number)
-        records = iter(self._shards.__getitems__([member for row in rows for member in row]))
-        shape = (len(rows), self._config.context)
-        batch = {name: np.zeros(shape, dtype) for name, dtype in DTYPES.items()}
-        for i, row in enumerate(rows):
-            _fill({name: array[i] for name, array in batch.items()}, [next(records) for _ in row])
+        records = self._shards.columns([member for row in rows for member in row])
+        batch = _filled(records, [len(row) for row in rows], self._config.context,
+                        self._config.too_long == "truncate-left")
         return batch | self._said(rows, batch["segment_ids"]) if self._teacher else batch
 
     def members(self, number: int) -> list[list[int]]:
@@ -358,14 +377,24 @@ class PlannedBatches:
         return self._batches.members(number), self._batches[number]
 
 
-def _fill(row: Batch, records: list[dict[str, np.ndarray]]) -> None:
-    """Writes conversations one behind the other into the arrays of one row, [T] each; cuts what is too long."""
-    start = 0
-    for segment, record in enumerate(records, 1):
-        tokens = record["tokens"][:len(row["tokens"]) - start]
-        end = start + len(tokens)
-        row["tokens"][start:end] = tokens
-        row["loss_weights"][start:end] = record["loss_weights"][:len(tokens)]
-        row["segment_ids"][start:end] = segment
-        row["positions"][start:end] = np.arange(len(tokens))
-        start = end
+def _filled(records: Columns, counts: list[int], context: int, left: bool) -> Batch:
+    """Rows of `context` tokens that hold `counts` conversations each, one behind the other, of `records`. Of what is
+    longer than the context the beginning is taken, with `left` the end."""
+    lengths = np.diff(records.ends, prepend=0)
+    kept = np.minimum(lengths, context)
+    row = np.repeat(np.arange(len(counts)), counts)
+    before = np.cumsum(kept) - kept                             # tokens of all conversations before
+    first = np.searchsorted(row, row)                           # of its row
+    start = before - before[first]                              # in its row
+    segment = np.arange(1, len(row) + 1) - first
+    position = np.arange(kept.sum()) - np.repeat(before, kept)
+    source = np.repeat(records.ends - lengths + (lengths - kept if left else 0), kept) + position
+    target = np.repeat(row * context + start, kept) + position
+    batch = {name: np.zeros(len(counts) * context, dtype) for name, dtype in DTYPES.items()}
+    batch["tokens"][target] = records.tokens[source]
+    batch["loss_weights"][target] = records.loss_weights[source]
+    batch["segment_ids"][target] = np.repeat(segment, kept)
+    batch["positions"][target] = position
+    if left:        # nothing before the cut predicts what begins a row now
+        batch["loss_weights"][target[position == 0]] = 0
+    return {name: array.reshape(len(counts), context) for name, array in batch.items()}

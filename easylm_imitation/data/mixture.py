@@ -23,17 +23,13 @@ class Row:
     file: str
     line: int
     texts: tuple[Key, ...] = () # what rules that need all conversations compare
+    record: int = 0             # number in its file, from 0
     copy: int = 0               # 0 for a conversation's first row, then 1, 2, ...
 
     @property
     def tokens(self) -> int:
         """Length."""
         return len(self.example.tokens)
-
-    @property
-    def original(self) -> str:
-        """The id that the conversation has, its copies too; one in its dataset."""
-        return self.example.id.removesuffix(f"#{self.copy}") if self.copy else self.example.id
 
 
 def mixed(rows: Iterable[Row], config: BuildConfig) -> Iterable[Row]:
@@ -75,9 +71,12 @@ class _Held:
         """In the order in which they came: sampled, capped, then repeated."""
         if self._source.drawn:
             self._draw()
-        if self._source.cap is not None:
+        if self._source.cap is not None and self._rows:
             sums = np.cumsum([row.tokens for _, _, row in self._rows])
             del self._rows[int(np.searchsorted(sums, self._source.cap, "right")):]
+            if not self._rows:
+                raise UserError(f"source '{self._source.path}': the first conversation drawn has {sums[0]} tokens, so "
+                                f"its cap of {self._source.cap} leaves nothing; raise the cap, or leave the source out")
         whole, part = divmod(self._source.weight, 1)
         more = round(part * len(self._rows))
         times = [(number, row, int(whole) + (i < more)) for i, (_, number, row) in enumerate(self._rows)]

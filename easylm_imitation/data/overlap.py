@@ -20,7 +20,8 @@ from easylm_imitation.data.overlap_index import RareWords, Windows
 from easylm_imitation.data.sources import Drop, iter_records
 from easylm_imitation.schema import UserError, nearest
 
-_FIELDS = ("text", "prompt", "messages", "question", "instruction", "user_query", "input", "problem", "query")
+_FIELDS = ("text", "prompt", "messages", "question", "question_text", "instruction", "user_query", "input", "problem",
+           "query")
 
 
 @dataclasses.dataclass(frozen=True)

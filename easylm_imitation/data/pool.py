@@ -2,23 +2,38 @@
 import concurrent.futures
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+import numpy as np
 
 from easylm_imitation.data import work
 from easylm_imitation.data.ahead import in_order
 from easylm_imitation.data.config import BuildConfig, CleanRule, SourceConfig
 from easylm_imitation.data.files import SourceFiles
 from easylm_imitation.data.formats import FORMATS
-from easylm_imitation.data.sources import RawRecord, iter_records
+from easylm_imitation.data.sources import RawRecord, count_records, iter_records
 from easylm_imitation.text import Template, Tokenizer
 
 T = TypeVar("T")
-Made = Callable[[int], Iterator[tuple[str, list[work.Outcome]]]]
-"""Of a source by its number: (file, outcomes) of each of its records, in order. Sources are asked for in order."""
+Found = tuple[str, int, list[work.Outcome]]
+"""A record's file, its number there, and what became of it."""
+
+
+class Made(Protocol):
+    """The records of the sources, by the source's number. Sources are asked for in order."""
+
+    def records(self, i: int) -> int:
+        """How many a source has."""
+
+    def __call__(self, i: int, chosen: np.ndarray | None = None) -> Iterator[Found]:
+        """Each record, in order; of those alone that are `chosen`, bool [records], counted through its files."""
+
+
 _Outcomes = Callable[[Iterator[RawRecord], SourceConfig, str], Iterator[list[work.Outcome]]]
 
 _CHUNK = 256            # records a worker takes at a time
@@ -37,17 +52,48 @@ def processes(config: BuildConfig, files: list[SourceFiles], datasets: list[str]
 
     `folder` holds `tokenizer`, for other processes to read.
     """
-    numbers = dict.fromkeys(datasets, 0)    # records read of each dataset: files of one dataset go on counting
     count = config.processes or worth_processes(files)
     with _workers(count, tokenizer, folder, template, config.clean) as outcomes:
-        def made(i: int) -> Iterator[tuple[str, list[work.Outcome]]]:
-            source, dataset = config.sources[i], datasets[i]
-            for path, name in zip(files[i].paths, files[i].names, strict=True):
-                records = numbered(iter_records(path, FORMATS[source.format].shape), numbers[dataset])
-                for outcome in outcomes(records, source, dataset):
-                    numbers[dataset] += 1
-                    yield name, outcome
-        yield made
+        yield _Direct(config, files, datasets, outcomes)
+
+
+class _Direct:
+    """The records as this machine reads them."""
+
+    def __init__(self, config: BuildConfig, files: list[SourceFiles], datasets: list[str], outcomes: _Outcomes):
+        self._config, self._files, self._datasets, self._outcomes = config, files, datasets, outcomes
+        self._next = dict.fromkeys(datasets, 0)     # files of one dataset go on counting
+        self._first: dict[int, int] = {}            # of each source
+        self._counts: dict[pathlib.Path, int] = {}
+
+    def records(self, i: int) -> int:
+        """As `Made` says."""
+        return sum(self._count(path, i) for path in self._files[i].paths)
+
+    def _count(self, path: pathlib.Path, i: int) -> int:
+        if path not in self._counts:
+            self._counts[path] = count_records(path, FORMATS[self._config.sources[i].format].shape)
+        return self._counts[path]
+
+    def __call__(self, i: int, chosen: np.ndarray | None = None) -> Iterator[Found]:
+        """As `Made` says."""
+        source, dataset = self._config.sources[i], self._datasets[i]
+        first = self._first.setdefault(i, self._next[dataset])
+        if chosen is not None:
+            self._next[dataset] = first + len(chosen)
+        start = 0       # of the file's records, among the source's
+        for path, name in zip(self._files[i].paths, self._files[i].names, strict=True):
+            records = numbered(iter_records(path, FORMATS[source.format].shape), first + start)
+            numbers: Iterator[int] = itertools.count()
+            if chosen is not None:
+                own = chosen[start:start + self._count(path, i)]
+                records, numbers = itertools.compress(records, own), iter(np.flatnonzero(own).tolist())
+                start += len(own)
+            for outcome in self._outcomes(records, source, dataset):
+                if chosen is None:
+                    start += 1
+                    self._next[dataset] = first + start
+                yield name, next(numbers), outcome
 
 
 def numbered(records: Iterator[RawRecord], first: int) -> Iterator[RawRecord]:

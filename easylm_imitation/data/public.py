@@ -12,8 +12,14 @@ _HF, _GITHUB = "hf://datasets", "https://raw.githubusercontent.com"
 _CHATGPT, _DAVINCI, _GPT4 = "gpt-3.5-turbo", "text-davinci-003", "gpt-4"
 
 
+_OPENAI = (_CHATGPT, _DAVINCI, _GPT4, "text-davinci-002", "davinci", "webgpt", "openai-summarizers")
+_TERMS = ("outputs of a model of OpenAI's, whose terms of use speak of training other models on them, whatever the "
+          "collection's licence says: look them up before you train, or hand a model on")
+
+
 def _entry(path: str, form: str, origin: str, licence: str, teacher: str = "", **more: Any) -> dict[str, Any]:
-    return {"path": path, "format": form, "origin": origin, "licence": licence, "teacher": teacher, **more}
+    terms = {"terms": _TERMS} if teacher in _OPENAI else {}
+    return {"path": path, "format": form, "origin": origin, "licence": licence, "teacher": teacher, **terms, **more}
 
 
 _SHAREGPT = "anon8231489123/ShareGPT_Vicuna_unfiltered/HTML_cleaned_raw_dataset/sg_90k_part{}_html_cleaned.json"

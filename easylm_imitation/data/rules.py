@@ -79,15 +79,20 @@ _REFUSALS = (
     r"as an ai(?: language)? model,? i (?:cannot|can't|do not|don't|am not|am unable)")
 
 
+def refusal_in(text: str, phrases: tuple[str, ...] = _REFUSALS, until: int | None = 100) -> int | None:
+    """Where an answer says one of `phrases`, within its first `until` characters; None where it does not."""
+    found = _pattern(phrases).search(_straight(text)[:until])
+    return None if found is None else found.start()
+
+
 def refusals(conversation: Conversation, *, phrases: tuple[str, ...] = _REFUSALS,
              where: Literal["start", "anywhere"] = "start") -> Conversation:
     """Drops a conversation with an answer whose first 100 characters, or any part (`where`), match one of `phrases`:
     regular expressions, whatever the case."""
-    pattern = _pattern(phrases)
     for message in _answers(conversation):
-        found = pattern.search(_straight(message.content)[:100 if where == "start" else None])
-        if found:
-            raise Drop("refusals", _around(message.content, found.start()))
+        at = refusal_in(message.content, phrases, 100 if where == "start" else None)
+        if at is not None:
+            raise Drop("refusals", _around(message.content, at))
     return conversation
 
 

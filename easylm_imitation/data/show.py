@@ -2,7 +2,7 @@
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,13 +28,23 @@ def show_rows(folder: str | os.PathLike, count: int) -> None:
     folder = pathlib.Path(folder)
     read_card(folder)
     shards, tokenizer = open_shards(folder / "shards"), load_tokenizer(folder / "tokenizer")
+    origins = _origins(folder)
     for place in chosen(len(shards), count):
         record = shards[place]
         row = list(stretches(tokenizer, record["tokens"], record["loss_weights"]))
         learned = sum(stretch.tokens for stretch in row if stretch.learned)
         name = record["id"].decode("utf-8", "replace")
-        console.say(f"row {place}, {name}: {len(record['tokens'])} tokens, {learned} with loss")
+        console.say(f"row {place}, {name}{origins(place)}: {len(record['tokens'])} tokens, {learned} with loss")
         console.marked((stretch.text, stretch.learned) for stretch in row)
+
+
+def _origins(folder: pathlib.Path) -> Callable[[int], str]:
+    """Of a row: the file and line that it is from, where the dataset says so."""
+    with np.load(folder / "datasets.npz") as stored:
+        arrays = {name: stored[name] for name in stored}
+    if "record" not in arrays:
+        return lambda place: ""
+    return lambda place: f" of {arrays['files'][arrays['file_of'][place]]}:{arrays['line'][place]}"
 
 
 def chosen(rows: int, count: int) -> list[int]:

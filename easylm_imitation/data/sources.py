@@ -18,6 +18,10 @@ from easylm_imitation.schema import UserError
 MALFORMED = ("bad JSON", "bad UTF-8", "bad text", "wrong shape")
 """Reasons of a Drop that mean a damaged or mistaken file; the others are rules about what a conversation must have."""
 
+NOTHING = "nothing in it"
+"""Reason of a Drop: a record of which its format's options take no conversation. Counted, and not listed: of FLAN's
+millions these may be most."""
+
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"     # what such files begin with
 
 
@@ -41,7 +45,8 @@ class RawRecord(NamedTuple):
         value = self._line(columns) if isinstance(self.raw, bytes) else self.raw
         if not isinstance(value, dict):
             raise Drop("bad JSON", f"expected an object, got {type(value).__name__}")
-        if not has_utf8(value):
+        escaped = not isinstance(self.raw, bytes) or b"\\u" in self.raw     # only an escape can spell half of a pair
+        if escaped and not has_utf8(value):
             raise Drop("bad text", "half of a surrogate pair")
         return value
 
@@ -81,6 +86,15 @@ def iter_records(path: pathlib.Path, shape: Literal["", "object", "lines"] = "")
                 yield from _array(path, file.read()) if first == b"[" and shape != "lines" else _lines(file)
     except (OSError, EOFError) as error:  # EOFError: a packed stream that breaks off
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def count_records(path: pathlib.Path, shape: Literal["", "object", "lines"] = "") -> int:
+    """How many `iter_records` gives; of a Parquet file without reading it. Raises UserError as that does."""
+    with open(path, "rb") as file:
+        is_table = shape != "lines" and file.read(4) == _PARQUET
+    if is_table:
+        return package("pyarrow.parquet", f"{path}: a Parquet file").read_metadata(path).num_rows
+    return sum(1 for _ in iter_records(path, shape))
 
 
 def package(name: str, purpose: str, extra: str = "data") -> Any:

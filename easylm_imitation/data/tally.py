@@ -15,6 +15,7 @@ from easylm_imitation.data.config import BuildConfig
 from easylm_imitation.data.files import SourceFiles
 from easylm_imitation.data.mixture import Row
 from easylm_imitation.data.shards import Example
+from easylm_imitation.data.sources import NOTHING
 from easylm_imitation.data.work import Outcome
 from easylm_imitation.records import RuleCount, Sample, SourceCount
 from easylm_imitation.schema import plain
@@ -33,6 +34,7 @@ class _Rule:
     changed: int = 0
     dropped: int = 0
     added: int = 0
+    cut: int = 0
     samples: list[Sample] = dataclasses.field(default_factory=list)
 
     @property
@@ -50,6 +52,8 @@ class _Source:
     """What became of one source so far."""
     read: int = 0
     added: int = 0
+    undrawn: int = 0
+    cut: int = 0        # turns, by the format and by rules
     passed: int = 0     # cleaning, that is
     kept: int = 0
     copies: int = 0
@@ -77,8 +81,12 @@ class Tally:
         self.teachers: set[str] = set()
         self._said = 0
 
-    def judged(self, source: int, file: str, outcome: Outcome) -> Row | None:
-        """The row of an outcome, or None when it is dropped, here at the latest: for repeating another conversation."""
+    def judged(self, source: int, file: str, record: int, outcome: Outcome) -> Row | None:
+        """The row of an outcome of a file's record of that number, or None when it is dropped, here at the latest: for
+        repeating another conversation."""
+        if outcome.cut:
+            self._sources[source].cut += outcome.cut
+            return None
         dropped = self._repeats(source, file, outcome)
         if dropped is None:     # a further piece of a conversation that was dropped whole
             return None
@@ -90,7 +98,9 @@ class Tally:
         for change in outcome.changes:
             rules[change.step].changed += 1
             rules[change.step].added += change.added
+            rules[change.step].cut += change.cut
             count.added += change.added
+            count.cut += change.cut
             rules[change.step].show(Sample(outcome.id, change.before, change.after))
         outcome = self._unlike_others(file, outcome)
         if outcome.example is None:
@@ -98,7 +108,12 @@ class Tally:
             return None
         texts = tuple(key for key in outcome.keys if rules[key.step].step.rule.kind == "whole")
         count.passed += 1
-        return Row(outcome.example, source, outcome.dataset, outcome.teacher, file, outcome.line, texts)
+        return Row(outcome.example, source, outcome.dataset, outcome.teacher, file, outcome.line, texts,
+                   record=record)
+
+    def undrawn(self, source: int, records: int) -> None:
+        """Notes how many records of a source are not read, as others were drawn."""
+        self._sources[source].undrawn = records
 
     def leave_out(self, number: int, row: Row, text: str, detail: str) -> None:
         """Notes that a row is left out by the build's rule `number`, which judged its text."""
@@ -123,13 +138,14 @@ class Tally:
         return tuple(
             SourceCount(source.path, name, found.sha256, count.read, count.kept, dict(sorted(count.dropped.items())),
                         count.added, count.passed - count.kept, count.copies, count.tokens, count.loss_tokens,
-                        len(found.names), source.licence, source.origin)
+                        len(found.names), source.licence, source.origin, count.cut,
+                        count.undrawn)
             for source, name, found, count in zip(self._config.sources, self._datasets, files, self._sources))
 
     def rules(self) -> tuple[RuleCount, ...]:
         """Of each rule, for the card."""
         return tuple(RuleCount(rule.step.name, plain(rule.step.said), rule.dataset, rule.seen, rule.changed,
-                               rule.dropped, rule.added, tuple(rule.samples))
+                               rule.dropped, rule.added, tuple(rule.samples), rule.cut)
                      for rules in (*self._own, self._everywhere) for rule in rules)
 
     def reasons(self) -> dict[str, int]:
@@ -183,6 +199,8 @@ class Tally:
         """Notes a conversation that is left out; names the first few on screen, but for what rules took out."""
         rules = self._steps[source]
         self._sources[source].dropped[outcome.reason] += 1
+        if outcome.reason == NOTHING:
+            return
         self.dropped.append({"file": file, "line": outcome.line, "reason": outcome.reason, "detail": outcome.detail})
         if outcome.last >= 0 and rules[outcome.last].step.name == outcome.reason:
             rules[outcome.last].dropped += 1

@@ -2,22 +2,57 @@
 evaluation sets, the diversity of queries, and evaluation prompts that are too near to them. Each looks at one text a
 conversation, which its rule took in passing."""
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from easylm_imitation.data.clean import Step
 from easylm_imitation.data.diversity import BleuIndex, query_diversity
 from easylm_imitation.data.mixture import Row
 from easylm_imitation.data.near import near_duplicates
-from easylm_imitation.data.overlap import EvaluationSet, Overlap, name_of, read_evaluation_set, read_rows
+from easylm_imitation.data.overlap import EvaluationSet, Overlap, name_of, read_rows
 from easylm_imitation.data.tally import Tally
-from easylm_imitation.records import file_sha256
+from easylm_imitation.records import digest, file_sha256
 from easylm_imitation.schema import UserError
+
+_TASK = "task:"     # what opens the name of an evaluation task, in `against`
+
+
+class Evaluations:
+    """The items that `against` names: of files, and of the tasks of `evaluate` ("task:mmlu"). This part knows no tasks;
+    `tasks` gives the items of one by its name."""
+
+    def __init__(self, tasks: Callable[[str], list[dict[str, Any]]] | None = None):
+        self._tasks, self._known = tasks, dict[str, list[dict[str, Any]]]()
+
+    def rows(self, against: str) -> list[dict[str, Any]]:
+        """The items' records. Raises UserError."""
+        if not against.startswith(_TASK):
+            return read_rows(against)
+        if self._tasks is None:
+            raise UserError(f"clean: against '{against}': a task's items need the folder of its published files; give "
+                            "`build` --task-data DIR")
+        if against not in self._known:
+            self._known[against] = self._tasks(against.removeprefix(_TASK))
+        return self._known[against]
+
+    def sha256(self, against: str) -> str:
+        """Of the items: of a file's bytes, or a task's records."""
+        return digest(self.rows(against), 64) if against.startswith(_TASK) else file_sha256(against)
+
+    def set(self, against: str, fields: Sequence[str]) -> EvaluationSet:
+        """The items with their texts."""
+        return EvaluationSet.from_rows(self.name(against), self.rows(against), fields)
+
+    @staticmethod
+    def name(against: str) -> str:
+        """How the set is called: as the task, or as the file without its endings."""
+        return against.removeprefix(_TASK) if against.startswith(_TASK) else name_of(against)
 
 
 @dataclasses.dataclass
 class Findings:
     """What these rules found, for the card and the dataset's folder."""
+    evaluations: Evaluations = dataclasses.field(default_factory=Evaluations)
     overlaps: dict[str, Any] = dataclasses.field(default_factory=dict)      # evaluation set -> counts
     report: dict[str, Any] = dataclasses.field(default_factory=dict)        # evaluation set -> rows, items and scores
     diversity: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -26,15 +61,15 @@ class Findings:
     prompts: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)      # prompt set -> the others
 
 
-def evaluation_hashes(steps: Iterable[Step]) -> list[str]:
+def evaluation_hashes(steps: Iterable[Step], evaluations: Evaluations) -> list[str]:
     """Of the contents of the evaluation sets that the steps look for. Raises UserError for what would stop them."""
     asked = [step for step in steps if "against" in step.options]
     for step in asked:
-        _evaluations(step.options)
-    prompts = [name_of(path) for step in asked if step.name == "held-out" for path in step.options["against"]]
+        _overlaps(step.options, evaluations)
+    prompts = [evaluations.name(path) for step in asked if step.name == "held-out" for path in step.options["against"]]
     if len(set(prompts)) != len(prompts):
         raise UserError("clean: rule 'held-out': two files of prompts have one name; names must differ")
-    return [file_sha256(path) for step in asked for path in step.options["against"]]
+    return [evaluations.sha256(path) for step in asked for path in step.options["against"]]
 
 
 class _Conversation(NamedTuple):
@@ -71,7 +106,7 @@ def _near(conversations: list[_Conversation], options: dict[str, Any], findings:
 
 def _overlap(conversations: list[_Conversation], options: dict[str, Any], findings: Findings) -> dict[int, str]:
     """Those that hold evaluation items, if they are to be removed; the findings tell of all."""
-    overlap, remove = _evaluations(options), options.get("remove", False)
+    overlap, remove = _overlaps(options, findings.evaluations), options.get("remove", False)
     matches = overlap.match(conversation.text for conversation in conversations)
     report = overlap.report(matches, [f"{conversation.dataset}/{conversation.id}" for conversation in conversations])
     findings.report |= report
@@ -80,8 +115,8 @@ def _overlap(conversations: list[_Conversation], options: dict[str, Any], findin
     return {match.row: f"holds '{match.item}' of {match.evaluation}" for match in matches} if remove else {}
 
 
-def _evaluations(options: dict[str, Any]) -> Overlap:
-    sets = [read_evaluation_set(path, fields=options.get("fields", ())) for path in options["against"]]
+def _overlaps(options: dict[str, Any], evaluations: Evaluations) -> Overlap:
+    sets = [evaluations.set(path, options.get("fields", ())) for path in options["against"]]
     return Overlap(sets, options.get("rules", ("13-gram", "near")))
 
 
@@ -99,7 +134,7 @@ def _held_out(conversations: list[_Conversation], options: dict[str, Any], findi
     most = options.get("most", 0.2)
     index = BleuIndex([conversation.text for conversation in conversations])
     for path in options["against"]:
-        rows, name = read_rows(path), name_of(path)
+        rows, name = findings.evaluations.rows(path), findings.evaluations.name(path)
         prompts = EvaluationSet.from_rows(name, rows, options.get("fields", ())).items
         scores, nearest = index.nearest(list(prompts.values()))
         findings.prompts[name] = [{"id": prompt, **row} for prompt, row, score in zip(prompts, rows, scores)

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from easylm_imitation.data.clean import Change, Cleaned, Key, cleaned, steps_of
 from easylm_imitation.data.config import CleanRule, SourceConfig
 from easylm_imitation.data.convert import Reader, check
+from easylm_imitation.data.formats import Cut
 from easylm_imitation.data.rules import Count, excerpt
 from easylm_imitation.data.shards import Example
-from easylm_imitation.data.sources import Drop, RawRecord
+from easylm_imitation.data.sources import NOTHING, Drop, RawRecord
 from easylm_imitation.records import Conversation
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import Row, Template, Tokenizer, get_template, load_tokenizer, tokenize, tokenize_all
@@ -28,6 +29,7 @@ class Outcome(NamedTuple):
     changes: tuple[Change, ...] = ()
     keys: tuple[Key, ...] = ()
     id: str = ""
+    cut: int = 0                # turns of the record that its format left out; such an outcome is no conversation
     sample: str = ""            # how it begins, for people, where a cleaning step is to be judged
 
 
@@ -53,6 +55,9 @@ class Worker:
             if isinstance(conversation, Drop):
                 yield Outcome(record.line, reason=conversation.reason, detail=conversation.detail), None
                 continue
+            if isinstance(conversation, Cut):
+                yield Outcome(record.line, cut=conversation.turns), None
+                continue
             for result in cleaned(conversation, steps, self._count):
                 yield self._result(record.line, conversation, result)
 
@@ -60,7 +65,7 @@ class Worker:
         conversation = result.conversation or read
         outcome = Outcome(line, None, conversation.dataset, conversation.teacher, result.reason, result.detail,
                           result.first, result.last, result.changes, result.keys, conversation.id,
-                          excerpt(conversation) if result.last >= 0 else "")
+                          sample=excerpt(conversation) if result.last >= 0 else "")
         if result.conversation is None:
             return outcome, None
         try:
@@ -73,12 +78,19 @@ class Worker:
         return len(tokenize(self._template, self._tokenizer, Conversation("", "", tuple(messages))).tokens)
 
 
-def _conversations(record: RawRecord, reader: Reader) -> Iterator[Conversation | Drop]:
-    """The conversations of a record, and what stands for those that it spoils; a fault of the record's own ends it."""
+def _conversations(record: RawRecord, reader: Reader) -> Iterator[Conversation | Drop | Cut]:
+    """The conversations of a record, and what stands for those that it spoils; a fault of the record's own ends it, and
+    one that holds none is told."""
+    empty = True
     try:
-        yield from reader.conversations(record.parse(reader.columns), record.number)
+        for found in reader.conversations(record.parse(reader.columns), record.number):
+            empty = False
+            yield found
     except Drop as drop:
         yield drop
+        return
+    if empty:
+        yield Drop(NOTHING)
 
 
 def _finished(outcome: Outcome, row: Row | UserError) -> Outcome:

@@ -2,15 +2,15 @@
 with instruction, input and output; what passes the filters is kept."""
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from easylm_imitation.data.formats.encodings import encode
 from easylm_imitation.records import LedgerEntry, Message
 from easylm_imitation.schema import UserError
 from easylm_imitation.teacher.inputs import SeedTask
-from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions
+from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions, is_nothing
 from easylm_imitation.teacher.labelled import sections
-from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws
+from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws, free
 
 _PROMPT = """Write a list of {total} varied tasks that people might give to a language model which reads and writes \
 text and does nothing else. Each task has an instruction, an input and an output.
@@ -30,15 +30,13 @@ Keep exactly to the form of the first tasks. The list of {total} tasks:
 class AlpacaConfig(GrowingConfig):
     """Alpaca's protocol; its sampling: text-davinci-003, temperature 1, 3,072 tokens."""
     recipe: Literal["alpaca"] = "alpaca"
-    dataset: str = "alpaca"
-    rows: int = 52_000
+    dataset: str = free("alpaca")
+    rows: int = free(52_000)
     max_tokens: int = 3072
     shots: int = 3                                  # seed tasks in a request
     tasks: int = 20                                 # length of the list, those included
     rouge: float = 0.7                              # highest ROUGE-L with any instruction so far
     blacklist: tuple[str, ...] = NOT_FOR_TEXT
-
-    FREE: ClassVar[frozenset[str]] = GrowingConfig.FREE | {"window"}
 
     def __post_init__(self):
         super().__post_init__()
@@ -111,5 +109,4 @@ def _task(parts: list[tuple[str, str]]) -> tuple[str, str, str] | None:
     if [label for label, _ in parts] != ["Instruction", "Input", "Output"]:
         return None
     (_, instruction), (_, given), (_, output) = parts
-    nothing = given.lower().strip("<>()[].* ") in ("", "noinput", "no input", "none", "n/a")
-    return " ".join(instruction.split()), "" if nothing else given, output
+    return " ".join(instruction.split()), "" if is_nothing(given) else given, output

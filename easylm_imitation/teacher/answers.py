@@ -4,29 +4,24 @@ With `ask_as` each prompt is put into a question first: that is *tldr-synthetic*
 """
 import dataclasses
 import os
-import re
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
+from easylm_imitation.data.rules import refusal_in
 from easylm_imitation.records import Conversation, LedgerEntry, Message, Prompt, read_prompts
 from easylm_imitation.schema import UserError
-from easylm_imitation.teacher.recipe import Ask, AskConfig, Listed, Unusable
+from easylm_imitation.teacher.recipe import Ask, AskConfig, Listed, Unusable, free
 from easylm_imitation.teacher.runner import CollectResult, collect
-
-_REFUSAL = re.compile(r"\W*(i(['’]?m| am) (sorry|unable|not able)|sorry,|i (can['’]?t|cannot|won['’]?t)|as an ai\b|"
-                      r"unfortunately, i)", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
 class ListedConfig(AskConfig):
     """What the recipes share that ask one request a row: which answers are no use, and how often to try again."""
-    window: int = 4096
-    tries: int = 1                                  # at each row, when an answer is of no use
-    empty: Literal["drop", "keep"] = "drop"         # answers without text
-    truncated: Literal["drop", "keep"] = "drop"     # answers cut off by max_tokens
-    refusals: Literal["drop", "keep"] = "keep"      # answers that open with an apology or an inability
-
-    FREE: ClassVar[frozenset[str]] = AskConfig.FREE | {"window", "tries", "empty", "truncated", "refusals"}
+    window: int = free(4096)
+    tries: int = free(1)                            # at each row, when an answer is of no use
+    empty: Literal["drop", "keep"] = free("drop")   # answers without text
+    truncated: Literal["drop", "keep"] = free("drop")     # answers cut off by max_tokens
+    refusals: Literal["drop", "keep"] = free("keep")      # answers that the cleaning rule `refusals` would drop
 
     def __post_init__(self):
         super().__post_init__()
@@ -42,7 +37,7 @@ class ListedConfig(AskConfig):
             raise Unusable("empty")
         if self.truncated == "drop" and entry.finish_reason == "length":
             raise Unusable("truncated")
-        if self.refusals == "drop" and _REFUSAL.match(text):
+        if self.refusals == "drop" and refusal_in(text) is not None:
             raise Unusable("refusal")
         return text
 
@@ -51,14 +46,12 @@ class ListedConfig(AskConfig):
 class CollectConfig(ListedConfig):
     """How prompts are put to the teacher. `keep_system`: whether `system` becomes part of the conversation."""
     recipe: Literal["answers"] = "answers"
-    dataset: str = "answers"                # name of the dataset, for prompts that name none
+    dataset: str = free("answers")          # name of the dataset, for prompts that name none
     temperature: float = 0.7
-    samples: int = 1                        # answers to each prompt
+    samples: int = free(1)                  # answers to each prompt
     system: str = ""                        # system message for prompts that have none
-    keep_system: bool = False
+    keep_system: bool = free(False)
     ask_as: str = "{prompt}"                # what the last user message becomes
-
-    FREE: ClassVar[frozenset[str]] = ListedConfig.FREE | {"samples", "keep_system"}
 
     def __post_init__(self):
         super().__post_init__()

@@ -4,12 +4,12 @@ one a subset, and the dataset keeps that order. The system message is part of th
 """
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from easylm_imitation.records import Conversation, LedgerEntry, Message, Prompt
 from easylm_imitation.schema import UserError
 from easylm_imitation.teacher.answers import ListedConfig
-from easylm_imitation.teacher.recipe import Ask, Listed, draws
+from easylm_imitation.teacher.recipe import Ask, Listed, draws, free
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,9 @@ class Better:
 class ExplanationsConfig(ListedConfig):
     """Orca's protocol; the first teacher's model and prices are those that all recipes have."""
     recipe: Literal["explanations"] = "explanations"
-    dataset: str = "explanations"
+    dataset: str = free("explanations")
     systems: tuple[SystemMessage, ...] = (SystemMessage(""),)
-    better: Better = Better()
-
-    FREE: ClassVar[frozenset[str]] = ListedConfig.FREE | {"better"}
+    better: Better = free(Better())
 
     def __post_init__(self):
         super().__post_init__()

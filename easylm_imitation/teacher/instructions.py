@@ -16,6 +16,11 @@ NOT_FOR_TEXT = ("image", "images", "graph", "graphs", "picture", "pictures", "fi
 _SHORTEST, _LONGEST = 4, 150    # words
 
 
+def is_nothing(text: str) -> bool:
+    """Whether an input says that there is none."""
+    return text.lower().strip("<>()[].* ") in ("", "none", "noinput", "no input", "n/a")
+
+
 class Instructions:
     """All instructions so far, the seeds first; answers whether a new one may join them."""
 

@@ -3,12 +3,12 @@ of Natural Questions, both the teacher's own. Each request shows 5 of 10 seed pa
 """
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from easylm_imitation.records import LedgerEntry, Message
 from easylm_imitation.teacher.inputs import Pair
 from easylm_imitation.teacher.labelled import sections
-from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws, whole_lines
+from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws, free, whole_lines
 
 # The request, as the paper prints it in its table 4.
 PROMPT = ("I want you to generate a series of questions and answers. I want the answers to be concise, just a few "
@@ -19,13 +19,11 @@ PROMPT = ("I want you to generate a series of questions and answers. I want the 
 class NqConfig(GrowingConfig):
     """The paper's protocol. `seeds` are used when no file of pairs is given."""
     recipe: Literal["nq-synthetic"] = "nq-synthetic"
-    dataset: str = "nq-synthetic"
-    rows: int = 6000
+    dataset: str = free("nq-synthetic")
+    rows: int = free(6000)
     seeds: tuple[Pair, ...] = ()
     shots: int = 5                                      # seed pairs in a request
     distinct: Literal["pair", "question"] = "pair"      # what must not come twice
-
-    FREE: ClassVar[frozenset[str]] = GrowingConfig.FREE | {"window"}
 
     def __post_init__(self):
         super().__post_init__()

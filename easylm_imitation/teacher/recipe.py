@@ -13,16 +13,26 @@ import dataclasses
 import random
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from easylm_imitation.client import prompt_tokens
 from easylm_imitation.records import Conversation, LedgerEntry, Message
 
 
+def free(default: Any) -> Any:
+    """A setting that shapes no request, so it may change between two parts of one collection."""
+    return dataclasses.field(default=default, metadata={"free": True})
+
+
+def free_settings(config: "AskConfig") -> frozenset[str]:
+    """The names of those of this config."""
+    return frozenset(field.name for field in dataclasses.fields(config) if field.metadata.get("free"))
+
+
 @dataclasses.dataclass(frozen=True)
 class AskConfig:
     """How a teacher is asked and what that may cost: the settings that all recipes share."""
-    dataset: str = "collected"
+    dataset: str = free("collected")
     model: str = ""                         # the endpoint's model; "" when it serves one
     api: str = "chat"                       # or "completions": the text of the one message, as it is
     temperature: float = 1.0
@@ -30,31 +40,27 @@ class AskConfig:
     max_tokens: int = 1024                  # of one answer
     stop: tuple[str, ...] = ()
     seed: int | None = None                 # request n is sent with seed + n; None sends none
-    price_in: float = 0.0                   # US dollars per million prompt tokens
-    price_out: float = 0.0                  # US dollars per million tokens of answers
-    budget_tokens: int | None = None        # ceiling over the whole ledger, prompts and answers together
-    budget_cost: float | None = None        # ceiling in US dollars, likewise
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    concurrency: int = 8                    # requests in flight
-    window: int = 32                        # requests that may be made before the oldest is answered
-    timeout: float = 120.0                  # seconds for one attempt
-    attempts: int = 6                       # of one request
-    longest_wait: float = 60.0              # seconds between two attempts, Retry-After aside
-    give_up_after: int = 20                 # requests that fail in a row; answers without a row, and 3 windows more
-    api_key_env: str = "OPENAI_API_KEY"
-    terms: str = ""                         # note for the card: what the teacher's terms say about its outputs
-
-    # What may change under one --out, as it shapes no request; subclasses add theirs.
-    FREE: ClassVar[frozenset[str]] = frozenset({
-        "dataset", "price_in", "price_out", "budget_tokens", "budget_cost", "requests_per_minute", "tokens_per_minute",
-        "concurrency", "timeout", "attempts", "longest_wait", "give_up_after", "api_key_env", "terms"})
+    price_in: float = free(0.0)             # US dollars per million prompt tokens
+    price_out: float = free(0.0)            # US dollars per million tokens of answers
+    budget_tokens: int | None = free(None)  # ceiling over the whole ledger, prompts and answers together
+    budget_cost: float | None = free(None)  # ceiling in US dollars, likewise
+    requests_per_minute: float | None = free(None)
+    tokens_per_minute: float | None = free(None)
+    concurrency: int = free(8)              # requests in flight
+    window: int = free(32)                  # requests that may be made before the oldest is answered
+    timeout: float = free(120.0)            # seconds for one attempt
+    attempts: int = free(6)                 # of one request
+    longest_wait: float = free(60.0)        # seconds between two attempts, Retry-After aside
+    longest_retry_after: float = free(300.0)    # seconds for which a server's Retry-After is followed, at most
+    give_up_after: int = free(20)           # requests that fail in a row; answers without a row, and 3 windows more
+    api_key_env: str = free("OPENAI_API_KEY")
+    terms: str = free("")                   # note for the card: what the teacher's terms say about its outputs
 
     def __post_init__(self):
         for name in ("max_tokens", "give_up_after", "window", "concurrency", "attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("timeout", "requests_per_minute", "tokens_per_minute"):
+        for name in ("timeout", "longest_retry_after", "requests_per_minute", "tokens_per_minute"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:     # nan too
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         for name in ("price_in", "price_out", "longest_wait", "budget_tokens", "budget_cost"):
@@ -182,9 +188,7 @@ class Listed:
 @dataclasses.dataclass(frozen=True)
 class GrowingConfig(AskConfig):
     """What the recipes share that ask until there are enough rows."""
-    rows: int = 1000
-
-    FREE: ClassVar[frozenset[str]] = AskConfig.FREE | {"rows"}
+    rows: int = free(1000)
 
     def __post_init__(self):
         super().__post_init__()

@@ -30,7 +30,7 @@ from easylm_imitation.records import (
     write_jsonl,
 )
 from easylm_imitation.schema import UserError, plain
-from easylm_imitation.teacher.recipe import Ask, AskConfig, Recipe
+from easylm_imitation.teacher.recipe import Ask, AskConfig, Recipe, free_settings
 from easylm_imitation.teacher.spending import OTHERS, Spending
 
 
@@ -46,6 +46,7 @@ class CollectResult:
     asked: int                      # requests answered in this run
     reused: int                     # requests answered in earlier runs
     failed: int                     # requests that failed in this run
+    cut_short: int                  # pauses of this run that the server wanted longer than `longest_retry_after`
     dropped: dict[str, int]         # reason -> what was not kept
     prompt_tokens: int
     completion_tokens: int
@@ -87,7 +88,8 @@ async def _collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: 
     spent = run.spending
     result = CollectResult(
         str(out), " + ".join(labels), recipe.wanted, len(rows), missing, run.stopped, run.asked, run.reused,
-        run.failed, dict(+recipe.dropped), spent.prompt_tokens, spent.completion_tokens, round(spent.cost, 6))
+        run.failed, sum(teacher.client.cut_short for teacher in teachers), dict(+recipe.dropped), spent.prompt_tokens,
+        spent.completion_tokens, round(spent.cost, 6))
     _show(result)
     if not rows:
         raise UserError(f"--out {out} is not written: no answer to keep; the last lines of "
@@ -117,8 +119,8 @@ class _Teacher:
 async def _open_teacher(config: AskConfig, url: str, model: str, stack: contextlib.AsyncExitStack) -> _Teacher:
     client = await stack.enter_async_context(Client(ClientConfig(
         url, model, config.api_key_env, config.concurrency, config.timeout, config.attempts,
-        longest_wait=config.longest_wait, requests_per_minute=config.requests_per_minute,
-        tokens_per_minute=config.tokens_per_minute)))
+        longest_wait=config.longest_wait, longest_retry_after=config.longest_retry_after,
+        requests_per_minute=config.requests_per_minute, tokens_per_minute=config.tokens_per_minute)))
     return _Teacher(client, await client.model())
 
 
@@ -186,7 +188,7 @@ class _Run:
             return
         if path.exists():
             before, now = read_object(path), plain(self.config)
-            for name in now.keys() - self.config.FREE:
+            for name in now.keys() - free_settings(self.config):
                 was = before.get(name, now[name])
                 if was != now[name]:
                     raise UserError(f"{self.ledger.path} holds answers to other requests: '{name}' was {was!r} and is "
@@ -323,15 +325,23 @@ def _card(config: AskConfig, result: CollectResult, teachers: Sequence[_Teacher]
 
 def _show(result: CollectResult) -> None:
     counts = [("requests answered now", result.asked), ("answered before", result.reused), ("failed", result.failed),
+              *([("pauses cut to longest_retry_after", result.cut_short)] if result.cut_short else []),
               *((f"dropped: {why}", n) for why, n in result.dropped.items()),
               ("rows", f"{result.kept} of {result.wanted}"), ("prompt tokens", result.prompt_tokens),
               ("answer tokens", result.completion_tokens), ("cost in $", f"{result.cost:.4f}")]
     if result.cost:
         counts += [(f"  {who}: $", f"{paid:,.0f}") for who, paid in OTHERS.items()]
     console.table(f"{result.teacher} → {result.out}", ["", "count"], [[name, n] for name, n in counts])
-    if result.stopped:
-        console.say(f"{result.missing} rows are missing: {result.stopped}; with more of it the same command goes on"
-                    if result.stopped == "budget used up" else
-                    f"{result.missing} rows are missing: the last answers brought {result.stopped}")
-    if result.failed and result.missing:
-        console.say("the same command asks the failed prompts again")
+    if result.missing:
+        console.say(what_is_missing(result))
+
+
+def what_is_missing(result: CollectResult) -> str:
+    """How many rows, why, and how to go on; one line."""
+    said = f"{result.missing} of {result.wanted} rows are missing"
+    if result.stopped == "budget used up":
+        return f"{said}: the budget is used up; with a larger budget_tokens or budget_cost the same command goes on"
+    if result.stopped == "nothing new":
+        return (f"{said}: the last answers brought nothing new; with other seeds or settings under another --out, or a "
+                "larger give_up_after, there may be more")
+    return f"{said}: {result.failed} requests failed in this run; the same command goes on"

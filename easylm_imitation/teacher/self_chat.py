@@ -7,7 +7,7 @@ from typing import Literal
 
 from easylm_imitation.records import Conversation, LedgerEntry, Message, Prompt
 from easylm_imitation.teacher.answers import ListedConfig
-from easylm_imitation.teacher.recipe import Ask, Listed, Unusable
+from easylm_imitation.teacher.recipe import Ask, Listed, Unusable, free
 
 _OPENING = ("Hello!", "Hi! How can I help you?")
 _PROMPT = """Write a whole conversation between a person and an AI assistant about: "{topic}". The person wants to \
@@ -25,8 +25,8 @@ _TURN = re.compile(r"^[ \t*]*\[\|?(Human|AI)\|?\][ \t*:]*", re.IGNORECASE | re.M
 class SelfChatConfig(ListedConfig):
     """Baize's protocol. A transcript that is cut off loses its last turn, not its row."""
     recipe: Literal["self-chat"] = "self-chat"
-    dataset: str = "self-chat"
-    truncated: Literal["drop", "keep"] = "keep"
+    dataset: str = free("self-chat")
+    truncated: Literal["drop", "keep"] = free("keep")
     max_tokens: int = 2048
     rounds: int = 1                 # a dialogue of fewer is of no use
 

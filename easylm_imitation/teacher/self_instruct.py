@@ -16,9 +16,9 @@ from easylm_imitation.data.formats.encodings import encode
 from easylm_imitation.records import LedgerEntry, Message
 from easylm_imitation.schema import UserError
 from easylm_imitation.teacher.inputs import SeedTask
-from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions
+from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions, is_nothing
 from easylm_imitation.teacher.labelled import sections
-from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws, whole_lines
+from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws, free, whole_lines
 
 _INSTRUCTIONS = """Go on with this list of tasks for a language model. Write {more} more, one on a line with its \
 number, each unlike the others in subject and in kind. Write the tasks alone, no answers.
@@ -39,8 +39,8 @@ _NUMBERED = re.compile(r"[\s*#-]*+\d+\s*+[.):][*\s]*+(\S.*)")
 class SelfInstructConfig(GrowingConfig):
     """The protocol of Self-Instruct. `window` shapes the requests here: what is shown depends on what was answered."""
     recipe: Literal["self-instruct"] = "self-instruct"
-    dataset: str = "self-instruct"
-    rows: int = 82_000                              # instances
+    dataset: str = free("self-instruct")
+    rows: int = free(82_000)                        # instances
     window: int = 16
     temperature: float = 0.7
     seeds_shown: int = 6                            # in a request for instructions
@@ -172,7 +172,7 @@ def parse_examples(text: str, cut_off: bool) -> list[tuple[str, str]]:
             break
         if label == "Output":
             pairs.append((given, content))
-        given = content if label == "Input" and not _is_nothing(content) else ""
+        given = content if label == "Input" and not is_nothing(content) else ""
     return pairs[:-1] if cut_off else pairs
 
 
@@ -192,7 +192,3 @@ def parse_labelled(text: str, cut_off: bool) -> list[tuple[str, str]]:
             first, _, rest = content.partition("\n")
             pairs.append((rest.strip(), first.strip(" *")))
     return [(given, label) for given, label in (pairs[:-1] if cut_off else pairs) if given]
-
-
-def _is_nothing(text: str) -> bool:
-    return text.lower().strip("<>()[].* ") in ("none", "noinput", "no input", "n/a")

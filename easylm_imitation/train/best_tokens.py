@@ -41,7 +41,8 @@ def cache_best_tokens(model: str | os.PathLike, data: str | os.PathLike, out: st
         if not 1 <= top_k <= entries:
             raise UserError(f"--top-k {top_k}: between 1 and the {entries} tokens of the vocabulary")
         covered = min(context or card.longest, card.longest)
-        config = LoaderConfig(_round_up(covered, devices.shape["sequence"] * 8), batch, too_long="truncate")
+        rounded = _round_up(covered, devices.shape["sequence"] * 8)
+        config = LoaderConfig(rounded, batch, "first_fit", too_long="truncate")
         loaded.config.check_context(config.context)
         writer = CacheWriter(out, CacheCard(loaded.lineage, card.hash, card.tokens, top_k, covered))
         place = BatchPlace(devices, batch, config.context)

@@ -6,7 +6,7 @@ where and how the same sums are taken, or what is written down; they may differ 
 import dataclasses
 from typing import Any, Literal
 
-from easylm_imitation.data import LoaderConfig
+from easylm_imitation.data import LoaderConfig, TooLong
 from easylm_imitation.train.optimizer_config import OptimizerConfig
 
 # Keys that a continued run may change: the mathematics stays, at most the rounding moves.
@@ -50,7 +50,7 @@ class MixConfig:
     """How much of each batch is of another dataset, such as text that the base was pre-trained on; `--mix` names it."""
     share: float = 0.25             # of a batch's rows
     weight: float = 1.0             # multiplies the loss of those rows
-    too_long: Literal["error", "drop", "truncate"] = "error"    # as in `data`, of that dataset
+    too_long: TooLong = "error"     # as in `data`, of that dataset
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:

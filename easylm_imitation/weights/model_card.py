@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from easylm_imitation.models import ModelConfig
-from easylm_imitation.records import DataCard, Lineage, SourceCount
+from easylm_imitation.records import DataCard, Lineage, SourceCount, Taught
 
 # of a run's config: what decides the numbers, and no path
 _RECIPE = ("steps", "epochs", "tokens", "data", "optimizer", "loss", "mix", "z_loss", "compute_dtype", "seed")
@@ -63,8 +63,26 @@ def _data(cards: tuple[DataCard, ...]) -> list[str]:
         lines += [f"{said} `{card.name}`: {card.conversations:,} conversations of {card.tokens:,} tokens, "
                   f"{card.loss_tokens:,} of them with loss.", "",
                   "| source | conversations | licence | SHA-256 of its file |", "|---|---|---|---|",
-                  *(_source(source) for source in card.sources), ""]
+                  *(_source(source) for source in card.sources), "", *_taught(card)]
     return ["## What it was trained on", "", *lines] if lines else []
+
+
+def _taught(card: DataCard) -> list[str]:
+    """Who was asked for the answers, when, and on which terms they may be used."""
+    if not card.taught:
+        return []
+    return ["| source | answers by | asked | terms |", "|---|---|---|---|",
+            *(f"| {one.dataset} | {one.teacher} | {_when(one)} | {_cell(one.terms) or 'not noted'} |"
+              for one in card.taught), ""]
+
+
+def _when(one: Taught) -> str:
+    days = [time[:10] for time in (one.first, one.last) if time]
+    return " to ".join(dict.fromkeys(days)) or "not noted"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _source(source: SourceCount) -> str:

@@ -2,6 +2,7 @@
 import json
 
 from easylm_imitation.data.convert import Reader, check
+from easylm_imitation.data.formats import Cut
 from easylm_imitation.data.sources import Drop
 
 
@@ -16,7 +17,7 @@ def write_lines(path, records):
 
 def convert(record, source, dataset, number):
     """The conversations that a record of `source` holds; raises Drop when it, or one of them, is of no use."""
-    made = list(Reader(source, dataset).conversations(record, number))
+    made = [one for one in Reader(source, dataset).conversations(record, number) if not isinstance(one, Cut)]
     for conversation in made:
         if isinstance(conversation, Drop):
             raise conversation

@@ -14,7 +14,7 @@ from tiny_tokenizers import byte_tokenizer
 
 from easylm_imitation.data import BuildConfig, SourceConfig, build, build_dataset, pool, read_card
 from easylm_imitation.data.shards import open_shards
-from easylm_imitation.records import Conversation, Message, digest, file_sha256
+from easylm_imitation.records import CollectionCard, Conversation, Message, digest, file_sha256, write_json
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.schema import build as make
 from easylm_imitation.text import TEMPLATES, load_tokenizer, tokenize
@@ -189,13 +189,14 @@ def test_the_hash_depends_on_contents_and_not_on_places(tmp_path, raw, tokenizer
     assert other.hash != card.hash
 
 
-def test_what_came_later_leaves_older_datasets_what_they_are(tmp_path, raw, tokenizer_folder):
-    """The identity and the hash of a build without rules or a mixture, from the keys that there were before them."""
+def test_what_comes_later_leaves_older_datasets_what_they_are(tmp_path, raw, tokenizer_folder):
+    """The identity and the hash of a build without rules or a mixture, from the keys of the format 3 alone."""
     config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl"), teacher="t", limit=7), seed=3)
     card = build_dataset(config, tmp_path / "out")
     source = {"path": "a.jsonl", "format": "conversations", "dataset": "", "teacher": "t", "limit": 7}
-    identity = digest([2, {"name": "set", "sources": [source], "seed": 3}, [file_sha256(raw / "a.jsonl")],
-                       card.tokenizer, card.template])
+    asked = digest([3, {"name": "set", "sources": [source], "seed": 3}, [], card.tokenizer, card.template])
+    taught = {"dataset": "a", "teacher": "t", "first": "", "last": "", "terms": ""}
+    identity = digest([asked, [file_sha256(raw / "a.jsonl")], [taught]])
     assert json.loads((tmp_path / "out" / "build.json").read_text())["identity"] == identity
     contents, shards = hashlib.sha256(), open_shards(tmp_path / "out" / "shards")
     for i in range(len(shards)):
@@ -205,7 +206,65 @@ def test_what_came_later_leaves_older_datasets_what_they_are(tmp_path, raw, toke
     said = {key: plain(getattr(card, key)) for key in (
         "name", "conversations", "tokens", "loss_tokens", "longest", "tokenizer", "template", "teachers", "seed")}
     counts = {key: plain(getattr(card.sources[0], key)) for key in ("dataset", "sha256", "read", "kept", "dropped")}
-    assert card.hash == digest([{**said, "sources": [counts]}, contents.hexdigest()])
+    index = {name: file_sha256(tmp_path / "out" / name) for name in ("lengths.npy", "datasets.npz")}
+    assert card.hash == digest([{**said, "sources": [counts], "taught": [taught], "index": index},
+                                contents.hexdigest()])
+
+
+def test_every_row_says_which_record_it_is_from(tmp_path, tokenizer_folder):
+    (tmp_path / "raw").mkdir()
+    tasks = [{"instruction": f"do {i}", "instances": [{"input": "", "output": f"{name}{i}"} for name in "ab"]}
+             for i in range(3)]
+    (tmp_path / "raw/tasks.jsonl").write_text("\n\n".join(map(json.dumps, tasks)))
+    source = SourceConfig("tasks.jsonl", "self-instruct", weight=2)
+    build_dataset(config_of(tokenizer_folder, source, root=str(tmp_path / "raw"), seed=0), tmp_path / "out")
+    shards = open_shards(tmp_path / "out" / "shards")
+    with np.load(tmp_path / "out" / "datasets.npz") as stored:
+        assert stored["files"].tolist() == ["tasks.jsonl"]
+        for i in range(len(shards)):
+            assert stored["files"][stored["file_of"][i]] == "tasks.jsonl"
+            number = int(shards[i]["id"].decode().split("_")[1])
+            assert (stored["record"][i], stored["line"][i]) == (number, 1 + 2 * number)
+
+
+def test_a_url_is_not_fetched_for_a_folder_that_holds_something_else(tmp_path, raw, tokenizer_folder, monkeypatch):
+    config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl")))
+    build_dataset(config, tmp_path / "out")
+    monkeypatch.setattr(build, "find", lambda *_: pytest.fail("looked for the sources"))
+    with pytest.raises(UserError, match="holds a dataset of other sources or another config"):
+        build_dataset(dataclasses.replace(config, template="tulu"), tmp_path / "out")
+
+
+def test_turns_that_no_row_holds_and_records_without_conversations_are_counted(tmp_path, tokenizer_folder):
+    talk = [{"from": who, "value": f"{who} {i}"} for i, who in enumerate(["gpt", "human", "gpt", "human"])]
+    write_lines(tmp_path / "raw.jsonl", [{"id": "x", "conversations": talk}])
+    write_lines(tmp_path / "hc3.jsonl", [{"question": "q", "chatgpt_answers": [], "human_answers": ["h"]},
+                                         {"question": "q", "chatgpt_answers": ["a"], "human_answers": []}])
+    rows = [{"id": "y", "messages": turns("q" * 50, "a" * 50, "r" * 20, "b" * 20)}]
+    write_lines(tmp_path / "long.jsonl", rows)
+    split = {"rule": "split", "tokens": 80, "long_round": "drop"}
+    config = config_of(tokenizer_folder, SourceConfig(str(tmp_path / "raw.jsonl"), "sharegpt"),
+                       SourceConfig(str(tmp_path / "hc3.jsonl"), "hc3"),
+                       SourceConfig(str(tmp_path / "long.jsonl"), clean=(split,)))
+    card = build_dataset(config, tmp_path / "out")
+    assert [source.cut_turns for source in card.sources] == [2, 0, 2]
+    assert (card.sources[1].read, card.sources[1].dropped) == (2, {"nothing in it": 1})
+    assert card.rules[0].cut_turns == 2
+
+
+def test_the_card_says_who_was_asked_when_and_under_which_terms(tmp_path, tokenizer_folder):
+    write_lines(tmp_path / "got.jsonl", conversations(4))
+    card = CollectionCard("answers", "answers", ("gpt-4",), "for research", "2026-01-02T03:04:05Z",
+                          "2026-01-03T03:04:05Z", 4, 4, {}, 4, 0, 1, 1, 0.0, {}, "c")
+    write_json(tmp_path / "got.jsonl.card.json", card)
+    write_lines(tmp_path / "public.jsonl", conversations(3))
+    config = config_of(tokenizer_folder, SourceConfig(str(tmp_path / "got.jsonl"), dataset="g"),
+                       SourceConfig(str(tmp_path / "public.jsonl"), dataset="p", teacher="t", terms="none known"))
+    made = build_dataset(config, tmp_path / "out")
+    assert [plain(one) for one in made.taught] == [
+        {"dataset": "g", "teacher": "gpt-4", "first": "2026-01-02T03:04:05Z", "last": "2026-01-03T03:04:05Z",
+         "terms": "for research"},
+        {"dataset": "p", "teacher": "t", "first": "", "last": "", "terms": "none known"}]
 
 
 def test_the_same_build_again_is_done_and_another_is_refused(tmp_path, raw, tokenizer_folder, capsys, monkeypatch):

@@ -37,6 +37,24 @@ def test_the_result_is_the_card(place, capsys):
     assert "a.jsonl:1: dropped, empty turn" in err
 
 
+def test_an_evaluation_task_is_looked_for_by_its_name(place, capsys):
+    question = "which of the small bones of the middle ear is said to look most of all like a stirrup"
+    for split in ("dev", "test"):
+        (place / f"tasks/mmlu/{split}").mkdir(parents=True)
+        (place / f"tasks/mmlu/{split}/anatomy_{split}.csv").write_text(f"{question},a,b,c,d,C\n")
+    write_lines(place / "a.jsonl", [{"messages": turns(f"Say {question}?", "The stapes.")},
+                                    {"messages": turns("Why?", "So.")}])
+    rule = '({"rule": "overlap", "against": ("task:mmlu_anatomy",), "rules": ("13-gram",)},)'
+    call = ["build", "--config", "config.py", "--out", "out", f"--config.clean={rule}"]
+    assert main(call) == 2
+    assert "needs --task-data DIR" in " ".join(capsys.readouterr().err.split())
+    assert main([*call, "--task-data", "tasks"]) == 0
+    report = json.loads((place / "out" / "overlap.json").read_text())["mmlu_anatomy"]
+    assert (report["items"], [match["item"] for match in report["matches"]]) == (1, ["mmlu_anatomy/0"])
+    assert main([*call, "--task-data", "tasks"]) == 0
+    assert "already built" in capsys.readouterr().err
+
+
 def test_malformed_lines_leave_a_dataset_and_exit_code_3(place, capsys):
     with (place / "a.jsonl").open("a") as file:
         file.write('{"messages": \n')

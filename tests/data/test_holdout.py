@@ -13,6 +13,7 @@ from easylm_imitation.data import (
     held_out_datasets,
     open_loader,
 )
+from easylm_imitation.records import read_object, write_json
 from easylm_imitation.schema import UserError
 
 CONFIG = LoaderConfig(context=96, batch=4, holdout=0.25)
@@ -108,5 +109,9 @@ def test_a_dataset_that_does_not_tell_its_copies_is_refused(tmp_path, tokenizer_
     with np.load(tmp_path / "data" / "datasets.npz") as stored:
         older = {name: stored[name] for name in ("names", "number")}
     np.savez(tmp_path / "data" / "datasets.npz", **older)
+    with pytest.raises(UserError, match="datasets.npz: not the file that card.json tells of"):
+        open_loader(tmp_path / "data", CONFIG, seed=0, epochs=1)
+    card = read_object(tmp_path / "data" / "card.json")
+    write_json(tmp_path / "data" / "card.json", {key: card[key] for key in card if key != "index"})
     with pytest.raises(UserError, match="which conversations are copies"):
         open_loader(tmp_path / "data", CONFIG, seed=0, epochs=1)

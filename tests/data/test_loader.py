@@ -1,9 +1,11 @@
 """Batches: contents, packing, epochs, hosts, exact resumption."""
 import dataclasses
 import json
+import tempfile
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from data_helpers import turns, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from easylm_imitation.data import (
     open_loader,
 )
 from easylm_imitation.data.loader import _Batches, _Plan
-from easylm_imitation.data.shards import open_shards
+from easylm_imitation.data.shards import Columns, Example, ShardWriter, open_shards
 from easylm_imitation.schema import UserError
 
 CONFIG = LoaderConfig(context=96, batch=4, packing_bins=4)
@@ -51,7 +53,7 @@ def equal(left, right):
         np.array_equal(a[key], b[key]) for a, b in zip(left, right, strict=True) for key in a)
 
 
-@pytest.mark.parametrize("packing", ["first_fit", "none"])
+@pytest.mark.parametrize("packing", ["best_fit", "first_fit", "none"])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_an_epoch_holds_every_conversation_once(built, packing, shuffle):
     folder, card = built
@@ -84,13 +86,15 @@ class InMemory:
         self.tokens = [np.arange(end - length, end, dtype=np.int32) + 1
                        for length, end in zip(lengths, ends, strict=True)]
 
-    def __getitems__(self, indices):
-        return [{"tokens": self.tokens[i], "loss_weights": self.tokens[i].astype(np.float32)} for i in indices]
+    def columns(self, indices):
+        tokens = np.concatenate([np.zeros(0, np.int32), *(self.tokens[i] for i in indices)])
+        ends = np.cumsum([len(self.tokens[i]) for i in indices], dtype=np.int64)
+        return Columns([b""] * len(indices), ends, tokens, tokens.astype(np.float32))
 
 
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=40), batch=st.integers(1, 5), bins=st.integers(1, 6),
-       epochs=st.integers(1, 3), seed=st.integers(0, 5), packing=st.sampled_from(["first_fit", "none"]))
+       epochs=st.integers(1, 3), seed=st.integers(0, 5), packing=st.sampled_from(["best_fit", "first_fit", "none"]))
 def test_no_token_is_lost_or_doubled_and_no_weight_changes(lengths, batch, bins, epochs, seed, packing):
     shards, config = InMemory(lengths), LoaderConfig(context=12, batch=batch, packing=packing, packing_bins=bins)
     batches = _Batches(shards, _Plan(shards.lengths, config, seed), config, epochs, slice(None))
@@ -104,7 +108,7 @@ def test_no_token_is_lost_or_doubled_and_no_weight_changes(lengths, batch, bins,
 
 def test_packing_saves_rows(built):
     packed, alone = (count_batches(built[0], with_(packing=packing), seed=0, epochs=1)
-                     for packing in ("first_fit", "none"))
+                     for packing in ("best_fit", "none"))
     assert alone == -(-57 // 4)
     assert packed < 0.7 * alone
 
@@ -187,12 +191,12 @@ def test_too_long_is_an_error_that_names_a_conversation_and_the_cure(built):
     with pytest.raises(UserError) as caught:
         open_loader(built[0], with_(context=70), seed=0, epochs=1)
     assert "conversation 'c55' has 81 tokens, the context 70 (9 of 57" in str(caught.value)
-    assert "raise data.context, or set data.too_long to drop or truncate" in str(caught.value)
+    assert "raise data.context, or set data.too_long to drop, truncate or truncate-left" in str(caught.value)
     with pytest.raises(UserError, match="has 81 tokens"):
         count_batches(built[0], with_(context=70), seed=0, epochs=1)
 
 
-@pytest.mark.parametrize("packing", ["first_fit", "none"])
+@pytest.mark.parametrize("packing", ["best_fit", "first_fit", "none"])
 def test_too_long_conversations_are_dropped_or_cut_when_asked(built, packing):
     whole = records(built[0])
     short = [record for record in whole if len(record[0]) <= 70]
@@ -208,6 +212,9 @@ def test_too_long_conversations_are_dropped_or_cut_when_asked(built, packing):
     assert use.tokens - use.lost_tokens == sum((batch["segment_ids"] > 0).sum() for batch in cut)
     assert data_use(built[0], with_(packing=packing)).long_conversations == 0
     assert sorted(conversations_in(cut)) == sorted((tokens[:70], weights[:70]) for tokens, weights in whole)
+    left = list(open_loader(built[0], with_(context=70, too_long="truncate-left", packing=packing), seed=0, epochs=1))
+    assert sorted(conversations_in(left)) == sorted(
+        (tokens[-70:], (0.0, *weights[-70:][1:])) for tokens, weights in whole)
     with pytest.raises(UserError, match="every conversation is longer than the context 10"):
         open_loader(built[0], with_(context=10, too_long="drop"), seed=0, epochs=1)
 
@@ -223,6 +230,37 @@ def test_what_is_cut_before_its_first_answer_makes_no_row(tmp_path, tokenizer_fo
     assert "3 of them left out, as nothing to learn stands before the cut" in " ".join(capsys.readouterr().err.split())
     use = data_use(tmp_path / "data", config)
     assert (use.long_conversations, use.without_loss, use.tokens - use.lost_tokens) == (8, 3, 5 * 70)
+    use = data_use(tmp_path / "data", with_(context=70, too_long="truncate-left"))
+    assert (use.long_conversations, use.without_loss, use.tokens - use.lost_tokens) == (8, 0, 8 * 70)
+
+
+def test_the_shards_are_read_as_tfds_reads_them(built):
+    theirs = tfds.builder_from_directory(str(built[0] / "shards")).as_data_source("train")
+    shards, asked = open_shards(built[0] / "shards"), [5, 0, 56, 5, 31]
+    assert len(shards) == len(theirs) == 57
+    for mine, other in zip(shards.__getitems__(asked), theirs.__getitems__(asked), strict=True):
+        assert mine["id"] == other["id"]
+        for name in ("tokens", "loss_weights"):
+            assert mine[name].dtype == other[name].dtype
+            assert np.array_equal(mine[name], other[name])
+    with pytest.raises(IndexError, match="57 of 57"):
+        shards[57]
+
+
+@settings(max_examples=20, deadline=None)
+@given(records=st.lists(st.tuples(st.text(max_size=300), st.lists(st.integers(0, 2**31 - 1), max_size=300)),
+                        min_size=1, max_size=5))
+def test_whatever_a_record_holds_it_is_read_as_it_was_written(records):
+    with tempfile.TemporaryDirectory() as folder:
+        writer = ShardWriter(folder, "d", per_shard=2)
+        for name, tokens in records:
+            writer.write([Example(name, np.asarray(tokens, np.int32), np.arange(len(tokens), dtype=np.float32) / 3)])
+        writer.close()
+        shards = open_shards(folder)
+        for i, (name, tokens) in enumerate(records):
+            assert (shards[i]["id"].decode(), shards[i]["tokens"].tolist()) == (name, tokens)
+            assert np.array_equal(shards[i]["loss_weights"], np.arange(len(tokens), dtype=np.float32) / 3)
+        assert shards.columns(range(len(shards))).tokens.tolist() == [t for _, tokens in records for t in tokens]
 
 
 @pytest.mark.parametrize(("change", "message"), [

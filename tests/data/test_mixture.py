@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
 from easylm_imitation.data.config import tokens_of
 from easylm_imitation.data.mixture import Row, _Held, mixed
-from easylm_imitation.data.shards import Example
+from easylm_imitation.data.shards import Example, open_shards
 from easylm_imitation.schema import UserError, build
 
 
@@ -54,6 +54,44 @@ def test_budgets_nest_and_fit(one, two, seed, weight, data):
 def test_a_budget_above_what_the_sources_hold_is_an_error():
     with pytest.raises(UserError, match="budget 20M: the sources hold 6 tokens"):
         mixed(rows_of([1, 2, 3]), config_of({}, seed=0, budget="20M"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_sample_is_drawn_before_anything_is_tokenized(tmp_path, tokenizer_folder, processes):
+    """300 of 2,000 records in two files, every third of no use: what is read is the sample and some to spare."""
+    for name in "ab":
+        write_lines(tmp_path / f"{name}.jsonl", [{"messages": turns(f"{name} {i}?", "" if i % 3 == 0 else f"yes {i}")}
+                                                 for i in range(1000)])
+    source = SourceConfig("?.jsonl", dataset="s", sample=300)
+    config = BuildConfig("set", (source,), str(tokenizer_folder), root=str(tmp_path), seed=1, processes=processes)
+    card = build_dataset(config, tmp_path / "out")
+    [count] = card.sources
+    assert count.kept == 300
+    assert count.read + count.undrawn == 2000
+    assert count.read == 475 == count.kept + count.left + count.dropped["empty turn"]
+    assert card.hash == build_dataset(dataclasses.replace(config, processes=None), tmp_path / "again").hash
+    with np.load(tmp_path / "out" / "datasets.npz") as stored:
+        assert stored["files"].tolist() == ["a.jsonl", "b.jsonl"]
+        assert not (stored["record"] % 3 == 0).any()
+        assert (stored["line"] == stored["record"] + 1).all()
+        assert len({*zip(stored["file_of"].tolist(), stored["record"].tolist())}) == 300
+    shards = open_shards(tmp_path / "out" / "shards")
+    with np.load(tmp_path / "out" / "datasets.npz") as stored:      # names count through the files
+        assert [int(shards[i]["id"].decode().split("_")[1]) for i in range(20)] == (
+            stored["record"] + 1000 * stored["file_of"])[:20].tolist()
+
+
+def test_more_is_drawn_where_most_is_dropped(tmp_path, tokenizer_folder):
+    write_lines(tmp_path / "a.jsonl", [{"messages": turns(f"{i}?", "yes" if i % 10 == 0 else "")} for i in range(2000)])
+    config = BuildConfig("set", (SourceConfig(str(tmp_path / "a.jsonl"), sample=100),), str(tokenizer_folder), seed=1)
+    card = build_dataset(config, tmp_path / "out")
+    assert (card.conversations, card.sources[0].kept) == (100, 100)
+    assert card.sources[0].read == 225 + 450 + 900
+
+
+def test_a_cap_that_leaves_nothing_is_an_error():
+    with pytest.raises(UserError, match="drawn has 10 tokens, so its cap of 9 leaves nothing"):
+        mixed(rows_of([10] * 3), config_of({"cap": 9}, seed=0))
 
 
 def test_samples_caps_and_weights():

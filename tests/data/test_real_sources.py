@@ -20,7 +20,7 @@ large = pytest.mark.slow
     pytest.param("flan_cot/*.tsv.gz", "flan-cot", {}, 33_443, {}, marks=large),
     pytest.param("gsm8k/train.jsonl.gz", "pairs", {}, 7473, {}, marks=large),
     pytest.param("gpteacher/*/*.json.gz", "alpaca", {}, 6458, {}, marks=large),
-    pytest.param("halueval_general/*.jsonl.gz", "halueval", {}, 4506, {"duplicate id": 1}, marks=large)])
+    pytest.param("halueval_general/*.jsonl.gz", "halueval", {}, 4507, {}, marks=large)])
 def test_the_real_files_build_without_hand_work(shared_data, tmp_path, tokenizer_folder, path, form, options, kept,
                                                 dropped):
     source = SourceConfig(path, form, options=options, dataset="real")

@@ -34,8 +34,8 @@ def test_rows_of_a_dataset_are_shown_with_their_masks(built, screen):
     shown = file.getvalue()
     assert shown.count("row ") == 3
     assert shown.count(before) == 3
-    assert f"row 0, c0: 21 tokens, 3 with loss\nUser: q\nAssistant:{before} a<eos>{after}\n" in shown
-    assert f"row {card.conversations - 1}, c56: " in shown
+    assert f"row 0, c0 of raw.jsonl:1: 21 tokens, 3 with loss\nUser: q\nAssistant:{before} a<eos>{after}\n" in shown
+    assert f"row {card.conversations - 1}, c56 of raw.jsonl:57: " in shown
 
 
 def test_a_text_cannot_steer_the_terminal(screen):

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from collect_helpers import MATTERS, PAIRS, SEED_TASKS, collect, invents, ledger_of, rows_of, text_of, write_lines
-from endpoint import Endpoint, answer, serving
+from endpoint import Endpoint, answer, send, serving
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.config import load_one_of
@@ -18,6 +18,7 @@ from easylm_imitation.teacher.alpaca import parse_tasks
 from easylm_imitation.teacher.inputs import read_queries
 from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions
 from easylm_imitation.teacher.nq_synthetic import Pair, parse_pairs
+from easylm_imitation.teacher.recipe import free_settings
 from easylm_imitation.teacher.self_chat import parse_turns
 from easylm_imitation.teacher.self_instruct import parse_examples, parse_instructions, parse_labelled
 
@@ -304,6 +305,32 @@ def test_the_verb_takes_a_recipe_and_two_teachers(tmp_path, capsys):
     assert status == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["teacher"] == "cheap + good"
     assert (len(one.requests), len(other.requests)) == (4, 2)
+
+
+def test_the_verb_ends_with_3_and_says_how_to_go_on_when_rows_are_missing(tmp_path, capsys):
+    prompts = write_lines(tmp_path / "p.jsonl", [{"id": f"p{i}", "prompt": f"question {i}"} for i in range(3)])
+    broken = {"question 1"}
+    call = ["collect", "--config", str(CONFIGS[0].parent / "answers.py"), "--prompts", str(prompts), "--json"]
+    one, other = ([*call, "--out", str(tmp_path / name), "--teacher"] for name in ("one.jsonl", "other.jsonl"))
+    with serving(Endpoint(lambda h, body, n: send(h, 400, {}) if broken & {text_of(body)} else answer(body))) as api:
+        assert main([*one, api.url]) == 3
+        shown = capsys.readouterr()
+        assert json.loads(shown.out.splitlines()[-1])["missing"] == 1
+        assert "1 of 3 rows are missing: 1 requests failed in this run; the same command goes on" in (
+            " ".join(shown.err.split()))
+        broken.clear()
+        assert main([*one, api.url]) == 0
+        assert main([*other, api.url, "--config.max_tokens=100", "--config.budget_tokens=120"]) == 3
+        assert "with a larger budget_tokens or budget_cost" in " ".join(capsys.readouterr().err.split())
+
+
+def test_settings_that_shape_no_request_are_free_in_every_recipe():
+    shared = {"dataset", "price_in", "budget_tokens", "timeout", "longest_retry_after", "terms", "api_key_env"}
+    for recipe, config in RECIPES.items():
+        free = free_settings(config())
+        assert shared <= free
+        assert not free & {"model", "temperature", "max_tokens", "seed", "stop", "api", "recipe"}
+        assert ("window" in free) == (recipe != "self-instruct")
 
 
 def test_the_better_teachers_subset_grows_with_its_number(tmp_path):

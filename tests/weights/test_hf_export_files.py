@@ -132,6 +132,7 @@ def test_the_card_names_the_data(wide, tmp_path):
     text = card(tmp_path / "a", wide, TRAINED, trained_on=(data,))
     assert "The dataset `answers`: 2 conversations of 40 tokens, 14 of them with loss." in text
     assert "| answers | 2 | MIT | `00` |" in text
+    assert "| answers | gpt-4 | 2026-01-02 | not noted |" in text       # who was asked when, on which terms
 
 
 def test_a_config_that_config_json_cannot_say_is_not_exported(wide, tmp_path, monkeypatch):

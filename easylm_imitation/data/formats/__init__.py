@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from easylm_imitation.data.formats import dialogues, instructions, preferences, tasks
-from easylm_imitation.data.formats.base import Row
+from easylm_imitation.data.formats.base import Cut, Row
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation
 
-__all__ = ["FORMATS", "Format", "Row"]
+__all__ = ["FORMATS", "Cut", "Format", "Row"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
     """How the records of a file become conversations."""
-    rows: Callable[..., Iterable[Row | Conversation | Drop]]
+    rows: Callable[..., Iterable[Row | Conversation | Drop | Cut]]
     columns: tuple[str, ...] = ()   # names of the cells, for files of tab-separated lines
     whole: bool = False             # a file is one JSON object
     skip: str = ""                  # pattern of the names of files to pass over, unless the source says otherwise

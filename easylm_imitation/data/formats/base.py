@@ -14,6 +14,17 @@ class Row(NamedTuple):
     teacher: str | None = None  # who wrote the answers, where the record says ("": people); None: as the source says
 
 
+class Cut(NamedTuple):
+    """Turns of a record that none of its conversations holds."""
+    turns: int
+
+
+def cut(turns: int) -> Iterator[Cut]:
+    """Says so, where there are any."""
+    if turns:
+        yield Cut(turns)
+
+
 def round_of(question: str, answer: str) -> list[Message]:
     """One question with its answer."""
     return [Message("user", question), Message("assistant", answer)]

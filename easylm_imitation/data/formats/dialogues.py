@@ -3,7 +3,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from easylm_imitation.data.formats.base import Row, inside, listed, sound, system, text
+from easylm_imitation.data.formats.base import Cut, Row, cut, inside, listed, sound, system, text
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation, Message, conversation_from
 from easylm_imitation.schema import UserError
@@ -28,7 +28,7 @@ def conversations(record: dict[str, Any]) -> Iterator[Conversation]:
         raise Drop("wrong shape", str(error)) from None
 
 
-def sharegpt(record: dict[str, Any]) -> Iterator[Row]:
+def sharegpt(record: dict[str, Any]) -> Iterator[Row | Cut]:
     """conversations: [{from, value}]. As FastChat's cleaning does, an opening answer and a closing question are cut,
     and what was said with plugins is left out."""
     if record.get("plugins"):
@@ -38,11 +38,13 @@ def sharegpt(record: dict[str, Any]) -> Iterator[Row]:
     first = system(record, "system")
     if messages and messages[0].role == "system":
         first, messages = messages[:1], messages[1:]
+    turns = len(messages)
     if messages and messages[0].role == "assistant":
         messages = messages[1:]
     if messages and messages[-1].role == "user":
         messages = messages[:-1]
     yield Row(first + messages if messages else [])
+    yield from cut(turns - len(messages) if messages else 0)
 
 
 def messages_of(record: dict[str, Any]) -> Iterator[Row]:
@@ -62,19 +64,22 @@ def lima(record: dict[str, Any]) -> Iterator[Row]:
     yield Row([Message(("user", "assistant")[i % 2], content) for i, content in enumerate(texts)])
 
 
-def baize(record: dict[str, Any]) -> Iterator[Row]:
+def baize(record: dict[str, Any]) -> Iterator[Row | Cut]:
     """input: one text with [|Human|] and [|AI|] before the turns. A question without an answer ends it."""
     messages: list[Message] = []
-    for part in text(record, "input").split("[|Human|]")[1:]:
+    parts = text(record, "input").split("[|Human|]")[1:]
+    for part in parts:
         question, marker, answer = part.partition("[|AI|]")
         if not marker or not question.strip() or not answer.strip():
             break
         messages += [Message("user", question.strip()), Message("assistant", answer.strip())]
     yield Row(messages)
+    left = [turn for part in parts[len(messages) // 2:] for turn in part.split("[|AI|]") if turn.strip()]
+    yield from cut(len(left) if messages else 0)
 
 
 def oasst1(record: dict[str, Any], *, lang: str = "", only: Literal["all", "best"] = "all",
-           like: Literal["", "open-instruct"] = "") -> Iterator[Row | Drop]:
+           like: Literal["", "open-instruct"] = "") -> Iterator[Row | Drop | Cut]:
     """A tree of messages: one row for each path from the root to an answer that no longer path goes through.
 
     A path that ends in a question is cut back to its last answer; `like="open-instruct"` leaves such paths out. `lang`
@@ -85,6 +90,7 @@ def oasst1(record: dict[str, Any], *, lang: str = "", only: Literal["all", "best
     if lang and root.get("lang") != lang:
         raise Drop("other language", str(root.get("lang")))
     done: set[int] = set()
+    rows = 0
     for path in _paths(root, only == "best"):
         if like == "" and path[-1].get("role") == "prompter":
             path = path[:-1]
@@ -93,7 +99,15 @@ def oasst1(record: dict[str, Any], *, lang: str = "", only: Literal["all", "best
         passed = done | {id(node) for node in path}
         row = sound(_row_of_path, path, str(len(passed)))
         done = passed if isinstance(row, Row) else done
+        rows += isinstance(row, Row)
         yield row
+    yield from cut(_size(root) - len(done) if rows else 0)
+
+
+def _size(node: dict[str, Any]) -> int:
+    """Messages in a tree, whatever became of them."""
+    replies = node.get("replies")
+    return 1 + sum(_size(reply) for reply in (replies if isinstance(replies, list) else ()) if isinstance(reply, dict))
 
 
 def _row_of_path(path: list[dict[str, Any]], name: str) -> Row:
