@@ -5,9 +5,14 @@
 Every side is a process of its own, so that no thread pool disturbs another; they take turns, step by step. What counts
 is CPU time (user + system, all threads) of the process within a step, which other work on the machine moves far less
 than the clock. Each side does 2 steps to warm up, and the median is over the rounds.
+
+`plain` is the plainest JAX program of the same model: what XLA does by itself here. A side that is called `kept` runs
+with malloc told to keep freed memory (see docs/train.md), and is compared with torch's side of the same kind.
 """
 import argparse
+import functools
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -18,7 +23,9 @@ from collections.abc import Callable
 import numpy as np
 
 VOCAB, WIDTH, LAYERS, HEADS, D_FF, LENGTH, ROWS = 8192, 512, 8, 8, 1376, 512, 8
-SIDES = ("ours float32", "torch float32", "ours bfloat16", "torch bfloat16")
+SIDES = ("ours float32", "plain float32", "torch float32", "ours float32 kept", "plain float32 kept",
+         "torch float32 kept", "ours bfloat16", "torch bfloat16")
+_KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_ARENA_MAX": "1"}
 _WARM_UP = 2
 
 
@@ -43,15 +50,15 @@ def main() -> None:
 def _row(side: str, measured: dict[str, list[dict]]) -> list[object]:
     tokens, mine = ROWS * LENGTH, measured[side]
     cpu, wall = (statistics.median(m[what] for m in mine) for what in ("cpu", "wall"))
-    rival = measured.get(side.replace("ours", "torch"), mine)
-    return [side, tokens / cpu, tokens / wall, statistics.median(m["cpu"] for m in rival) / cpu, mine[-1]["peak"],
-            mine[-1]["loss"]]
+    rival = measured.get(" ".join(["torch", *side.split()[1:]]))
+    ratio = statistics.median(m["cpu"] for m in rival) / cpu if rival else "not run"
+    return [side, tokens / cpu, tokens / wall, ratio, mine[-1]["peak"], mine[-1]["loss"]]
 
 
 def _take_turns(sides: list[str], rounds: int) -> dict[str, list[dict]]:
     command = [sys.executable, __file__, "--side"]
-    workers = {side: subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-               for side in sides}
+    workers = {side: subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                      env=os.environ | (_KEPT if side.endswith(" kept") else {})) for side in sides}
 
     def step(side: str) -> dict:
         print("step", file=workers[side].stdin, flush=True)
@@ -71,8 +78,8 @@ def _take_turns(sides: list[str], rounds: int) -> dict[str, list[dict]]:
 
 def _serve(side: str) -> None:
     """One step for each line of stdin; answers with what it took."""
-    stack, dtype = side.split()
-    run = {"ours": _ours, "torch": _torch}[stack](dtype)
+    stack, dtype = side.split()[:2]
+    run = {"ours": _ours, "plain": _plain, "torch": _torch}[stack](dtype)
     for _ in sys.stdin:
         before, start = _cpu_seconds(), time.perf_counter()
         loss = run()
@@ -115,6 +122,62 @@ def _ours(dtype: str) -> Callable[[], float]:
         nonlocal state
         state, metrics = update(state, batch)
         return float(metrics["loss"])
+    return run
+
+
+def _plain(dtype: str) -> Callable[[], float]:
+    """Unrolled layers, whole scores and logits, optax's AdamW; rows as one dim, as kernels' gradients want it here."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    if dtype != "float32":
+        raise ValueError(f"the plain program is float32, not {dtype}")
+    head, shapes = WIDTH // HEADS, {"q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "o": (WIDTH, WIDTH),
+                                    "gate": (WIDTH, D_FF), "up": (WIDTH, D_FF), "down": (D_FF, WIDTH)}
+    keys = iter(jax.random.split(jax.random.key(0), 7 * LAYERS + 2))
+
+    def normal(*shape: int) -> jax.Array:
+        return 0.02 * jax.random.normal(next(keys), shape)
+    layers = [{"norms": jnp.ones((2, WIDTH))} | {name: normal(*shapes[name]) for name in shapes} for _ in range(LAYERS)]
+    params = {"embed": normal(VOCAB, WIDTH), "head": normal(WIDTH, VOCAB), "norm": jnp.ones(WIDTH), "layers": layers}
+    angles = np.arange(LENGTH)[:, None, None] * 10000.0 ** (-np.arange(0, head, 2) / head)
+    cos, sin, seen = np.float32(np.cos(angles)), np.float32(np.sin(angles)), np.tri(LENGTH, dtype=bool)
+
+    def norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+        return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-5) * scale
+
+    def turn(x: jax.Array) -> jax.Array:
+        first, second = jnp.split(x, 2, -1)
+        return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+
+    def layer(x: jax.Array, w: dict) -> jax.Array:
+        y = norm(x, w["norms"][0])
+        q, k, v = ((y @ w[name]).reshape(ROWS, LENGTH, HEADS, head) for name in "qkv")
+        scores = jnp.einsum("bthd,bshd->bhts", turn(q), turn(k)) * head**-0.5
+        weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), -1)
+        x = x + jnp.einsum("bhts,bshd->bthd", weights, v).reshape(-1, WIDTH) @ w["o"]
+        y = norm(x, w["norms"][1])
+        return x + (jax.nn.silu(y @ w["gate"]) * (y @ w["up"])) @ w["down"]
+
+    def loss(params: dict, tokens: jax.Array) -> jax.Array:
+        x = params["embed"][tokens.reshape(-1)]
+        for w in params["layers"]:
+            x = layer(x, w)
+        logits = (norm(x, params["norm"]) @ params["head"]).reshape(ROWS, LENGTH, VOCAB)[:, :-1]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-4, 0.9, 0.95, weight_decay=0.01))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: tuple, tokens: jax.Array) -> tuple:
+        value, grads = jax.value_and_grad(loss)(state[0], tokens)
+        updates, after = optimizer.update(grads, state[1], state[0])
+        return (optax.apply_updates(state[0], updates), after), value
+    state = params, optimizer.init(params)
+
+    def run() -> float:
+        nonlocal state
+        state, value = update(state, _tokens())
+        return float(value)
     return run
 
 
