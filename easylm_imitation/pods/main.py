@@ -1,5 +1,6 @@
 """The flags of the launch scripts. What follows `--` is the command, taken as it is, spaces and quotes included."""
 import argparse
+import dataclasses
 import os
 import pathlib
 import re
@@ -56,7 +57,10 @@ def _tpu(words: list[str], command: list[str]) -> int:
     parser.add_argument("--spot", action="store_true", default=None, help="cheap, and taken away without notice")
     parser.add_argument("--reserved", action="store_true", default=None, help="from your reservation")
     parser.add_argument("--bucket", action="append", default=[], metavar="gs://B",
-                        help="checked to be writable, as is each gs:// in the command")
+                        help="checked to be writable, as is --mount's")
+    parser.add_argument("--mount", metavar="gs://B", help="a bucket that every host sees as ../bucket, for runs")
+    parser.add_argument("--stage", action="append", default=[], metavar="NAME=gs://B/PATH",
+                        help="data that is copied to every host, as ../stage/NAME")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the command")
     parser.add_argument("--secret", action="append", default=[], metavar="NAME",
                         help="a variable of this environment for the command; its value is never shown")
@@ -64,7 +68,12 @@ def _tpu(words: list[str], command: list[str]) -> int:
     args = parser.parse_args(words)
     secrets = {name: _secret(name) for name in args.secret}
     commands = Commands(args.dry_run, list(secrets.values()))
-    job = watch.Job(command, dict(_pair(text) for text in args.env), secrets)
+    stages = dict(_pair(text, "--stage") for text in args.stage)
+    for place in [*args.bucket, *filter(None, [args.mount]), *stages.values()]:
+        if not re.fullmatch(r"gs://[a-z0-9][-_.a-z0-9]+(/.*)?", place):
+            raise UserError(f"'{place}': only buckets of Google Cloud Storage are known, as gs://BUCKET; other stores "
+                            "have other clients, so copy the data to one first")
+    job = watch.Job(command, dict(_pair(text, "--env") for text in args.env), secrets, args.mount, stages)
     if (args.action in ("run", "up")) != bool(command):
         raise UserError(f"{args.action}: " + ("takes no command" if command else "the command is missing; put it "
                                               "after `--`, as in `-- easylm-imitation train --config ...`"))
@@ -78,8 +87,8 @@ def _check(pod: tpu.TpuPod, args: argparse.Namespace, job: watch.Job, commands: 
 
 
 def _checked(pod: tpu.TpuPod, args: argparse.Namespace, job: watch.Job, commands: Commands) -> str:
-    named = [found for word in job.command for found in re.findall(r"gs://[^/\s,=]+", word)]
-    return preflight.preflight(pod.spec, list(dict.fromkeys([*args.bucket, *named])), _CHECKOUT, commands)
+    written = list(dict.fromkeys([*args.bucket, *filter(None, [args.mount])]))
+    return preflight.preflight(pod.spec, written, _CHECKOUT, commands)
 
 
 def _set_up(pod: tpu.TpuPod, args: argparse.Namespace, job: watch.Job, commands: Commands) -> None:
@@ -88,12 +97,13 @@ def _set_up(pod: tpu.TpuPod, args: argparse.Namespace, job: watch.Job, commands:
 
 def _run(pod: tpu.TpuPod, args: argparse.Namespace, job: watch.Job, commands: Commands) -> None:
     pod.check_alike()
+    pod.attach(job.bucket, job.stages)
     pod.start(job.command, job.environment | _hosts(pod), job.secrets)
 
 
 def _up(pod: tpu.TpuPod, args: argparse.Namespace, job: watch.Job, commands: Commands) -> None:
     commit = _checked(pod, args, job, commands)
-    made = watch.Job(job.command, job.environment | _hosts(pod), job.secrets)
+    made = dataclasses.replace(job, environment=job.environment | _hosts(pod))
     watch.up(pod, made, commit, _CHECKOUT, commands)
 
 
@@ -158,10 +168,10 @@ def _setting(name: str, commands: Commands) -> str:
     return found
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(text: str, flag: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise UserError(f"--env {name}: write it as NAME=VALUE")
+        raise UserError(f"{flag} {name}: write it as NAME=VALUE")
     return name, value
 
 

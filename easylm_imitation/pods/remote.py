@@ -1,7 +1,8 @@
 """What is run on the hosts of a pod: bash, composed here so that any space or quote in an argument survives.
 
 A pod's folder on a host, ~/.easylm_pod/NAME, holds COMMIT.tar.gz, code/ (the checkout), commit, job (the command), log,
-pid (of the job's process group), exit_code, secrets.
+pid (of the job's process group), exit_code, secrets, bucket/ (a mounted bucket), stage/ (copies of data). The job runs
+in code/, so it names them ../bucket and ../stage.
 """
 import json
 import shlex
@@ -40,6 +41,35 @@ fi
 export PYTHON
 EXTRAS=tpu bash -c 'set -euo pipefail; source launch/environment.sh'
 echo {commit} > ../commit
+"""
+
+
+def mount(name: str, bucket: str) -> str:
+    """Mounts a bucket as bucket/ by gcsfuse, which is installed where it is absent, and sees that it can be written."""
+    repository = "https://packages.cloud.google.com/apt"
+    return f"""set -eu
+cd {folder(name)}
+if ! command -v gcsfuse >/dev/null; then
+  curl -fsS {repository}/doc/apt-key.gpg | sudo tee /usr/share/keyrings/cloud.google.asc >/dev/null
+  echo "deb [signed-by=/usr/share/keyrings/cloud.google.asc] {repository} gcsfuse-$(lsb_release -cs) main" |
+    sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+  sudo apt-get update -qq && sudo apt-get install -qq -y gcsfuse
+fi
+mkdir -p bucket
+mountpoint -q bucket || gcsfuse --implicit-dirs --rename-dir-limit=1000000 {shlex.quote(bucket.removeprefix("gs://"))} \
+  "$PWD/bucket" >/dev/null
+probe="bucket/.easylm-probe-$(hostname)"
+echo here >"$probe" && rm "$probe"
+"""
+
+
+def stage(name: str, source: str, to: str) -> str:
+    """Copies what a bucket has under `source` to stage/`to`; what is there already is not copied again."""
+    return f"""set -eu
+cd {folder(name)}
+mkdir -p stage/{shlex.quote(to)}
+gcloud storage rsync --recursive --quiet {shlex.quote(source)} stage/{shlex.quote(to)} >stage.log 2>&1 ||
+  {{ cat stage.log >&2; exit 1; }}
 """
 
 

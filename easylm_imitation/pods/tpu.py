@@ -158,6 +158,13 @@ class TpuPod:
                 raise UserError(f"{self.spec.name}: {host} has {versions}, the others {usual}; `setup` mends that")
         self._commands.say(f"{self.spec.name}: {len(found)} hosts, all of {usual}")
 
+    def attach(self, bucket: str | None, stages: dict[str, str]) -> None:
+        """Mounts a bucket, and copies data from buckets ({name: gs://...}), on every host."""
+        if bucket:
+            self.everywhere(remote.mount(self.spec.name, bucket), f"{bucket} as ../bucket of the command")
+        for name, source in stages.items():
+            self.everywhere(remote.stage(self.spec.name, source, name), f"{source} as ../stage/{name} of the command")
+
     def start(self, command: Sequence[str], environment: dict[str, str], secrets: dict[str, str]) -> None:
         """Starts a command on all hosts, in the background; one that runs already goes on."""
         folder = remote.folder(self.spec.name)

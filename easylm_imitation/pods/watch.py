@@ -23,12 +23,15 @@ class Job:
     command: Sequence[str]
     environment: dict[str, str]
     secrets: dict[str, str]
+    bucket: str | None = None                                               # mounted
+    stages: dict[str, str] = dataclasses.field(default_factory=dict)        # {name: gs://... that is copied}
 
 
 def prepare(pod: TpuPod, job: Job, commit: str, checkout: pathlib.Path) -> None:
     """Machines, code and environment, and the command started; what is there already is left alone."""
     pod.create()
     set_up(pod, commit, checkout)
+    pod.attach(job.bucket, job.stages)
     pod.start(job.command, job.environment, job.secrets)
 
 

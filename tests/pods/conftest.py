@@ -118,6 +118,8 @@ elif words[0] == "storage":
         if not place(words[3]).parent.exists():
             fail("PERMISSION_DENIED: somebody@example.org has no storage.objects.create")
         shutil.copy(words[2], place(words[3]))
+    elif words[1] == "rsync":
+        shutil.copytree(place(words[2]), words[3], dirs_exist_ok=True)
     elif words[1] == "cat":
         print(place(words[2]).read_text())
     elif words[1] == "rm":
@@ -149,6 +151,10 @@ class Cloud:
         executable(folder / "bin/gcloud", _GCLOUD % {"python": sys.executable})
         executable(self.folder / "host_bin/python3.13", _PYTHON % {"python": sys.executable})
         executable(self.folder / "host_bin/hostname", '#!/usr/bin/env bash\necho "$HOST"\n')
+        executable(self.folder / "host_bin/mountpoint", '#!/usr/bin/env bash\n[ -L "$2" ]\n')
+        executable(self.folder / "host_bin/gcsfuse",
+                   '#!/usr/bin/env bash\nset -e\nrmdir "${@: -1}"\nln -s "$CLOUD/buckets/${@: -2:1}" "${@: -1}"\n')
+        executable(self.folder / "host_bin/gcloud", f'#!/usr/bin/env bash\nexec "{folder}/bin/gcloud" "$@"\n')
         self.environment = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "HOME": str(folder), "CLOUD": str(self.folder),
                             "EASYLM_POD_PAUSE": "0.02", "EASYLM_PODS": str(folder / "pods"), "PYTHON": sys.executable,
                             "LANG": "C.UTF-8"}

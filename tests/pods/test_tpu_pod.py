@@ -41,13 +41,15 @@ def test_up_makes_prepares_runs_follows_and_doing_it_again_changes_nothing(cloud
 def test_a_preempted_pod_is_made_again_and_the_same_command_continues(cloud):
     """The first attempt has the cloud take the machines away; what is in the bucket is all that is left."""
     bucket = cloud.folder / "buckets/mine"
-    job = f'echo "$HOST" >> {bucket}/attempts; if [ $(wc -l < {bucket}/attempts) -le 2 ]; then touch $CLOUD/preempt; ' \
-          'sleep 60; fi; echo resumed'
+    job = 'cat "../stage/text/shard 0"; echo "$HOST" >> ../bucket/attempts; ' \
+          'if [ $(wc -l < ../bucket/attempts) -le 2 ]; then touch $CLOUD/preempt; sleep 60; fi; echo resumed'
     (cloud.folder / "flaky").write_text("7")
-    code, out, err = cloud.run("up", "run1", *POD, "--bucket", "gs://mine", "--", "bash", "-c",
-                               job.replace("$HOST", "$(hostname)").replace("$CLOUD", str(cloud.folder)))
+    (bucket / "data").mkdir()
+    (bucket / "data/shard 0").write_text("tokens")
+    code, out, err = cloud.run("up", "run1", *POD, "--mount", "gs://mine", "--stage", "text=gs://mine/data", "--",
+                               "bash", "-c", job.replace("$HOST", "$(hostname)").replace("$CLOUD", str(cloud.folder)))
     assert code == 0, err
-    assert "resumed" in out
+    assert "tokensresumed" in out
     assert "lost: SUSPENDED; making it again" in err
     assert "trying again" in err
     assert cloud.count(*QUEUED, "create") >= 2
@@ -104,11 +106,11 @@ def test_a_dry_run_shows_each_step_and_calls_nothing(cloud):
     for action in ("check", "create", "setup", "status", "stop", "logs", "delete"):
         code, out, err = cloud.run(action, "run1", *POD, "--dry-run")
         assert code == 0, err
-    code, out, err = cloud.run("up", "run1", *POD, "--slices", "2", "--dry-run", "--", "easylm-imitation", "train",
-                               "--workdir", "gs://mine/my run")
+    code, out, err = cloud.run("up", "run1", *POD, "--slices", "2", "--mount", "gs://mine", "--dry-run", "--",
+                               "easylm-imitation", "train", "--workdir", "../bucket/my run")
     assert code == 0, err
     for words in ("queued-resources create run1", "tpu-vm scp", "tpu-vm ssh run1-1", "gs://mine/.easylm-probe",
-                  "gs://mine/my run", "after a preemption"):
+                  "../bucket/my run", "gcsfuse", "after a preemption"):
         assert words in err, words
     assert cloud.calls == []
 
@@ -120,6 +122,7 @@ def test_a_dry_run_shows_each_step_and_calls_nothing(cloud):
     (("create", "run1", "--type", "v9-8"), "name its software with --version"),
     (("create", "run1", *POD, "--slices", "0"), "at least 1"),
     (("run", "run1", *POD, "--env", "x", "--", "y"), "--env"),
+    (("run", "run1", *POD, "--mount", "s3://b", "--", "y"), "'s3://b': only buckets of Google Cloud Storage"),
     (("check", "run1", "--type", "v5e-3"), "has no v5litepod-3"),
     (("check", "run1", *POD, "--version", "nothing"), "no such software nothing"),
     (("check", "run1", "--type", "v5e-64"), "quota in us-west4-a is 16"),
@@ -132,6 +135,7 @@ def test_what_is_wrong_is_said_before_anything_is_made(cloud, words, said):
     assert cloud.count(*QUEUED, "create") == 0
 
 
+@pytest.mark.slow
 def test_preflight_looks_at_login_api_and_code(cloud):
     assert cloud.run("check", "run1", *POD, "--bucket", "gs://mine")[0] == 0
     for file, said in (("nobody", "gcloud auth login"), ("no_api", "gcloud services enable tpu.googleapis.com")):
