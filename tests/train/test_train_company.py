@@ -77,7 +77,7 @@ def test_a_process_that_does_not_come_is_named(data, tmp_path, absent):
     (["--config.optimizer.learning_rate=0.5"], "process 1 .* has config.optimizer.learning_rate 0.5, but .* 0.01"),
     (["--config", "nowhere.py"], "process 1 .*nowhere.py")])
 def test_a_process_that_differs_or_fails_is_named_before_anything_is_written(data, tmp_path, flags, words):
-    config = write_config(tmp_path, tiny_config(mesh="fsdp:3", data=SIX))
+    config = write_config(tmp_path, tiny_config(mesh="data:3", data=SIX))
     running = start(config, data, tmp_path / "run", 3, 1, own={1: flags})
     codes, said = ended(running, tmp_path / "run", patience=300)
     assert set(codes.values()) == {2}
@@ -91,7 +91,7 @@ def test_a_process_of_other_data_is_named(data, tmp_path):
     subprocess.run(["cp", "-r", str(data), str(other)], check=True)
     shard = next(other.rglob("*.array_record*"))
     shard.write_bytes(shard.read_bytes() + b"\0")
-    config = write_config(tmp_path, tiny_config(mesh="fsdp:3", data=SIX))
+    config = write_config(tmp_path, tiny_config(mesh="data:3", data=SIX))
     running = start(config, data, tmp_path / "run", 3, 1, own={2: ["--data", str(other)]})
     codes, said = ended(running, tmp_path / "run", patience=300)
     assert set(codes.values()) == {2}
@@ -102,7 +102,7 @@ def test_a_process_of_other_data_is_named(data, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_dies_or_freezes_is_named_by_all(data, tmp_path, victim, number):
     workdir = tmp_path / "run"
-    config = write_config(tmp_path, tiny_config(steps=100000, checkpoint_every=1000, mesh="fsdp:3",
+    config = write_config(tmp_path, tiny_config(steps=100000, checkpoint_every=1000, mesh="data:3",
                                                 data=SIX))
     running = start(config, data, workdir, 3, 1)
     wait_for(running[0], lambda: lines_logged(workdir) >= 5)
