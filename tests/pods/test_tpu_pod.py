@@ -123,11 +123,12 @@ def test_a_dry_run_shows_each_step_and_calls_nothing(cloud):
     (("create", "run1", *POD, "--slices", "0"), "at least 1"),
     (("run", "run1", *POD, "--env", "x", "--", "y"), "--env"),
     (("run", "run1", *POD, "--mount", "s3://b", "--", "y"), "'s3://b': only buckets of Google Cloud Storage"),
-    (("check", "run1", "--type", "v5e-3"), "has no v5litepod-3"),
-    (("check", "run1", *POD, "--version", "nothing"), "no such software nothing"),
-    (("check", "run1", "--type", "v5e-64"), "quota in us-west4-a is 16"),
-    (("check", "run1", "--type", "v5e-64", "--spot", "--slices", "4"), "256 chips, but the spot (preemptible) quota"),
-    (("check", "run1", *POD, "--bucket", "gs://other"), "cannot be written")])
+    pytest.param(("check", "run1", "--type", "v5e-3"), "has no v5litepod-3", marks=pytest.mark.slow),
+    pytest.param(("check", "run1", *POD, "--version", "nothing"), "no such software nothing", marks=pytest.mark.slow),
+    pytest.param(("check", "run1", "--type", "v5e-64"), "quota in us-west4-a is 16", marks=pytest.mark.slow),
+    pytest.param(("check", "run1", "--type", "v5e-64", "--spot", "--slices", "4"), "256 chips, but the spot",
+                 marks=pytest.mark.slow),
+    pytest.param(("check", "run1", *POD, "--bucket", "gs://other"), "cannot be written", marks=pytest.mark.slow)])
 def test_what_is_wrong_is_said_before_anything_is_made(cloud, words, said):
     code, _, err = cloud.run(*words)
     assert code == 2
