@@ -136,7 +136,8 @@ def lineage_at(start: Start, progress: Progress) -> Lineage:
 def workdir_of(path: str | os.PathLike) -> pathlib.Path:
     """The workdir as a path. Raises UserError for a remote one, which cannot be written."""
     if "://" in str(path):
-        raise UserError(f"--workdir {path}: only local folders can be written; copy the finished run there")
+        raise UserError(f"--workdir {path}: only local folders can be written; copy the finished run there, "
+                        "or mount a bucket on every host (docs/pods.md)")
     return pathlib.Path(path)
 
 
