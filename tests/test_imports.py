@@ -12,7 +12,7 @@ MAY_USE = {
     "text": set(), "data": {"text"}, "sharding": set(), "models": {"sharding"},
     "weights": {"models", "sharding", "text"}, "train": BELOW_TRAIN, "serve": BELOW_TRAIN | {"client"},
     "client": set(), "teacher": {"client", "data", "text"}, "evaluate": {"client", "serve", "data", "text"},
-    "report": set(), "plan": BELOW_TRAIN | {"train", "serve"}, "world": LIBRARY,
+    "report": set(), "pods": set(), "plan": BELOW_TRAIN | {"train", "serve"}, "world": LIBRARY,
     "study": BELOW_TRAIN | {"train", "plan"}, "cli": LIBRARY | {"world", "plan", "study"},
     "records": {"schema"}, "record_examples": {"records"},
     "journal": {"records", "schema"}, "config": {"schema"}, "schema": set(), "console": set(), "folders": {"schema"},

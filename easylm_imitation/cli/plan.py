@@ -19,7 +19,9 @@ INTERRUPTED = "nothing was written"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    flags.add_config(parser, required=True)
+    flags.add_config(parser)
+    parser.add_argument("--serving", action="store_true", help="what `serve` would need: --config is one of `serve` "
+                        "(default: its own), --init the model")
     parser.add_argument("--topology", metavar="NAME,...", required=True,
                         help="the machine, or several: v5e-64, v4-128, v5p-64, v6e-16, v5e-64x2 (two slices), h100x8")
     parser.add_argument("--init", metavar="X", help="the model: a run dir or Hugging Face dir (default: config.model)")
@@ -38,6 +40,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from easylm_imitation.plan import ASSUMPTIONS, find_pod, plan, search
     from easylm_imitation.train import TrainConfig
     pods = [find_pod(name) for name in args.topology.split(",")]
+    if args.serving:
+        return {"plans": [_served(args, pod) for pod in pods]}
+    if not args.config:
+        raise UserError("plan: --config is missing: what shall be trained (or --serving: what shall be served)")
     config = load(TrainConfig, args.config, args.overrides)
     config = dataclasses.replace(config, mesh=args.mesh) if args.mesh else config
     model, tokens = _model(args, config), _tokens(args, config)
@@ -55,6 +61,36 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             _others(plans)
     console.say("assumed: " + "; ".join(ASSUMPTIONS))
     return {"plans": found}
+
+
+def _served(args: argparse.Namespace, pod: "Pod") -> dict[str, Any]:
+    """Prints what a server needs on one pod; returns it."""
+    from easylm_imitation import console
+    from easylm_imitation.config import load
+    from easylm_imitation.plan import plan_serving
+    from easylm_imitation.serve import ServeConfig
+    from easylm_imitation.weights import describe
+    unused = [name for name in ("search", "data", "explain") if getattr(args, name)]
+    if unused or not args.init:
+        raise UserError(f"--serving has no use for --{unused[0]}" if unused else "--serving needs --init, the model")
+    config = load(ServeConfig, args.config, args.overrides)
+    config = dataclasses.replace(config, mesh=args.mesh) if args.mesh else config
+    made = plan_serving(config, describe(args.init)[0], pod)
+    price = (args.price if args.price is not None else pod.chip.dollars) * pod.chips
+    dollars = price / (made.tokens_per_second * 3600) * 1e6
+    axes = ",".join(f"{axis}:{size}" for axis, size in made.axes.items() if size > 1) or "one device"
+    rows = [["weights, GB a device", _giga(made.weights)], [f"cache: {made.slots} slots of {made.context}, GB a device",
+                                                            _giga(made.cache)],
+            ["programs (formula), GB a device", _giga(made.working)], ["together", _giga(made.peak)],
+            ["capacity", _giga(pod.memory)], ["tokens/s, at most, all slots busy", f"{made.tokens_per_second:,.0f}"],
+            ["seconds a token of one answer, at least", made.seconds_a_token],
+            ["dollars a million tokens, at that", dollars]]
+    console.table(f"{pod.name}: {pod.described}; {axes}; by formula", ["serving", "value"], rows)
+    console.say(f"{pod.name}: {'fits' if made.fits else 'DOES NOT FIT: fewer slots, a shorter context, more tensor'}")
+    return {"topology": pod.name, "chips": pod.chips, "mesh": dict(made.axes), "fits": made.fits,
+            "weights": made.weights, "cache": made.cache, "working": made.working, "peak_bytes": made.peak,
+            "capacity_bytes": pod.memory, "tokens_per_second": made.tokens_per_second,
+            "seconds_a_token": made.seconds_a_token, "dollars_a_million_tokens": dollars, "compiled": False}
 
 
 def _ask_compiler(args: argparse.Namespace, pod: "Pod") -> bool:

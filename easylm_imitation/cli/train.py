@@ -36,9 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Trains, and says where the run stands."""
-    from easylm_imitation.sharding import start_processes
-    start_processes()       # before anything asks jax for a device
+    from easylm_imitation.sharding import start_processes, together
+    start_processes(watched=True)       # before anything asks jax for a device
 
+    import jax
+
+    from easylm_imitation import console
+    if jax.process_index():     # the first alone talks, but for errors
+        args.json = False
+        console.set_quiet(True)
+    with together():
+        return _train(args)
+
+
+def _train(args: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     from easylm_imitation import console

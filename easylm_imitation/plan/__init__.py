@@ -2,5 +2,7 @@
 from easylm_imitation.plan.compiler import available
 from easylm_imitation.plan.planner import ASSUMPTIONS, Plan, advice, described, plan, search
 from easylm_imitation.plan.pods import CHIPS, Pod, find_pod
+from easylm_imitation.plan.serving import ServingPlan, plan_serving
 
-__all__ = ["ASSUMPTIONS", "CHIPS", "Plan", "Pod", "advice", "available", "described", "find_pod", "plan", "search"]
+__all__ = ["ASSUMPTIONS", "CHIPS", "Plan", "Pod", "ServingPlan", "advice", "available", "described", "find_pod", "plan",
+           "plan_serving", "search"]

@@ -3,6 +3,8 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -13,7 +15,7 @@ from easylm_imitation.folders import finished_folder
 from easylm_imitation.models import ModelConfig, config_mapping, difference, model_config
 from easylm_imitation.records import DataCard, Lineage, code_version, digest, write_json
 from easylm_imitation.schema import UserError, plain
-from easylm_imitation.sharding import BATCH
+from easylm_imitation.sharding import BATCH, agree, code_digest
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.config import TrainConfig, free_keys
@@ -57,9 +59,29 @@ def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init
     mixed = check_mix(config, mix, card, teacher)
     steps, passes = _length(config, data)
     lineage = lineage_of(config, model, card, ancestry, teacher_lineage(config, teacher, data), mixed)
+    agree(_facts(config, lineage, data, mix))
     check_same_run(RunDir(workdir), config, model, lineage)
     return Start(config, model, card, tokenizer, template, lineage, steps, passes, data_use(data, config.data),
                  mixed)
+
+
+def _facts(config: TrainConfig, lineage: Lineage, data: pathlib.Path, mix: str | os.PathLike | None) -> dict[str, str]:
+    """What all processes of a run have to have alike, and by which name one that has not is told so."""
+    leaves = {f"config.{key}": value for key, value in _leaves(plain(config))}
+    shards = {f"{name} {file.name}": file.stat().st_size for name, folder in (("data", data), ("mixed data", mix))
+              if folder for file in sorted(pathlib.Path(folder).rglob("*.array_record*"))}
+    return {"code": code_digest(), "jax": jax.__version__, "devices": jax.local_device_count(), **leaves,
+            "data": lineage.data_card, "mixed data": lineage.mixed, "initial weights": lineage.init,
+            "teachers": lineage.teachers, **shards}
+
+
+def _leaves(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value)."""
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def check_origin(card: DataCard, loaded: LoadedModel) -> None:
@@ -114,7 +136,8 @@ def lineage_at(start: Start, progress: Progress) -> Lineage:
 def workdir_of(path: str | os.PathLike) -> pathlib.Path:
     """The workdir as a path. Raises UserError for a remote one, which cannot be written."""
     if "://" in str(path):
-        raise UserError(f"--workdir {path}: only local folders can be written; copy the finished run there")
+        raise UserError(f"--workdir {path}: only local folders can be written; copy the finished run there, "
+                        "or mount a bucket on every host (docs/pods.md)")
     return pathlib.Path(path)
 
 

@@ -8,14 +8,14 @@ from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import scan, start_processes
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "TPU_WORKER_HOSTNAMES", "SLURM_NTASKS",
-         "OMPI_COMM_WORLD_SIZE")
+         "OMPI_COMM_WORLD_SIZE", "EASYLM_POD")
 
 
 @pytest.fixture
 def started(monkeypatch):
     """The arguments that jax.distributed.initialize was called with; the environment speaks of one process."""
     calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **timeouts: calls.append(args))
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NPROC", "1")        # a user's own choice, put back at the end
@@ -24,7 +24,7 @@ def started(monkeypatch):
 
 def test_one_process_starts_nothing(started, monkeypatch):
     start_processes()
-    for name, value in zip(NAMES, ("localhost:1", "1", "0", "localhost", "1", "1"), strict=True):
+    for name, value in zip(NAMES, ("localhost:1", "1", "0", "localhost", "1", "1", ""), strict=True):
         monkeypatch.setenv(name, value)
     start_processes()
     assert started == []

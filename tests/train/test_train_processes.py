@@ -33,7 +33,8 @@ def _pod(config, data, workdir) -> list[subprocess.Popen]:
 def _finish(processes: list[subprocess.Popen]) -> list[dict]:
     ended = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ended
-    return [json.loads(out.splitlines()[-1]) for out, _ in ended]
+    assert ended[1][0] == ""            # the first alone talks; jax's own runtime writes to stderr at a SIGTERM
+    return json.loads(ended[0][0].splitlines()[-1])
 
 
 def test_two_processes_equal_one_and_stop_together(data, tmp_path):
@@ -44,13 +45,11 @@ def test_two_processes_equal_one_and_stop_together(data, tmp_path):
     processes = _pod(config, data, workdir)
     wait_for(processes[0], lambda: lines_logged(workdir) >= 8)
     processes[1].send_signal(signal.SIGTERM)                # a notice to one is a notice to all
-    results = _finish(processes)
-    assert [result["interrupted"] for result in results] == [True, True]
-    stopped = results[0]["step"]
-    assert stopped == results[1]["step"] == RunDir(workdir).steps()[-1] < 40
+    result = _finish(processes)
+    assert result["interrupted"]
+    assert result["step"] == RunDir(workdir).steps()[-1] < 40
 
-    results = _finish(_pod(config, data, workdir))
-    assert [result["step"] for result in results] == [40, 40]
+    assert _finish(_pod(config, data, workdir))["step"] == 40
     one, two = (read_metrics(RunDir(tmp_path / name).metrics) for name in ("one", "two"))
     assert [line["tokens"] for line in one] == [line["tokens"] for line in two]     # the same batches
     np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=1e-4)
@@ -62,16 +61,15 @@ def test_ctrl_c_to_one_stops_both_and_damage_that_one_sees_makes_both_fall_back(
     processes = _pod(config, data, workdir)
     wait_for(processes[0], lambda: lines_logged(workdir) >= 8)
     processes[0].send_signal(signal.SIGINT)
-    results = _finish(processes)
-    assert [result["interrupted"] for result in results] == [True, True]
+    result = _finish(processes)
+    assert result["interrupted"]
     before, newest = RunDir(workdir).steps()[-2:]
-    assert newest == results[0]["step"] == results[1]["step"]
+    assert newest == result["step"]
     kept = history(workdir)
 
     (numbers,) = (RunDir(workdir).checkpoints / str(newest)).glob("optimizer/ocdbt.process_1/d/*")
     os.truncate(numbers, numbers.stat().st_size // 2)
-    results = _finish(_pod(config, data, workdir))
-    assert [result["step"] for result in results] == [40, 40]
+    assert _finish(_pod(config, data, workdir))["step"] == 40
     assert (RunDir(workdir).checkpoints / f"{newest}.damaged").is_dir()
     assert before < newest
     assert history(workdir)[:newest] == kept
