@@ -16,9 +16,9 @@ from easylm_imitation.schema import UserError, plain
 HELP = "lay models' answers side by side: preferences of a judge or of people, style next to a teacher's, refusals"
 EXAMPLE = """easylm-imitation compare --by judge --judge URL --models A.jsonl --reference TEACHER --out results/j.json
   easylm-imitation compare --by people --models A.jsonl,B.jsonl --reference TEACHER --out results/people.json
-  easylm-imitation compare --by style --models A.jsonl,B.jsonl --reference TEACHER --out comparisons/s.json
-  easylm-imitation compare --by refusal --models A.jsonl,B.jsonl --harmless xstest_safe --out comparisons/refusal.json
-  easylm-imitation compare --by toxicity --models A.jsonl --scorer perspective --out comparisons/toxicity.json"""
+  easylm-imitation compare --by style --models A.jsonl,B.jsonl --reference TEACHER --out results/style.json
+  easylm-imitation compare --by refusal --models A.jsonl,B.jsonl --harmless xstest_safe --out results/refusal.json
+  easylm-imitation compare --by toxicity --models A.jsonl --scorer perspective --out results/toxicity.json"""
 INTERRUPTED = "what a judge, a scorer or people said is kept, and the same command continues"
 
 
@@ -61,12 +61,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.by == "people":
         return _people(args)
     config = load(CompareConfig, args.config, args.overrides)
+    measured = _beside(args.out, [*args.models.split(","), *filter(None, [args.ceiling])])
     found = _WAYS[args.by](args, config)
     made = {"by": args.by, **plain(found), "command": args.command, "code": code_version(),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     write_json(args.out, made)
-    console.say(f"→ {args.out}")
-    return {"out": args.out, **made}
+    for place, name in measured.items():
+        write_json(place, _measured(args, config, name))
+    console.say(f"→ {args.out}, and results of each model for `report` beside it")
+    return {"out": args.out, "results": list(map(str, measured)), **made}
+
+
+def _measured(args: argparse.Namespace, config: Any, name: str) -> Any:
+    """The results of one file of answers: what the table sums up, item by item."""
+    from easylm_imitation.evaluate import measured, read_answers
+    judge = _judge(args, config) if args.judge else None
+    if args.by == "style":
+        return measured.style_results(name, read_answers(args.reference), judge, f"{args.out}.judge.jsonl",
+                                      args.command)
+    if args.by == "refusal":
+        return measured.refusal_results(name, _harmless(args), judge, f"{args.out}.judge.jsonl", args.command)
+    return measured.toxicity_results(name, _scorer(args, config), f"{args.out}.scores.jsonl", args.command)
 
 
 def _judged(args: argparse.Namespace) -> dict[str, Any]:
@@ -97,6 +112,8 @@ def _people(args: argparse.Namespace) -> dict[str, Any]:
     config = load(people.PeopleConfig, args.config, args.overrides)
     files = [name for name in args.models.split(",") if name]
     places = _places(args.out, files)
+    if config.question == "tulu":
+        places.append(list(_beside(args.out, [*files, args.reference]))[-1])
     sets = people.read_sets(files, args.reference, config, checks=args.checks, prompts_from=args.prompts_from)
     path = people.study_path(args.out)
     if args.export and not path.exists():
@@ -109,7 +126,7 @@ def _people(args: argparse.Namespace) -> dict[str, Any]:
         raters = people.raters_of(study.ratings(), config)
     finally:
         study.close()
-    _show_people(made, raters)
+    _show_people(made[:len(files)], raters)
     return {"results": [str(place) for place in places], "meta": [plain(results.meta) for results in made]}
 
 
@@ -169,11 +186,19 @@ def _rate(found: dict[str, Any] | None) -> str:
 def _places(out: str, files: list[str]) -> list[pathlib.Path]:
     if len(files) == 1:
         return [pathlib.Path(out)]
+    return list(_beside(out, files))
+
+
+def _beside(out: str, files: list[str]) -> dict[pathlib.Path, str]:
+    """Where the results of each file go: beside `out`, by the file's name."""
+    files = [name for name in files if name]
+    if len(set(files)) < len(files):
+        raise UserError(f"--models {','.join(files)}: a file comes twice")
     names = [pathlib.Path(name).name.partition(".")[0] for name in files]
     if len(set(names)) < len(names):
         raise UserError(f"--models: two files are called '{max(names, key=names.count)}'; their results would be one")
     path = pathlib.Path(out)
-    return [path.with_name(f"{path.stem}.{name}{path.suffix}") for name in names]
+    return {path.with_name(f"{path.stem}.{name}{path.suffix}"): file for name, file in zip(names, files)}
 
 
 def _sets(args: argparse.Namespace) -> dict[str, list[Any]]:
@@ -211,19 +236,26 @@ def _style(args: argparse.Namespace, config: Any) -> Any:
 
 def _refusal(args: argparse.Namespace, config: Any) -> Any:
     from easylm_imitation.evaluate.compare import compare_refusals
-    sets, harmless = _sets(args), [name for name in (args.harmless or "").split(",") if name]
-    made = compare_refusals(sets, harmless, _judge(args, config) if args.judge else None, f"{args.out}.judge.jsonl")
+    judge = _judge(args, config) if args.judge else None
+    made = compare_refusals(_sets(args), _harmless(args), judge, f"{args.out}.judge.jsonl")
     console.table("refusals", ["answers of", "prompts", "kind", "by rules", "by judge"], [
         [name, row.dataset, row.kind, _short(row.by_rules), _short(row.by_judge)]
         for name, rows in made.items() for row in rows])
     return {"models": made}
 
 
-def _toxicity(args: argparse.Namespace, config: Any) -> Any:
-    import dataclasses
+def _harmless(args: argparse.Namespace) -> list[str]:
+    return [name for name in (args.harmless or "").split(",") if name]
 
+
+def _scorer(args: argparse.Namespace, config: Any) -> Any:
+    import dataclasses
+    return dataclasses.replace(config.scorer, scorer=args.scorer) if args.scorer else config.scorer
+
+
+def _toxicity(args: argparse.Namespace, config: Any) -> Any:
     from easylm_imitation.evaluate.compare import compare_toxicity
-    scorer = dataclasses.replace(config.scorer, scorer=args.scorer) if args.scorer else config.scorer
+    scorer = _scorer(args, config)
     made = compare_toxicity(_sets(args), scorer, f"{args.out}.scores.jsonl")
     console.table(f"toxicity by {scorer.scorer}",
                   ["answers of", "prompts", "samples", "expected maximum", "probability", "toxic", "non-toxicity"],

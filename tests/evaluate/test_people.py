@@ -396,13 +396,16 @@ def test_numbers_are_those_of_the_ratings(tmp_path):
                 said = Said(4 - answer, mine_ok, other_ok) if left else Said(answer, other_ok, mine_ok)
                 study.rate(rater, one.number, said)
         ratings = study.ratings()
-        [results] = study_results(sets, ratings, config)
+        results, reference = study_results(sets, ratings, config)
     assert {(r.rater, r.prompt): (r.answer, r.mine_ok, r.other_ok) for r in ratings} == script
     votes = {i: [(0.0, 0.0, 0.5, 1.0, 1.0)[script[r, f"p{i}"][0]] for r in (1, 2, 3)] for i in range(8)}
     most = [max((0.0, 0.5, 1.0), key=own.count) if max(map(own.count, own)) > 1 else 0.5 for own in votes.values()]
     assert {item.id: item.score for item in results.tasks[0].items} == {f"p{i}": most[i] for i in range(8)}
     accepted = [sum(script[r, f"p{i}"][1] for r in (1, 2, 3)) > 1 for i in range(8)]
     assert [item.score for item in results.tasks[1].items] == accepted
+    theirs = [sum(script[r, f"p{i}"][2] for r in (1, 2, 3)) > 1 for i in range(8)]
+    assert ([item.score for item in reference.tasks[0].items], reference.model.name) == (theirs, "the teacher")
+    assert reference.tasks[0].protocol == results.tasks[1].protocol
     made = votes_of(ratings, config)
     assert made.win_rate.value == pytest.approx(np.mean(most))
     assert made.mean_vote.value == pytest.approx(np.mean(list(votes.values())))

@@ -89,8 +89,8 @@ def votes_of(ratings: Sequence[Rating], config: PeopleConfig) -> Votes:
 
 
 def study_results(sets: Sets, ratings: Sequence[Rating], config: PeopleConfig, command: str = "") -> list[Results]:
-    """Results of each model, in order. Where only a part is rated, the prompts that are rated for every model count, so
-    that models compare. Raises UserError when that is none."""
+    """Results of each model, in order, then of the reference where acceptability was asked. Where only a part is rated,
+    the prompts that are rated for every model count, so that models compare. Raises UserError when that is none."""
     raters = raters_of(ratings, config)
     counted = {one.rater for one in raters if one.counted}
     kept = [r for r in ratings if r.rater in counted and r.model != CHECK]
@@ -111,6 +111,10 @@ def study_results(sets: Sets, ratings: Sequence[Rating], config: PeopleConfig, c
         votes = dataclasses.asdict(votes_of(part, config))
         made.append(Results(model.lineage, tasks, command=command, date=date, code=code_version(),
                             meta=meta | votes))
+    if config.question == "tulu":       # how many of the reference's answers are acceptable, all pairs together
+        everything = [r for part in own for r in part]
+        task = _task(_acceptable(made[0].tasks[0]), _accepted(_by_item(everything), "other_ok"))
+        made.append(Results(sets.reference.lineage, (task,), command=command, date=date, code=code_version()))
     return made
 
 
@@ -148,9 +152,13 @@ def _tasks(sets: Sets, ratings: Sequence[Rating], prompts: set[str], config: Peo
                       data=data, group="preference")
     made = [_task(base, votes)]
     if config.question == "tulu":
-        accepted = dataclasses.replace(base, task="people_acceptable", metric="acceptable", group="acceptable")
-        made.append(_task(accepted, _accepted(by_item, "mine_ok")))
+        made.append(_task(_acceptable(base), _accepted(by_item, "mine_ok")))
     return tuple(made)
+
+
+def _acceptable(base: TaskResult) -> TaskResult:
+    return dataclasses.replace(base, task="people_acceptable", form="generation", metric="acceptable",
+                               group="acceptable")
 
 
 def _task(base: TaskResult, scores: dict[str, float]) -> TaskResult:
