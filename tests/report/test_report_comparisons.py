@@ -1,4 +1,4 @@
-"""What `compare` writes reaches the verdict: style with a ceiling, refusals, toxicity, whom judges and people prefer."""
+"""What `compare` writes reaches the verdict: style with a ceiling, refusals, toxicity, preferences of both kinds."""
 import json
 
 import pytest
