@@ -21,7 +21,7 @@ setuptools.setup(
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["easylm_imitation", "easylm_imitation.*"]),
     package_data={"easylm_imitation": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.jinja", "**/*.js", "**/*.json",
-                                       "**/*.svg", "**/*.LICENSE.txt"]},
+                                       "**/*.jsonl", "**/*.svg", "**/*.LICENSE.txt"]},
     install_requires=CORE,
     extras_require={
         "data": DATA, "serve": SERVE, "eval": EVAL, "test": TEST, "beam": [*DATA, "apache-beam>=2.77"], "wandb": WANDB,

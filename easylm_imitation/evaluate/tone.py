@@ -29,15 +29,16 @@ class Tone:
     unclear: int                    # replies that were neither yes nor no
     judge: str
     cost: float                     # US dollars, of the whole journal
+    heard: dict[str, bool | None]   # by prompt id; None where unclear
 
 
 def authoritative_tone(answers: Sequence[Answer], config: JudgeConfig, journal: str | os.PathLike) -> Tone:
     """Asks the judge about each answer; resumes from `journal`. Raises UserError when no reply is a yes or a no."""
     questions = {a.prompt_id: question(_QUESTION.format(prompt=a.prompt, answer=a.answer)) for a in answers}
     judged = ask_judge(config, questions, journal)
-    heard = [yes_or_no(reply.text) for reply in judged.replies.values()]
-    clear = [float(said) for said in heard if said is not None]
+    heard = {i: yes_or_no(reply.text) for i, reply in judged.replies.items()}
+    clear = [float(said) for said in heard.values() if said is not None]
     if not clear:
         raise UserError(f"the judge '{judged.judge}' replied neither yes nor no to any of {len(heard)} questions; "
                         f"see {journal}, and name a judge that follows instructions")
-    return Tone(mean(clear), len(heard) - len(clear), judged.judge, judged.cost)
+    return Tone(mean(clear), len(heard) - len(clear), judged.judge, judged.cost, heard)

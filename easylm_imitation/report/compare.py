@@ -125,6 +125,11 @@ def group_of(task: TaskResult) -> str:
     return task.group or {"style": "style", "preference": "preference"}.get(task.form, "substance")
 
 
+def asked_form(task: TaskResult) -> str:
+    """A task's form; what people prefer is not averaged with what a judge does."""
+    return "people" if task.form == "preference" and task.task.startswith("people_") else task.form
+
+
 def benchmark_of(task: str) -> str:
     """The benchmark that a task is a part of, by its name: `mmlu_anatomy` is of `mmlu`."""
     return next((name for name in BENCHMARKS if f"{task}_".startswith(f"{name}_")), task)
@@ -235,7 +240,7 @@ def _gathered(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
     for tasks that all models of the trio share, as far as there are such."""
     gathered: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        gathered.setdefault((row.group, row.mine.prompt, row.mine.form), []).append(row)
+        gathered.setdefault((row.group, row.mine.prompt, asked_form(row.mine)), []).append(row)
     order = {"style": 0, "substance": 1}
     keys = sorted(gathered, key=lambda key: (order.get(key[0], 2), key[0], key[1] != "raw", key[2]))
     return {key: _speaking(gathered[key]) for key in keys}

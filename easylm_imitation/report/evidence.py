@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from easylm_imitation.records import CollectionCard, DataCard, LedgerEntry, Lineage, digest, read_jsonl, read_object
+from easylm_imitation.report.comparisons import Comparison, read_comparisons
 from easylm_imitation.schema import UserError, build
 
 # Tasks that ask what a known local dataset teaches: they lie inside its distribution.
@@ -54,6 +55,7 @@ class Evidence:
     data: tuple[Data, ...] = ()
     spent: tuple[Spent, ...] = ()
     inside: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    comparisons: tuple[Comparison, ...] = ()    # what `compare` said of whole sets of answers
 
     def data_of(self, lineage: Lineage) -> Data | None:
         """The dataset that a model was trained on, where its card is here."""
@@ -96,7 +98,7 @@ def read_evidence(folder: str | os.PathLike, data: Sequence[str | os.PathLike] =
     spent += [_ledger(path) for path in sorted(folder.glob(f"*{_LEDGER}"))
               if not path.with_name(path.name.removesuffix(_LEDGER) + _CARD).exists()]     # else it is counted there
     unique = {d.card.hash: d for d in found}
-    return Evidence(tuple(unique.values()), tuple(spent), tuple(map(_inside, inside)))
+    return Evidence(tuple(unique.values()), tuple(spent), tuple(map(_inside, inside)), read_comparisons(folder))
 
 
 def is_evidence(path: pathlib.Path) -> bool:

@@ -20,6 +20,9 @@ def _lines(verdict: Verdict) -> Iterator[str]:
         yield from _section(title, lines)
     for made in verdict.imitations:
         yield from _imitation(made)
+    for table in verdict.comparisons:
+        yield from (f"## {_safe(table.title)}", "")
+        yield from _table([_safe(column) for column in table.columns], table.rows)
     if verdict.spent:
         yield from ("## Cost", "")
         yield from _table(["what", "requests", "prompt tokens", "answer tokens", "$"], [

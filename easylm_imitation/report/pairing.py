@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from easylm_imitation.records import Lineage, Results, TaskResult, read_json
+from easylm_imitation.report.comparisons import is_comparison
 from easylm_imitation.report.evidence import NOTHING, Evidence, is_evidence
 from easylm_imitation.schema import UserError
 
@@ -76,7 +77,7 @@ def read_results(folder: str | os.PathLike) -> tuple[list[Measured], list[str]]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; report reads a folder of files written by evaluate --out")
     files = [(path.name, _checked(read_json(Results, path), path)) for path in sorted(folder.glob("*.json"))
-             if not is_evidence(path)]
+             if not is_evidence(path) and not is_comparison(path)]
     if not files:
         raise UserError(f"{folder}: holds no .json file; write results there with evaluate --out {folder}/NAME.json")
     by_model: dict[str, list[tuple[str, Results]]] = {}
@@ -142,7 +143,7 @@ def _merge(group: list[tuple[str, Results]], remarks: list[str]) -> Measured:
                 remarks.append(f"{results.model.name} was measured twice on {task.task} ({task.prompt}): {name} is "
                                f"used, not {tasks[key][0]}.")
             tasks[key] = (name, task)
-    newest = group[-1][1]
+    newest = next((r for _, r in reversed(group) if r.model.teachers), group[-1][1])     # recorded answers name them
     roles = {results.role for _, results in group if results.role}
     if len(roles) > 1:
         raise UserError(f"{', '.join(name for name, _ in group)}: the same model is called "

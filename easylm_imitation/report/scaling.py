@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
-from easylm_imitation.report.compare import Finding, Row, difference, finding_of, view_rows
+from easylm_imitation.report.compare import Finding, Row, asked_form, difference, finding_of, view_rows
 from easylm_imitation.report.pairing import Trio
 from easylm_imitation.report.statistics import Estimate
 
@@ -66,7 +66,7 @@ def _families(steps: Sequence[Step], key: Callable[[Step], Hashable]) -> list[li
 def _ladder(axis: Literal["data", "base"], steps: list[Step]) -> list[Ladder]:
     """One ladder for each view of style, substance and preference that both ends have."""
     low, high = steps[0], steps[-1]
-    views = dict.fromkeys((row.group, row.mine.prompt, row.mine.form) for row in high.rows
+    views = dict.fromkeys((row.group, row.mine.prompt, asked_form(row.mine)) for row in high.rows
                           if row.group in ("style", "substance", "preference"))
     made = []
     for view in views:

@@ -13,6 +13,7 @@ from typing import Literal
 from easylm_imitation.records import Lineage, code_version
 from easylm_imitation.report import conclusion, statistics
 from easylm_imitation.report.compare import Finding, Numbers, TaskComparison, View, compare, finding_of
+from easylm_imitation.report.comparisons import Comparison
 from easylm_imitation.report.contamination import Contamination, contamination, told
 from easylm_imitation.report.evidence import NOTHING, Evidence, Spent
 from easylm_imitation.report.pairing import Measured, Trio, make_trios
@@ -83,6 +84,7 @@ class Verdict:
     scores: tuple[ModelScore, ...]
     published: tuple[Published, ...]
     spent: tuple[Spent, ...]
+    comparisons: tuple[Comparison, ...]
     missing: tuple[str, ...]
     refusals: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -109,6 +111,7 @@ def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), eviden
     return Verdict(headline, tuple(conclusion.conclude(made, climbed)), tuple(made), tuple(climbed),
                    tuple(_scores(models)), published_for(t.task if t.form != "preference" else "preference"
                                                          for m in models for t in m.tasks), evidence.spent,
+                   evidence.comparisons,
                    tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(refusals)),
                    tuple(remarks), code_version())
 

@@ -78,7 +78,7 @@ def p_text(p: float | None) -> str:
 def form_name(asked: Asked) -> str:
     """"raw prompts, multiple choice" and the like."""
     forms = {"choices": "multiple choice", "generation": "written answers", "style": "next to the teacher's answers",
-             "preference": "judged against the teacher's"}
+             "preference": "judged against the teacher's", "people": "people's choice against the teacher's"}
     return f"{asked.prompt} prompts, {forms.get(asked.form, asked.form)}"
 
 

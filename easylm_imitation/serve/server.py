@@ -145,6 +145,11 @@ def listen(config: ServeConfig, host: str, port: int) -> socket.socket:
     if not _is_loopback(host) and not api_key(config):
         raise UserError(f"--host {host}: others could reach the server without a key; set the environment variable "
                         f"{config.api_key_env} to a secret, or listen on 127.0.0.1")
+    return bind(host, port)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Takes an address. Raises UserError when it is taken or unknown."""
     if not 0 <= port < 2**16:       # the resolver would take it modulo 65536
         raise UserError(f"--port {port}: ports go from 0 (any free one) to 65535")
     try:

@@ -86,6 +86,15 @@ def protocol(task: Task, prompt: str, rows: Sequence[Row], answer_tokens: int | 
              cut_to: int | None = None) -> str:
     """Hash of all that decides a score but the model: the task's keys and code, the prompt form, rows, shots, how long
     a written answer may be, and the context that prompts were cut to (None where all of them fit)."""
-    keys = {k: inspect.getsource(v) if callable(v) else v for k, v in task.config.items() if k != "metadata"}
+    keys = _readable({k: v for k, v in task.config.items() if k != "metadata"})
     shown = task.splits.get(task.config.get("fewshot_split") or "", [])
     return digest([keys, prompt, task.metric, task.shots, list(rows), shown, answer_tokens, cut_to])
+
+
+def _readable(value: Any) -> Any:
+    """The value with the source of each function in its place, however deep (filters are lists of mappings)."""
+    if isinstance(value, dict):
+        return {key: _readable(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_readable(inner) for inner in value]
+    return inspect.getsource(value) if callable(value) else value
