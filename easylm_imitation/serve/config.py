@@ -34,6 +34,7 @@ class Limits:
     characters: int = 1 << 20       # of one text: turning it into tokens takes a second or two
     grammar_characters: int = 1 << 16   # of a JSON schema, regex, grammar, or all choices together
     body_bytes: int = 16 << 20
+    request_seconds: float = 3600.0     # what a request may take, the wait for its turn included
     keepalive_seconds: float = 15.0     # silence on a stream after which a comment is sent
     drain_seconds: float = 30.0         # what running requests get when the server is told to stop
 
@@ -41,8 +42,9 @@ class Limits:
         for name in ("queue", "prompts", "samples", "stops", "stop_characters", "pairs", "characters",
                      "grammar_characters", "body_bytes"):
             _at_least_1(f"limits.{name}", getattr(self, name))
-        if not self.keepalive_seconds > 0:
-            raise ValueError(f"limits.keepalive_seconds is {self.keepalive_seconds}; it must be more than 0")
+        for name in ("keepalive_seconds", "request_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"limits.{name} is {getattr(self, name)}; it must be more than 0")
         if not self.drain_seconds >= 0:
             raise ValueError(f"limits.drain_seconds is {self.drain_seconds}; it must be 0 or more")
 
@@ -104,7 +106,7 @@ class Shapes:
     prefill: tuple[tuple[int, int], ...]    # (prompts, chunk)
     decode: tuple[tuple[int, int], ...]     # (slots, live cache length), both ascending
     read: tuple[int, ...]                   # pieces in which a beginning that texts share is read, ascending
-    score: tuple[tuple[int, int, int], ...]     # (rows, row length, most tokens of a beginning), by ascending area
+    score: tuple[tuple[int, int], ...]      # (rows, row length), by ascending area
     prefixes: int
     head_chunk: int                         # positions whose logits exist at a time while scoring
 
@@ -122,8 +124,7 @@ def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, paramete
         raise UserError(f"decode_rows {config.decode_rows}: slots that are spread over {ways} groups of devices are "
                         "advanced all at a time; leave decode_rows out")
     context = config.context or min(model_context, DEFAULT_CONTEXT)
-    if context > model_context:
-        raise UserError(f"context {context}: the model holds {model_context} tokens; set context to at most that")
+    check_context(context, model_context)
     small = parameters < SMALL
     lengths = _score_lengths(config, context)
     budget = config.score_tokens or (8192 if platform != "cpu" else 2048 if small else 512)
@@ -132,8 +133,14 @@ def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, paramete
         prefill=_prefill(config, context, small),
         # A row more costs a CPU time, an accelerator nothing: it waits for the weights.
         decode=_decode(config, context, (1,) if platform == "cpu" and not small and ways == 1 else (config.slots,)),
-        read=_read(lengths[-1]), score=_score(lengths, context, budget, small, ways), prefixes=config.prefixes,
+        read=_read(lengths[-1]), score=_score(lengths, budget, ways), prefixes=config.prefixes,
         head_chunk=max(16, min(512, (1 << 24) // vocab_size)))   # at most 64 MB of float32 logits
+
+
+def check_context(context: int, model_context: int) -> None:
+    """Raises UserError for a context that a model does not hold."""
+    if context > model_context:
+        raise UserError(f"context {context}: the model holds {model_context} tokens; set context to at most that")
 
 
 def _ladder(smallest: int, largest: int, factor: int) -> tuple[int, ...]:
@@ -180,12 +187,8 @@ def _read(row: int) -> tuple[int, ...]:
     return tuple(size for size in (16, 64, ROW) if size == 16 or 4 * size <= row or size == row)
 
 
-def _score(lengths: tuple[int, ...], context: int, budget: int, small: bool,
-           ways: int) -> tuple[tuple[int, int, int], ...]:
-    """Full rows with and without a beginning, as many for each of `ways` groups of devices, and less of them for what
-    comes alone."""
+def _score(lengths: tuple[int, ...], budget: int, ways: int) -> tuple[tuple[int, int], ...]:
+    """Full rows, as many for each of `ways` groups of devices, and less of them for what comes alone."""
     row = lengths[-1]
-    spans = (context,) if small else tuple(sorted({0, 2 * ROW, context} if context > 4 * ROW else {0, context}))
-    wide = {(ways * max(1, budget // row), row, span) for span in spans}
-    lone = {(1, length, context) for length in lengths}
-    return tuple(sorted(wide | lone, key=lambda shape: shape[0] * shape[1]))
+    shapes = {(ways * max(1, budget // row), row), *((1, length) for length in lengths)}
+    return tuple(sorted(shapes, key=lambda shape: shape[0] * shape[1]))
