@@ -71,7 +71,7 @@ class ServeConfig:
     mesh: str = ""                              # devices, as in "data:2,tensor:4"; "": one
     prefill_chunks: tuple[int, ...] = ()        # tokens of a prompt read in one go
     live_lengths: tuple[int, ...] = ()          # lengths of cache that a decode step may read
-    decode_rows: tuple[int, ...] = ()           # slots a decode step works on; (): all (on CPU 1 too, if large)
+    decode_rows: tuple[int, ...] = ()           # answers a decode step works on; (): all (on CPU 1 and 4 too, if large)
     score_lengths: tuple[int, ...] = ()         # row lengths for scoring; longer texts are read in pieces
     score_tokens: int | None = None             # tokens a group of devices scores in one go; None: by model and device
     prefixes: int = 4                           # common beginnings of scored texts that are kept; each costs one slot
@@ -132,7 +132,7 @@ def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, paramete
         slots=config.slots, context=context, steps=config.decode_steps,
         prefill=_prefill(config, context, small),
         # A row more costs a CPU time, an accelerator nothing: it waits for the weights.
-        decode=_decode(config, context, (1,) if platform == "cpu" and not small and ways == 1 else (config.slots,)),
+        decode=_decode(config, context, _few(config.slots) if platform == "cpu" and not small and ways == 1 else ()),
         read=_read(lengths[-1]), score=_score(lengths, budget, ways), prefixes=config.prefixes,
         head_chunk=max(16, min(512, (1 << 24) // vocab_size)))   # at most 64 MB of float32 logits
 
@@ -168,9 +168,13 @@ def _prefill(config: ServeConfig, context: int, small: bool) -> tuple[tuple[int,
     return tuple(sorted({(1, chunk) for chunk in chunks} | {(group, min(chunks))}, key=lambda s: s[0] * s[1]))
 
 
+def _few(slots: int) -> tuple[int, ...]:
+    return tuple(rows for rows in (1, 4) if rows < slots)
+
+
 def _decode(config: ServeConfig, context: int, rows: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     live = _within(config.live_lengths or _ladder(256, context, 4), context, "live_lengths")
-    rows = _within(config.decode_rows or rows, config.slots, "decode_rows")
+    rows = _within(config.decode_rows or rows or (config.slots,), config.slots, "decode_rows")
     return tuple((row, length) for row in rows for length in live)
 
 

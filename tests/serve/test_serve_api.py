@@ -507,6 +507,19 @@ def test_metrics_name_all_that_an_operator_asks_for(http):
     assert not [name for name in values if name.endswith("_share")]     # a CPU's peaks are not known
 
 
+def test_tokens_are_timed_by_when_they_were_made(server, served_model):
+    """Eight steps land at once; the first token was there after one of them."""
+    scheduler = Scheduler(server.service.engine, 4)
+    job = Answer([5, 6], 20, Sampling(), AnswerText(served_model.tokenizer), print, stop_ids=frozenset())
+    job.arrived = 100.0
+    scheduler._time(job, 8, 101.0, 0.5)     # eight from 101 on, half a second each
+    scheduler._time(job, 4, 107.0, 0.5)     # something else ran from 105 to 107
+    scheduler._time(job, 0, 110.0, 0.5)
+    assert scheduler.meter.first_token.sum == 1.5
+    assert scheduler.meter.between_tokens.sum == 7 * 0.5 + 4 * 1.0
+    assert scheduler.meter.between_tokens.buckets()[-1][1] == 11
+
+
 def test_shares_of_the_peaks_are_told_where_these_are_known(server, monkeypatch):
     engine = server.service.engine
     meter, now = Meter(engine), time.monotonic()

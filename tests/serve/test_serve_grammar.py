@@ -85,7 +85,7 @@ def test_any_json_object_and_text(http, server):
         assert choice["message"]["content"].lstrip().startswith("{")
     plain = {"messages": messages, "temperature": 0, "max_tokens": 9}
     texts = [http.post(CHAT, json={**plain, **more}).json()["choices"][0]["message"]["content"]
-             for more in ({}, {"response_format": {"type": "text"}}, {"structured_outputs": {"json_object": False}})]
+             for more in ({}, {"response_format": {"type": "text"}})]
     assert texts[0] == texts[1] == texts[2]
 
 
