@@ -111,7 +111,7 @@ def a_process(model, run):
     """(a process that serves, the lines that it says), from its start on."""
     save_run_model(run, *(getattr(model, name) for name in ("config", "params", "tokenizer", "template", "lineage")))
     command = [sys.executable, "-m", "easylm_imitation", "serve", "--model", str(run), "--port", "0", "--json",
-               "--config.context=96", "--config.slots=4"]
+               "--config.context=96", "--config.slots=4", "--config.limits.drain_seconds=300"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = queue.Queue()
     threading.Thread(target=lambda: [lines.put(line) for line in process.stderr], daemon=True).start()
@@ -144,14 +144,14 @@ def test_a_process_serves_a_run_and_finishes_requests_on_sigterm(served_model, t
     with a_process(served_model, tmp_path / "run") as (process, said):
         url = next(line.split(" at ")[1].strip() for line in said if " is ready at " in line)
         # Answers that do not end early, and so many that they are not done before anybody has looked.
-        body = {"prompt": ["a"] * 32, "n": 16, "max_tokens": 90, "guided_regex": "a{200}"}
+        body = {"prompt": ["a"] * 16, "n": 16, "max_tokens": 90, "logit_bias": {"0": -100, "1": -100, "2": -100}}
         with concurrent.futures.ThreadPoolExecutor(1) as pool, httpx.Client(timeout=60) as client:
             assert client.get(f"{url}/models").json()["data"][0]["lineage"]["name"] == "tiny"
-            slow = pool.submit(httpx.post, f"{url}/completions", json=body, timeout=60)
+            slow = pool.submit(httpx.post, f"{url}/completions", json=body, timeout=300)
             while "slots_busy 4" not in client.get(url.removesuffix("/v1") + "/metrics").text:
                 assert not slow.done(), slow.result().text
             process.send_signal(signal.SIGTERM)
-            assert len(slow.result().json()["choices"]) == 512
+            assert len(slow.result().json()["choices"]) == 256
         process.wait(60)
         assert process.returncode == 0
-        assert json.loads(process.stdout.read().strip().splitlines()[-1])["counts"]["answers"] == 512
+        assert json.loads(process.stdout.read().strip().splitlines()[-1])["counts"]["answers"] == 256
