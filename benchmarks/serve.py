@@ -2,6 +2,7 @@
 
     python benchmarks/serve.py shapes [--model DIR] [--scale 1]
     python benchmarks/serve.py lm-eval --model DIR --mmlu DIR [--items 60]
+    python benchmarks/serve.py load|easylm      (serve_http.py says what these are)
 
 `shapes`: pools of random ids shaped as MMLU (5 examples in common, 4 letters), ARC (5 examples, 4 short answers) and
 HellaSwag (a context, 4 long endings). The naive path reads every pair whole, in batches of 2,048 cells, longest first,
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from measure import report
+from serve_http import easylm, load
 
 Pair = tuple[list[int], list[int]]
 SUBJECTS = ("astronomy", "anatomy", "global_facts")
@@ -27,14 +29,15 @@ LETTERS = "ABCD"
 def main() -> None:
     """Measures, prints, appends to RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("shapes", "lm-eval"))
+    parser.add_argument("what", choices=("shapes", "lm-eval", "load", "easylm"))
     parser.add_argument("--model", help="a Hugging Face dir; a random LLaMA of 34M parameters unless given")
     parser.add_argument("--mmlu", type=pathlib.Path, help="a dir with dev/ and test/ of csv files")
     parser.add_argument("--items", type=int, default=60, help="of each subject")
     parser.add_argument("--scale", type=float, default=1.0, help="of the pools' numbers of items")
     parser.add_argument("--batch", type=int, default=8, help="of lm-eval's hf backend")
+    parser.add_argument("--requests", type=int, default=40, help="of each offered load")
     args = parser.parse_args()
-    {"shapes": shapes, "lm-eval": against_lm_eval}[args.what](args)
+    {"shapes": shapes, "lm-eval": against_lm_eval, "load": load, "easylm": easylm}[args.what](args)
 
 
 # ---------------------------------------------------------------- ours

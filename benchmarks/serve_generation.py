@@ -38,19 +38,21 @@ def main() -> None:
     ours = _ours(args.model, loads, args.prompts, LENGTH + args.longest)
     rows, notes = [], []
     for name, requests in loads.items():
-        (mine, seconds), (other, slow) = ours[name], theirs[name]
+        (mine, seconds, cpu), (other, slow, slow_cpu) = ours[name], theirs[name]
         made = sum(map(len, mine))
         parted = [next((j for j, (a, b) in enumerate(zip(x, y)) if a != b), None) for x, y in zip(mine, other)]
         notes += [f"{name}: answer {i} parts at token {j}, logits {gap(requests[i][1] + mine[i][:j]):.1e} apart"
                   for i, j in enumerate(parted) if j is not None]
-        rows.append([name, len(requests), made, made / seconds, made / slow, slow / seconds, parted.count(None)])
+        rows.append([name, len(requests), made, made / seconds, made / slow, slow / seconds, slow_cpu / cpu,
+                     parted.count(None)])
     report("Greedy generation beside transformers' generate, float32",
-           ["load", "requests", "tokens", "tokens/s", "generate tokens/s", "ratio", "same answers"], rows,
+           ["load", "requests", "tokens", "tokens/s", "generate tokens/s", "ratio", "ratio of CPU time",
+            "same answers"], rows,
            f"Model: {pathlib.Path(args.model).name}, prompts of {LENGTH} random tokens. {'; '.join(notes)}")
 
 
 def _theirs(path: str, loads: dict[str, Sequence[Request]]) -> tuple[dict, Callable[[list[int]], float]]:
-    """Load -> (answers, seconds); and the distance of the two likeliest logits after some ids."""
+    """Load -> (answers, seconds, CPU-seconds); and the distance of the two likeliest logits after some ids."""
     import torch
     import transformers
     torch.set_grad_enabled(False)
@@ -67,8 +69,8 @@ def _theirs(path: str, loads: dict[str, Sequence[Request]]) -> tuple[dict, Calla
         best = model(torch.tensor([ids])).logits[0, -1].topk(2).values
         return float(best[0] - best[1])
 
-    def run(requests: Sequence[Request]) -> tuple[list, float]:
-        answers, start = [], time.perf_counter()
+    def run(requests: Sequence[Request]) -> tuple[list, float, float]:
+        answers, start, cpu = [], time.perf_counter(), time.process_time()
         while len(answers) < len(requests):
             now = time.perf_counter() - start
             ready = [r for r in requests[len(answers):] if r[0] <= now]
@@ -76,13 +78,13 @@ def _theirs(path: str, loads: dict[str, Sequence[Request]]) -> tuple[dict, Calla
                 answers += batch(ready)
             else:
                 time.sleep(0.01)
-        return answers, time.perf_counter() - start
+        return answers, time.perf_counter() - start, time.process_time() - cpu
     batch([(0.0, [5] * LENGTH, 2)])
     return {name: run(requests) for name, requests in loads.items()}, gap
 
 
 def _ours(path: str, loads: dict[str, Sequence[Request]], slots: int, context: int) -> dict[str, tuple]:
-    """Load -> (answers, seconds)."""
+    """Load -> (answers, seconds, CPU-seconds)."""
     from easylm_imitation.serve import Engine, ServeConfig
     from easylm_imitation.serve.answer import AnswerText
     from easylm_imitation.serve.jobs import Answer, Sampling
@@ -90,15 +92,15 @@ def _ours(path: str, loads: dict[str, Sequence[Request]], slots: int, context: i
     from easylm_imitation.weights import open_model
     loaded = open_model(path)
     sizes = ServeConfig(slots=slots, context=context, dtype="float32", prefixes=1, score_lengths=(16,), score_tokens=16,
-                        decode_rows=(1, 4, slots), live_lengths=(LENGTH * 2, context), prefill_chunks=(LENGTH,))
+                        decode_rows=(1, 4, 8, slots), live_lengths=(LENGTH * 2, context), prefill_chunks=(LENGTH,))
     # No end token, as generate has none here: both make as many tokens as were asked for.
     engine = Engine(loaded.config, loaded.params, sizes, stop_ids=[], vocab_size=loaded.config.vocab_size)
     scheduler = Scheduler(engine, 512)
     scheduler.start()
 
-    def run(requests: Sequence[Request]) -> tuple[list, float]:
+    def run(requests: Sequence[Request]) -> tuple[list, float, float]:
         news: queue.SimpleQueue = queue.SimpleQueue()
-        jobs, start = [], time.perf_counter()
+        jobs, start, cpu = [], time.perf_counter(), time.process_time()
         for arrival, prompt, count in requests:
             time.sleep(max(0.0, arrival - (time.perf_counter() - start)))
             jobs.append(Answer(prompt, count, Sampling(), AnswerText(loaded.tokenizer), news.put, stop_ids=frozenset()))
@@ -107,7 +109,7 @@ def _ours(path: str, loads: dict[str, Sequence[Request]], slots: int, context: i
             update = news.get()
             if isinstance(update, Exception):
                 raise update
-        return [job.made for job in jobs], time.perf_counter() - start
+        return [job.made for job in jobs], time.perf_counter() - start, time.process_time() - cpu
     run([(0.0, [5] * LENGTH, 2)])
     made = {name: run(requests) for name, requests in loads.items()}
     scheduler.close()

@@ -2,8 +2,8 @@
 import argparse
 import dataclasses
 import os
+import queue
 import signal
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _lead(args: argparse.Namespace, config: Any, leader: Any) -> dict[str, Any]:
-    from easylm_imitation.serve import listen, open_server, open_weights
+    from easylm_imitation.serve import Front, listen, open_server, open_weights
 
-    with listen(config, args.host, args.port) as listener:      # before the weights: a taken port is told at once
-        stop = threading.Event()
+    with Front(listen(config, args.host, args.port)) as front:  # before the weights: a taken port is told at once
+        stop = Notice()
         _on_signals(_leave)
-        console.say(f"{args.model}: loading and compiling")
-        with open_server(open_weights(args.model, config), config, listener=listener, leader=leader) as server:
+        console.say(f"{args.model}: loading and compiling; {front.url}/ready will say when that is done")
+        with open_server(open_weights(args.model, config), config, front=front, leader=leader) as server:
             _on_signals(_stop_or_leave(stop, alone=leader is None))
             console.say(f"{server.model_name} is ready at {server.url}/v1")
             console.say(f"chat with it in a browser: {server.url}")
@@ -89,14 +89,32 @@ def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
         signal.signal(number, handler)
 
 
-def _stop_or_leave(stop: threading.Event, alone: bool) -> Callable[[int, FrameType | None], None]:
-    """Sets `stop`; the second signal ends the process on the spot. Of several processes, `alone` False, each may pass
-    on the first one, so there a second means nothing."""
+class Notice:
+    """That the server shall stop. A signal's handler may give it wherever it interrupts the main thread, even in
+    `wait`; an Event's lock could be held there."""
+
+    def __init__(self):
+        self.given = False
+        self._queue: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def give(self) -> None:
+        """Lets `wait` return."""
+        self.given = True
+        self._queue.put(None)
+
+    def wait(self) -> None:
+        """Returns when the notice is given."""
+        self._queue.get()
+
+
+def _stop_or_leave(stop: Notice, alone: bool) -> Callable[[int, FrameType | None], None]:
+    """Gives the notice; the second signal ends the process on the spot. Of several processes, `alone` False, each may
+    pass on the first one, so there a second means nothing."""
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and alone:
+        if stop.given and alone:
             console.error("told to stop once more; running requests are cut off")
             os._exit(128 + number)
-        stop.set()
+        stop.give()
     return handle
 
 

@@ -140,28 +140,28 @@ class Model:
         return ends.norm(x), cache
 
     def branch(self, params: Params, tokens: jax.Array, positions: jax.Array, tree_ends: jax.Array,
-               cache: caching.Cache, row: jax.Array, start: jax.Array, *, dtype: jnp.dtype = jnp.bfloat16,
-               span: int | None = None) -> jax.Array:
+               cache: caching.Cache, row: jax.Array, start: jax.Array, *,
+               dtype: jnp.dtype = jnp.bfloat16) -> jax.Array:
         """Runs rows of trees, tokens [R, T], that all grow from one text in a cache that `extend` filled: the first
-        `start` entries of its row `row` (both [] int32; start 0: from none). `tree_ends` as in models/tree.py. `span`
-        (static) promises that `start` is at most that. Returns states after the final norm [R, T, D].
+        `start` entries of its row `row` (both [] int32; start 0: from none). `tree_ends` as in models/tree.py.
+        Returns states after the final norm [R, T, D].
         """
         ends = nnx.merge(self.ends, _without_layers(params))
         x, shared = ends.start(tokens, positions, dtype)
 
-        def layer(x: jax.Array, this: tuple[Params, jax.Array, jax.Array]) -> jax.Array:
-            weights, keys, values = this
+        def layer(x: jax.Array, weights: Params, keys: jax.Array, values: jax.Array, *place: jax.Array) -> jax.Array:
             block = nnx.merge(self.block, weights)
             x = _spread(x)
-            before = keys[row, :, :span], values[row, :, :span]
-            attended = attend_tree(*block.project(x, shared), before, start, positions, tree_ends, self.config.window)
+            attended = attend_tree(*block.project(x, shared), (keys, values), place, start, positions, tree_ends,
+                                   self.config.window)
             return block.finish(x, attended)
 
         if isinstance(params["layers"], tuple):
             for this in zip(params["layers"], cache["k"], cache["v"], strict=True):
-                x = layer(x, this)
-        else:
-            x = scan(lambda x, this: (layer(x, this), None), x, (params["layers"], cache["k"], cache["v"]))[0]
+                x = layer(x, *this, row)
+        else:   # the cache stays whole: as a scanned-over input, each layer's part of it would be copied
+            x = scan(lambda x, this: (layer(x, this[0], cache["k"], cache["v"], this[1], row), None), x,
+                     (params["layers"], jnp.arange(self.config.layers)))[0]
         return ends.norm(x)
 
 

@@ -7,33 +7,69 @@ in the row whose subtree it lies in. One number a cell says that, the index wher
 
 What all trees of all rows have in common may stand before them in a cache, whose first `start` entries every cell sees.
 """
-import functools
-
 import jax
 import jax.numpy as jnp
 
 _HIDDEN = -1e30
-_CHUNK = 256        # queries whose scores exist at a time
+_CHUNK = 256        # queries whose scores over their own rows exist at a time
+_BLOCK = 256        # keys of the common beginning that are looked at at a time
+
+Softmax = tuple[jax.Array, jax.Array, jax.Array]    # highest score, sum of weights, weighted sum of values, undivided
 
 
-def attend_tree(q: jax.Array, k: jax.Array, v: jax.Array, before: tuple[jax.Array, jax.Array], start: jax.Array,
-                positions: jax.Array, ends: jax.Array, window: int = 0) -> jax.Array:
+def attend_tree(q: jax.Array, k: jax.Array, v: jax.Array, before: tuple[jax.Array, jax.Array],
+                place: tuple[jax.Array, ...], start: jax.Array, positions: jax.Array, ends: jax.Array,
+                window: int = 0) -> jax.Array:
     """q [R, T, N, H], k and v [R, T, K, H] -> [R, T, N, H]; scores and softmax are fp32.
 
-    `before`: keys and values [K, S, H] of the common beginning, S may be 0; its first `start` ([] int32) count.
-    `positions`, `ends` [R, T] int32: where a cell stands in its text, and where its subtree ends in the row. `window`:
-    how many tokens a query sees, itself included; 0 is no limit.
+    `before`: a cache's keys and values [.., K, S, H]; at the indices `place` (of the layer, where layers are stacked,
+    and of the row) begins the common beginning, of which the first `start` entries count, and what lies behind them
+    costs nothing. `positions`, `ends` [R, T] int32: where a cell stands in its text, and where its subtree ends in the
+    row. `window`: how many tokens a query sees, itself included; 0 is no limit.
     """
-    k, v, length = _by_head(k), _by_head(v), q.shape[1]
-    grouped = q.reshape(*q.shape[:2], k.shape[1], -1, q.shape[3])
+    k, v = _by_head(k), _by_head(v)
+    grouped = jnp.einsum("rtkgh->rkgth", q.reshape(*q.shape[:2], k.shape[1], -1, q.shape[3])) * q.shape[-1] ** -0.5
+    found = _own(grouped, k, v, positions, ends, window)
+    _, total, out = _joined(found, _common(grouped, before, place, start, positions, window))
+    out = jnp.einsum("rkgth->rtkgh", out / total[..., None]).astype(q.dtype)
+    return out.reshape(*out.shape[:2], -1, out.shape[-1])
+
+
+def _own(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, ends: jax.Array, window: int) -> Softmax:
+    """Over the rows' own keys; q [R, K, G, T, H], k and v [R, K, T, H]."""
     parts = []
-    for first in range(0, length, _CHUNK):
-        last = min(first + _CHUNK, length)
-        mine = positions[:, first:last]
-        own = _on_path(ends[:, :last], first, last) & _near(mine, positions[:, :last], window)
-        shared = (jnp.arange(before[0].shape[1]) < start) & _near(mine, jnp.arange(before[0].shape[1])[None], window)
-        parts.append(_attend(grouped[:, first:last], (k[:, :, :last], v[:, :, :last]), before, own, shared))
-    return jnp.concatenate(parts, axis=1)
+    for first in range(0, q.shape[3], _CHUNK):
+        last = min(first + _CHUNK, q.shape[3])
+        seen = _on_path(ends[:, :last], first, last) & _near(positions[:, first:last], positions[:, :last], window)
+        parts.append(_part("rkmh,rksh->rkms", "rkms,rksh->rkmh", q[:, :, :, first:last], k[:, :, :last],
+                           v[:, :, :last], seen[:, None, None]))
+    return tuple(jnp.concatenate(same, axis=3) for same in zip(*parts))
+
+
+def _common(q: jax.Array, before: tuple[jax.Array, jax.Array], place: tuple[jax.Array, ...], start: jax.Array,
+            positions: jax.Array, window: int) -> Softmax:
+    """Over the first `start` of keys that all rows share, block by block; q [R, K, G, T, H]."""
+    # Folded so, since XLA's CPU backend takes five times as long with a copy of the keys for each row.
+    q = jnp.swapaxes(q, 0, 1)
+    heads, length, width = before[0].shape[-3:]
+    size = min(_BLOCK, length)
+
+    def part_of(kept: jax.Array, first: jax.Array) -> jax.Array:
+        there = jax.lax.dynamic_slice(kept, (*place, 0, first, 0), (*(1 for _ in place), heads, size, width))
+        return there.reshape(heads, size, width)
+
+    def block(i: jax.Array, found: Softmax) -> Softmax:
+        first = jnp.minimum(i * size, length - size)    # the last block may overlap the one before it
+        places = first + jnp.arange(size)
+        seen = (places >= i * size) & (places < start) & _near(positions, places[None], window)
+        keys_values = (part_of(kept, first) for kept in before)
+        part = _part("kmh,ksh->kms", "kms,ksh->kmh", q, *keys_values, seen if seen.ndim == 1 else seen[:, None])
+        return _joined(found, part)
+
+    none = jnp.zeros(q.shape[:-1], jnp.float32)
+    found = jax.lax.fori_loop(0, (start + size - 1) // size, block,
+                              (none + _HIDDEN, none, jnp.zeros(q.shape, jnp.float32)))
+    return tuple(jnp.swapaxes(x, 0, 1) for x in found)
 
 
 def _on_path(ends: jax.Array, first: int, last: int) -> jax.Array:
@@ -47,24 +83,8 @@ def _near(positions: jax.Array, key_positions: jax.Array, window: int) -> jax.Ar
     return distance < window if window else jnp.ones((), bool)
 
 
-def _attend(q: jax.Array, own: tuple[jax.Array, jax.Array], before: tuple[jax.Array, jax.Array], own_seen: jax.Array,
-            before_seen: jax.Array) -> jax.Array:
-    """One softmax over keys that lie in two places; q [R, t, K, G, H]."""
-    q = jnp.einsum("rtkgh->rkgth", q) * q.shape[-1] ** -0.5
-    top, total, out = _part("rkmh,rksh->rkms", "rkms,rksh->rkmh", q, *own, own_seen[:, None, None])
-    if before[0].shape[1]:
-        # Keys that all rows share: folded so, since XLA's CPU backend takes five times as long with rows of their own.
-        seen = before_seen if before_seen.ndim == 1 else before_seen[:, None]
-        other = _part("kmh,ksh->kms", "kms,ksh->kmh", jnp.swapaxes(q, 0, 1), *before, seen)
-        top, total, out = _joined((top, total, out), [jnp.swapaxes(x, 0, 1) for x in other])
-    out = jnp.einsum("rkgth->rtkgh", out / total[..., None]).astype(q.dtype)
-    return out.reshape(*out.shape[:2], -1, out.shape[-1])
-
-
-def _part(scored: str, summed: str, q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array
-          ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Attention over some of the keys, [..., S, H] with the first dims of q [..., H]: the highest score, the sum of
-    weights and the weighted sum of values, not divided yet."""
+def _part(scored: str, summed: str, q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> Softmax:
+    """Attention over some of the keys, [..., S, H] with the first dims of q [..., H]."""
     folded = q.reshape(*k.shape[:-2], -1, q.shape[-1])
     scores = jnp.einsum(scored, folded, k.astype(q.dtype), preferred_element_type=jnp.float32)
     scores = jnp.where(seen, scores.reshape(*q.shape[:-1], -1), _HIDDEN)
@@ -75,12 +95,12 @@ def _part(scored: str, summed: str, q: jax.Array, k: jax.Array, v: jax.Array, se
     return top, weights.sum(-1), out.reshape(*q.shape)
 
 
-def _joined(*parts: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Parts of one softmax as one."""
-    top = functools.reduce(jnp.maximum, (part[0] for part in parts))
-    shares = [jnp.exp(part[0] - top) for part in parts]
-    total = sum(part[1] * share for part, share in zip(parts, shares))
-    return top, total, sum(part[2] * share[..., None] for part, share in zip(parts, shares))
+def _joined(one: Softmax, other: Softmax) -> Softmax:
+    """Two parts of one softmax as one."""
+    top = jnp.maximum(one[0], other[0])
+    shares = [jnp.exp(part[0] - top) for part in (one, other)]
+    total = one[1] * shares[0] + other[1] * shares[1]
+    return top, total, one[2] * shares[0][..., None] + other[2] * shares[1][..., None]
 
 
 def _by_head(x: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from easylm_imitation.serve.local import LocalModel
 from easylm_imitation.serve.place import mesh_of
 from easylm_imitation.serve.processes import Leader, Lost, connect
 from easylm_imitation.serve.scoring import Score, Scorer
-from easylm_imitation.serve.server import RunningServer, follow, listen, open_server, open_weights
+from easylm_imitation.serve.server import Front, RunningServer, follow, listen, open_server, open_weights
 
-__all__ = ["BesideConfig", "Engine", "Leader", "Limits", "LocalModel", "Lost", "RunningServer", "Score", "Scorer",
-           "ServeConfig", "connect", "follow", "listen", "mesh_of", "open_server", "open_weights"]
+__all__ = ["BesideConfig", "Engine", "Front", "Leader", "Limits", "LocalModel", "Lost", "RunningServer", "Score",
+           "Scorer", "ServeConfig", "connect", "follow", "listen", "mesh_of", "open_server", "open_weights"]

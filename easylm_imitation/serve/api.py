@@ -21,11 +21,12 @@ from starlette.exceptions import HTTPException
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.serve import easylm, replies
 from easylm_imitation.serve.beside import Beside
+from easylm_imitation.serve.bodies import BodyRoute
 from easylm_imitation.serve.chat_page import add_files
 from easylm_imitation.serve.completions import chat, complete
 from easylm_imitation.serve.guard import Guard, error_body
 from easylm_imitation.serve.metrics import exposition
-from easylm_imitation.serve.scheduler import Busy, Stopped
+from easylm_imitation.serve.scheduler import Busy, Stopped, TooLate
 from easylm_imitation.serve.schemas import (
     BadField,
     ChatRequest,
@@ -43,6 +44,7 @@ from easylm_imitation.text import chat_jinja
 def make_app(service: Service, api_key: str | None, beside: Beside | None = None) -> tuple[fastapi.FastAPI, Guard]:
     """The application, and the same behind its guard: the guard is what to serve."""
     app = fastapi.FastAPI(title="easylm_imitation", docs_url=None, redoc_url=None, openapi_url=None)
+    app.router.route_class = BodyRoute
     _add_generation(app, service)
     _add_easylm(app, service)
     _add_tokens(app, service)
@@ -58,19 +60,19 @@ def make_app(service: Service, api_key: str | None, beside: Beside | None = None
 
 def _add_generation(app: fastapi.FastAPI, service: Service) -> None:
     @app.post("/v1/completions", **_says(replies.CompletionReply, *_GENERATE, stream=True))
-    async def completions(body: CompletionRequest, request: fastapi.Request) -> Response | dict[str, Any]:
+    async def completions(body: CompletionRequest, request: fastapi.Request) -> Response:
         _check_model(service, body.model)
         async with _disconnect(request) as gone:
-            return await complete(service, body, gone)
+            return _json(await complete(service, body, gone))
 
     @app.post("/v1/chat/completions", **_says(replies.ChatReply, *_GENERATE, stream=True))
-    async def chat_completions(body: ChatRequest, request: fastapi.Request) -> Response | dict[str, Any]:
+    async def chat_completions(body: ChatRequest, request: fastapi.Request) -> Response:
         _check_model(service, body.model)
         async with _disconnect(request) as gone:
-            return await chat(service, body, gone)
+            return _json(await chat(service, body, gone))
 
     @app.post("/v1/score", **_says(replies.ScoreReply, *_GENERATE))
-    async def score(body: ScoreRequest, request: fastapi.Request) -> dict[str, Any]:
+    async def score(body: ScoreRequest, request: fastapi.Request) -> Response:
         _check_model(service, body.model)
         if len(body.pairs) > service.limits.pairs:
             raise BadField("pairs", f"pairs: {len(body.pairs)} in one request; at most {service.limits.pairs}")
@@ -79,8 +81,8 @@ def _add_generation(app: fastapi.FastAPI, service: Service) -> None:
                 pairs = await service.encode_pairs(body.pairs)
                 scores = await service.score_pairs(pairs, gone)
         tokens = sum(len(before) + len(after) for before, after in pairs)
-        return {"object": "scores", "model": service.name, "scores": [plain(score) for score in scores],
-                "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}}
+        return _json({"object": "scores", "model": service.name, "scores": [plain(score) for score in scores],
+                      "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}})
 
 
 def _add_easylm(app: fastapi.FastAPI, service: Service) -> None:
@@ -216,7 +218,7 @@ def _says(reply: type[replies.Reply] | None, *errors: int, stream: bool = False,
 
 _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 _BODY = (400, 401, 413, 415, 503)       # what any route that takes a body may answer
-_GENERATE = (*_BODY, 404, 429, 499, 500)
+_GENERATE = (*_BODY, 404, 429, 499, 500, 504)
 
 
 def _add_errors(app: fastapi.FastAPI, service: Service) -> None:
@@ -236,7 +238,8 @@ def _add_errors(app: fastapi.FastAPI, service: Service) -> None:
         return refuse(429, "the queue is full; try again", {"Retry-After": str(error.retry_after)})
 
     async def http(request: fastapi.Request, error: HTTPException) -> Response:
-        return refuse(error.status_code, str(error.detail), getattr(error, "headers", None))
+        return refuse(error.status_code, str(error.detail), getattr(error, "headers", None),
+                      getattr(error, "param", None))
 
     async def invalid(request: fastapi.Request, error: RequestValidationError) -> Response:
         kind = request.headers.get("content-type", "")
@@ -255,6 +258,7 @@ def _add_errors(app: fastapi.FastAPI, service: Service) -> None:
     app.add_exception_handler(UnicodeEncodeError, no_text)      # from within pydantic, which cannot quote such names
     app.add_exception_handler(Stopped, stopped)
     app.add_exception_handler(Gone, handler(499))
+    app.add_exception_handler(TooLate, handler(504))
     app.add_exception_handler(Busy, busy)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -281,6 +285,11 @@ def _is_json(content_type: str) -> bool:
 
 def _state(good: bool) -> JSONResponse:
     return JSONResponse({"status": "ok" if good else "stopped"}, 200 if good else 503)
+
+
+def _json(body: dict[str, Any] | Response) -> Response:
+    """A body as it is: FastAPI would first copy every value of it."""
+    return body if isinstance(body, Response) else JSONResponse(body)
 
 
 def _check_model(service: Service, name: str | None) -> None:

@@ -13,9 +13,10 @@ from easylm_imitation.serve.formats import Envelope, chat_logprobs, completion_l
 from easylm_imitation.serve.grammar import Constraint, GrammarFailed
 from easylm_imitation.serve.guard import error_body
 from easylm_imitation.serve.jobs import Answer, Update
-from easylm_imitation.serve.scheduler import Stopped
+from easylm_imitation.serve.scheduler import Stopped, TooLate
 from easylm_imitation.serve.schemas import BadField, ChatRequest, CompletionRequest, Generation, about, prompts
 from easylm_imitation.serve.service import GREEDY_BELOW, Mailbox, PromptScores, Service
+from easylm_imitation.serve.tool_calls import CallReader
 
 Body = dict[str, Any]
 
@@ -47,27 +48,32 @@ async def complete(service: Service, request: CompletionRequest, gone: asyncio.F
     count = request.n or 1
     constraint = await service.constraint(request)
     top = request.logprobs or 0
-    if request.stream:
-        mailbox = Mailbox()
-        jobs = service.answers(ids, request, _max_tokens(request), mailbox, top=top, constraint=constraint)
-        service.scheduler.submit(jobs)
-        chunks = _text_chunks(service, request, envelope)
-        return EventStream(service, jobs, _events(service, request, jobs, mailbox, chunks, _prompt_tokens(ids)))
     scores: list[PromptScores | None] = [None] * len(ids)
     if request.echo and request.logprobs is not None:
         scores = await service.score_prompts(ids, top, gone)
+    echoes = [_echo(service, *one) for one in zip(given, ids, scores)] if request.echo else [("", [])] * len(ids)
+    if request.stream:
+        mailbox, jobs = Mailbox(), []
+        if _max_tokens(request):
+            jobs = service.answers(ids, request, _max_tokens(request), mailbox, top=top, constraint=constraint)
+            service.scheduler.submit(jobs)
+        chunks = _text_chunks(service, request, envelope, [echo for echo in echoes for _ in range(count)])
+        events = _events(service, request, jobs, mailbox, chunks, _prompt_tokens(ids), len(ids) * count)
+        return EventStream(service, jobs, events)
     produced, updates = await _generate(service, request, ids, scores, constraint, gone)
     choices = []
     for i, update in enumerate(updates):
-        text, tokens = update.text, list(update.tokens)
-        prompt = i // count
-        if request.echo:
-            text = _shown(service, given[prompt]) + text
-        if scores[prompt] is not None:
-            tokens = [ids[prompt][0], *scores[prompt].tokens, *tokens]
-        logprobs = None if request.logprobs is None else completion_logprobs(service, tokens, top)
-        choices.append({"index": i, "text": text, "logprobs": logprobs, "finish_reason": update.finish})
+        text, tokens = echoes[i // count]
+        logprobs = None if request.logprobs is None else completion_logprobs(service, [*tokens, *update.tokens], top)
+        choices.append({"index": i, "text": text + update.text, "logprobs": logprobs, "finish_reason": update.finish})
     return envelope.wrap(choices, usage(_prompt_tokens(ids), produced))
+
+
+def _echo(service: Service, prompt: str | list[int], ids: list[int], scores: PromptScores | None
+          ) -> tuple[str, list[Token | int]]:
+    """What an answer begins with that echoes its prompt: text, and tokens where their probabilities were asked for."""
+    text = prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt, skip_special=False)
+    return text, [] if scores is None else [ids[0], *scores.tokens]
 
 
 async def _generate(service: Service, request: CompletionRequest, ids: list[list[int]],
@@ -115,18 +121,28 @@ async def chat(service: Service, request: ChatRequest, gone: asyncio.Future) -> 
     if request.stream:
         service.scheduler.submit(jobs)
         chunks = _chat_chunks(service, request, envelope)
-        return EventStream(service, jobs, _events(service, request, jobs, mailbox, chunks, len(ids)))
+        return EventStream(service, jobs, _events(service, request, jobs, mailbox, chunks, len(ids), len(jobs)))
     updates = await service.finish(jobs, mailbox, gone)
-    choices = [{"index": i, "message": {"role": "assistant", "content": update.text, "refusal": None},
-                "logprobs": chat_logprobs(service, update.tokens) if request.logprobs else None,
-                "finish_reason": update.finish} for i, update in enumerate(updates)]
+    choices = [_chat_choice(service, request, i, update) for i, update in enumerate(updates)]
     return envelope.wrap(choices, usage(len(ids), sum(job.produced for job in jobs)))
+
+
+def _chat_choice(service: Service, request: ChatRequest, index: int, update: Update) -> Body:
+    text, calls = service.call_reader(request).take(update.text, last=True)
+    message: Body = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    if calls:
+        message["tool_calls"] = [call.body() for call in calls]
+    return {"index": index, "message": message,
+            "logprobs": chat_logprobs(service, update.tokens) if request.logprobs else None,
+            "finish_reason": _finish(update, bool(calls))}
+
+
+def _finish(update: Update, called: bool) -> str:
+    return "tool_calls" if called and update.finish == "stop" else update.finish
 
 
 def _check_completion(service: Service, request: CompletionRequest, count: int) -> None:
     _check_common(service, request, count)
-    if request.stream and request.echo:
-        raise BadField("stream", "stream: not offered together with echo; ask without stream")
     if _max_tokens(request) == 0 and not request.echo:
         raise BadField("max_tokens", "max_tokens: 0 makes sense only with echo")
 
@@ -147,10 +163,6 @@ def _max_tokens(request: CompletionRequest) -> int:
     return 16 if request.max_tokens is None else request.max_tokens
 
 
-def _shown(service: Service, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt, skip_special=False)
-
-
 def _prompt_tokens(ids: list[list[int]]) -> int:
     return sum(map(len, ids))
 
@@ -159,10 +171,11 @@ Chunks = Callable[[int, Update | None], list[Body]]     # None: the opening
 
 
 async def _events(service: Service, request: Generation, jobs: Sequence[Answer], mailbox: Mailbox, chunks: Chunks,
-                  prompt_tokens: int) -> AsyncIterator[str]:
-    """The stream: openings, pieces as they come (a comment when nothing comes), ends, usage if asked, [DONE]."""
-    for index in range(len(jobs)):
-        for body in chunks(index, None):
+                  prompt_tokens: int, choices: int) -> AsyncIterator[str]:
+    """The stream: openings, pieces as they come (a comment when nothing comes), ends, usage if asked, [DONE].
+    Without jobs, no tokens were asked for."""
+    for index in range(choices):
+        for body in [*chunks(index, None), *([] if jobs else chunks(index, Update(finish="length")))]:
             yield _event(body)
     left = len(jobs)
     while left:
@@ -171,8 +184,8 @@ async def _events(service: Service, request: Generation, jobs: Sequence[Answer],
         except TimeoutError:
             yield ": still here\n\n"
             continue
-        except (Stopped, GrammarFailed) as error:
-            status = service.stopped_status() if isinstance(error, Stopped) else 400
+        except (Stopped, TooLate, GrammarFailed) as error:
+            status = {Stopped: service.stopped_status(), TooLate: 504, GrammarFailed: 400}[type(error)]
             yield _event(error_body(status, str(error), getattr(error, "param", None)))
             break
         for body in chunks(index, update):
@@ -184,18 +197,22 @@ async def _events(service: Service, request: Generation, jobs: Sequence[Answer],
     yield "data: [DONE]\n\n"
 
 
-def _text_chunks(service: Service, request: CompletionRequest, envelope: Envelope) -> Chunks:
+def _text_chunks(service: Service, request: CompletionRequest, envelope: Envelope,
+                 echoes: Sequence[tuple[str, list[Token | int]]]) -> Chunks:
+    """`echoes`: what each choice begins with."""
     offsets: collections.Counter[int] = collections.Counter()   # characters of each choice's tokens so far
+
+    def chunk(index: int, text: str, tokens: Sequence[Token | int], finish: str | None) -> list[Body]:
+        logprobs = None
+        if request.logprobs is not None:
+            logprobs = completion_logprobs(service, tokens, request.logprobs, offsets[index])
+            offsets[index] += sum(map(len, logprobs["tokens"]))
+        return [envelope.wrap([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}])]
 
     def chunks(index: int, update: Update | None) -> list[Body]:
         if update is None:
-            return []
-        logprobs = None
-        if request.logprobs is not None:
-            logprobs = completion_logprobs(service, update.tokens, request.logprobs, offsets[index])
-            offsets[index] += sum(map(len, logprobs["tokens"]))
-        return [envelope.wrap([{"index": index, "text": update.text, "logprobs": logprobs,
-                                "finish_reason": update.finish or None}])]
+            return chunk(index, *echoes[index], None) if request.echo else []
+        return chunk(index, update.text, update.tokens, update.finish or None)
     return chunks
 
 
@@ -205,12 +222,20 @@ def _chat_chunks(service: Service, request: ChatRequest, envelope: Envelope) -> 
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return envelope.wrap([choice], kind="chat.completion.chunk")
 
+    readers: dict[int, CallReader] = {}
+    called: collections.Counter[int] = collections.Counter()    # calls of each choice so far
+
     def chunks(index: int, update: Update | None) -> list[Body]:
         if update is None:
             return [wrap(index, {"role": "assistant", "content": ""})]
-        more = update.text or not update.finish or (request.logprobs and update.tokens)
-        pieces = [wrap(index, {"content": update.text}, tokens=update.tokens)] if more else []
-        return [*pieces, wrap(index, {}, update.finish)] if update.finish else pieces
+        reader = readers.setdefault(index, service.call_reader(request))
+        text, calls = reader.take(update.text, bool(update.finish))
+        more = text or not (update.finish or calls) or (request.logprobs and update.tokens)
+        pieces = [wrap(index, {"content": text}, tokens=update.tokens)] if more else []
+        for call in calls:
+            pieces.append(wrap(index, {"tool_calls": [{"index": called[index], **call.body()}]}))
+            called[index] += 1
+        return [*pieces, wrap(index, {}, _finish(update, reader.called))] if update.finish else pieces
     return chunks
 
 

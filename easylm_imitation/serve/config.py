@@ -34,6 +34,7 @@ class Limits:
     characters: int = 1 << 20       # of one text: turning it into tokens takes a second or two
     grammar_characters: int = 1 << 16   # of a JSON schema, regex, grammar, or all choices together
     body_bytes: int = 16 << 20
+    request_seconds: float = 3600.0     # what a request may take, the wait for its turn included
     keepalive_seconds: float = 15.0     # silence on a stream after which a comment is sent
     drain_seconds: float = 30.0         # what running requests get when the server is told to stop
 
@@ -41,8 +42,9 @@ class Limits:
         for name in ("queue", "prompts", "samples", "stops", "stop_characters", "pairs", "characters",
                      "grammar_characters", "body_bytes"):
             _at_least_1(f"limits.{name}", getattr(self, name))
-        if not self.keepalive_seconds > 0:
-            raise ValueError(f"limits.keepalive_seconds is {self.keepalive_seconds}; it must be more than 0")
+        for name in ("keepalive_seconds", "request_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"limits.{name} is {getattr(self, name)}; it must be more than 0")
         if not self.drain_seconds >= 0:
             raise ValueError(f"limits.drain_seconds is {self.drain_seconds}; it must be 0 or more")
 
@@ -69,7 +71,7 @@ class ServeConfig:
     mesh: str = ""                              # devices, as in "data:2,tensor:4"; "": one
     prefill_chunks: tuple[int, ...] = ()        # tokens of a prompt read in one go
     live_lengths: tuple[int, ...] = ()          # lengths of cache that a decode step may read
-    decode_rows: tuple[int, ...] = ()           # slots a decode step works on; (): all (on CPU 1 too, if large)
+    decode_rows: tuple[int, ...] = ()           # answers a decode step works on; (): all (on CPU 1 and 4 too, if large)
     score_lengths: tuple[int, ...] = ()         # row lengths for scoring; longer texts are read in pieces
     score_tokens: int | None = None             # tokens a group of devices scores in one go; None: by model and device
     prefixes: int = 4                           # common beginnings of scored texts that are kept; each costs one slot
@@ -104,7 +106,7 @@ class Shapes:
     prefill: tuple[tuple[int, int], ...]    # (prompts, chunk)
     decode: tuple[tuple[int, int], ...]     # (slots, live cache length), both ascending
     read: tuple[int, ...]                   # pieces in which a beginning that texts share is read, ascending
-    score: tuple[tuple[int, int, int], ...]     # (rows, row length, most tokens of a beginning), by ascending area
+    score: tuple[tuple[int, int], ...]      # (rows, row length), by ascending area
     prefixes: int
     head_chunk: int                         # positions whose logits exist at a time while scoring
 
@@ -122,8 +124,7 @@ def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, paramete
         raise UserError(f"decode_rows {config.decode_rows}: slots that are spread over {ways} groups of devices are "
                         "advanced all at a time; leave decode_rows out")
     context = config.context or min(model_context, DEFAULT_CONTEXT)
-    if context > model_context:
-        raise UserError(f"context {context}: the model holds {model_context} tokens; set context to at most that")
+    check_context(context, model_context)
     small = parameters < SMALL
     lengths = _score_lengths(config, context)
     budget = config.score_tokens or (8192 if platform != "cpu" else 2048 if small else 512)
@@ -131,9 +132,15 @@ def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, paramete
         slots=config.slots, context=context, steps=config.decode_steps,
         prefill=_prefill(config, context, small),
         # A row more costs a CPU time, an accelerator nothing: it waits for the weights.
-        decode=_decode(config, context, (1,) if platform == "cpu" and not small and ways == 1 else (config.slots,)),
-        read=_read(lengths[-1]), score=_score(lengths, context, budget, small, ways), prefixes=config.prefixes,
+        decode=_decode(config, context, _few(config.slots) if platform == "cpu" and not small and ways == 1 else ()),
+        read=_read(lengths[-1]), score=_score(lengths, budget, ways), prefixes=config.prefixes,
         head_chunk=max(16, min(512, (1 << 24) // vocab_size)))   # at most 64 MB of float32 logits
+
+
+def check_context(context: int, model_context: int) -> None:
+    """Raises UserError for a context that a model does not hold."""
+    if context > model_context:
+        raise UserError(f"context {context}: the model holds {model_context} tokens; set context to at most that")
 
 
 def _ladder(smallest: int, largest: int, factor: int) -> tuple[int, ...]:
@@ -161,9 +168,13 @@ def _prefill(config: ServeConfig, context: int, small: bool) -> tuple[tuple[int,
     return tuple(sorted({(1, chunk) for chunk in chunks} | {(group, min(chunks))}, key=lambda s: s[0] * s[1]))
 
 
+def _few(slots: int) -> tuple[int, ...]:
+    return tuple(rows for rows in (1, 4) if rows < slots)
+
+
 def _decode(config: ServeConfig, context: int, rows: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     live = _within(config.live_lengths or _ladder(256, context, 4), context, "live_lengths")
-    rows = _within(config.decode_rows or rows, config.slots, "decode_rows")
+    rows = _within(config.decode_rows or rows or (config.slots,), config.slots, "decode_rows")
     return tuple((row, length) for row in rows for length in live)
 
 
@@ -180,12 +191,8 @@ def _read(row: int) -> tuple[int, ...]:
     return tuple(size for size in (16, 64, ROW) if size == 16 or 4 * size <= row or size == row)
 
 
-def _score(lengths: tuple[int, ...], context: int, budget: int, small: bool,
-           ways: int) -> tuple[tuple[int, int, int], ...]:
-    """Full rows with and without a beginning, as many for each of `ways` groups of devices, and less of them for what
-    comes alone."""
+def _score(lengths: tuple[int, ...], budget: int, ways: int) -> tuple[tuple[int, int], ...]:
+    """Full rows, as many for each of `ways` groups of devices, and less of them for what comes alone."""
     row = lengths[-1]
-    spans = (context,) if small else tuple(sorted({0, 2 * ROW, context} if context > 4 * ROW else {0, context}))
-    wide = {(ways * max(1, budget // row), row, span) for span in spans}
-    lone = {(1, length, context) for length in lengths}
-    return tuple(sorted(wide | lone, key=lambda shape: shape[0] * shape[1]))
+    shapes = {(ways * max(1, budget // row), row), *((1, length) for length in lengths)}
+    return tuple(sorted(shapes, key=lambda shape: shape[0] * shape[1]))

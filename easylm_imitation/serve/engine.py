@@ -124,14 +124,17 @@ class Engine:
         chunk = _chunk(shape, prompts, self.shapes.slots)
         self._run("prefill", shape, (chunk,))
 
-    def decode(self, shape: tuple[int, int], alive: np.ndarray, steps: int, want_top: bool,
+    def decode(self, shape: tuple[int, int], slots: Sequence[int], steps: int, want_top: bool,
                masks: np.ndarray | None = None) -> Sampled:
-        """Up to `steps` tokens for the slots in `alive` [slots] bool: [steps, shape[0]] entries, id -1 where none.
+        """Up to `steps` tokens for at most `shape[0]` slots: [steps, shape[0]] entries, id -1 where none. Row i is that
+        of `slots[i]`; with a row for every slot, that of slot i.
 
         `masks` [slots, W] uint32: what grammars allow for the next token; they need steps = 1. Returns at once, with
         arrays on the device; `np.asarray` of one waits for it.
         """
-        order = Order(alive, np.int32(min(steps, self.shapes.steps)))
+        rows = np.full(shape[0], self.shapes.slots, np.int32)
+        rows[slots if shape[0] == self.shapes.slots else np.arange(len(slots))] = slots
+        order = Order(rows, np.int32(min(steps, self.shapes.steps)))
         allowed = self._open if masks is None else Masks(masks, np.bool_(True))
         common = Common(self._stop_ids, np.int32(self.vocab_size), np.bool_(want_top), allowed)
         out = self._run("decode", shape, (order, common))
@@ -145,9 +148,9 @@ class Engine:
         out = self._run("read", len(tokens), (tokens, place, points, np.int32(self.vocab_size)))
         return Sampled(*map(np.asarray, out))
 
-    def score(self, shape: tuple[int, int, int], rows: Rows, points: Points, row: int = 0, start: int = 0) -> Sampled:
+    def score(self, shape: tuple[int, int], rows: Rows, points: Points, row: int = 0, start: int = 0) -> Sampled:
         """Log-probabilities at `points` of rows of trees, which grow from the first `start` tokens of a row of the
-        prefix cache. `shape` must be one of `shapes.score`, and `start` at most its third number.
+        prefix cache. `shape` must be one of `shapes.score`.
         """
         place = Place(np.int32(row), np.int32(start))
         out = self._run("score", shape, (rows, place, points, np.int32(self.vocab_size)))

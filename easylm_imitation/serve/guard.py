@@ -16,7 +16,7 @@ from easylm_imitation.serve.chat_page import FILES
 # A load balancer asks the first two without a key; the others are the chat page's files. None tells of the model.
 PUBLIC = ("/health", "/ready", *FILES)
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "invalid_request_error",
-          429: "rate_limit_error", 500: "server_error", 502: "server_error", 503: "server_error"}
+          429: "rate_limit_error", 500: "server_error", 502: "server_error", 503: "server_error", 504: "server_error"}
 
 _NAMED = ("a server without a key answers to localhost and numeric addresses only: under a name, any web page could "
           "ask through its reader's browser; use http://127.0.0.1:PORT, or give the server a key")
@@ -28,6 +28,22 @@ def error_body(status: int, message: str, param: str | None = None) -> dict[str,
     message = message.encode("utf-8", "replace").decode()       # it may quote half of a surrogate pair
     param = param and param.encode("utf-8", "replace").decode()
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+class Door:
+    """What stands at the address from the start on: until there is an `app`, it says that the server lives."""
+
+    def __init__(self):
+        self.app: Callable | None = None
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """Passes a request on, or answers it: /health 200, all else 503."""
+        if self.app is not None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] in ("/health", "/ready"):
+            await _send(send, 200 if scope["path"] == "/health" else 503, {"status": "loading"})
+        elif scope["type"] == "http":
+            await _refuse(send, 503, "the model is loading; ask again when /ready says 200", (b"retry-after", b"5"))
 
 
 class Guard:
@@ -45,7 +61,9 @@ class Guard:
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
-        if scope["path"] not in PUBLIC and self._key and not self._knows_key(headers):
+        if self.draining and scope["path"] == "/ready":
+            await _send(send, 503, {"status": "stopping"})
+        elif scope["path"] not in PUBLIC and self._key and not self._knows_key(headers):
             await _refuse(send, 401, "a valid API key is needed: send the header 'Authorization: Bearer KEY'")
         elif scope["path"] not in PUBLIC and not self._key and not _is_own_name(headers.get(b"host", b"")):
             await _refuse(send, 403, _NAMED)
@@ -95,11 +113,14 @@ def _declared(headers: dict[bytes, bytes]) -> int:
     return int(value) if value.isdigit() else 0
 
 
-async def _refuse(send: Callable, status: int, message: str) -> None:
-    body = json.dumps(error_body(status, message)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)),
-               (b"connection", b"close")]
+async def _refuse(send: Callable, status: int, message: str, *headers: tuple[bytes, bytes]) -> None:
     if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+        headers = (*headers, (b"www-authenticate", b"Bearer"))
+    await _send(send, status, error_body(status, message), (b"connection", b"close"), *headers)
+
+
+async def _send(send: Callable, status: int, content: dict[str, Any], *headers: tuple[bytes, bytes]) -> None:
+    body = json.dumps(content).encode()
+    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})

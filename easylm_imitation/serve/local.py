@@ -8,6 +8,7 @@ the same numbers to the last bit.
 """
 import asyncio
 import dataclasses
+import math
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from easylm_imitation.weights import LoadedModel
 Result = TypeVar("Result")
 # The limits on what a request may ask for are there for strangers.
 _ASKED = ("queue", "prompts", "samples", "stops", "stop_characters", "pairs", "characters", "grammar_characters")
-_NO_LIMIT = dict.fromkeys(_ASKED, 2**31)
+_NO_LIMIT = {**dict.fromkeys(_ASKED, 2**31), "request_seconds": math.inf}
 
 
 class LocalModel:

@@ -43,12 +43,15 @@ class Meter:
         self._moved = self._decoding = self._scored = self._scoring = 0.0
         self._landed = 0.0
 
-    def decoded(self, started: float, steps: int, rows: int, length: int) -> None:
-        """A call of decode is over: begun at `started` (monotonic), when the call before may still have run."""
+    def decoded(self, started: float, steps: int, rows: int, length: int) -> float:
+        """A call of decode is over: begun at `started` (monotonic), when the call before may still have run. Returns
+        the seconds of one of its steps."""
         now = time.monotonic()
-        self._decoding += now - max(started, self._landed)
+        seconds = now - max(started, self._landed)
+        self._decoding += seconds
         self._landed = now
         self._moved += steps * (self._engine.param_bytes + self._engine.position_bytes * rows * length)
+        return seconds / max(steps, 1)
 
     def scored(self, seconds: float, tokens: int) -> None:
         """A step of scoring is over."""

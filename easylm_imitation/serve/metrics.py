@@ -7,6 +7,7 @@ _COUNTERS = {
     "reused_tokens": "prompt tokens that a free slot still held",
     "generated_tokens": "tokens generated for completed answers", "scored_tokens": "tokens read while scoring",
     "scored_cells": "cells computed while scoring, padding included", "cancelled": "jobs given up by their client",
+    "expired": "jobs ended because they took longer than a request may",
     "rejected": "jobs refused because the queue was full"}
 
 

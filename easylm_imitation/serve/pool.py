@@ -48,7 +48,7 @@ class Pool:
     def __init__(self, engine: Engine):
         self._engine = engine
         self._shapes = engine.shapes
-        self._row = max(length for _, length, _ in self._shapes.score)
+        self._row = max(length for _, length in self._shapes.score)
         self._piece = min(self._shapes.read)
         self._kept = [_Kept(slot) for slot in range(self._shapes.prefixes)]
         self._waiting: list[Segment] = []
@@ -172,7 +172,7 @@ class Pool:
         if not plan.trees:
             return
         shape, before = self._choose_shape(plan), sum(map(len, plan.trees))
-        rows, questions, plan.trees = pack(plan.trees, shape[:2])
+        rows, questions, plan.trees = pack(plan.trees, shape)
         out = self._engine.score(shape, rows, questions.points(), plan.kept.slot, plan.root)
         if plan.root:
             plan.kept.used = self._calls
@@ -186,15 +186,15 @@ class Pool:
         segments = [plan.members[i] for i in ready]
         return sorted(grow(segments, _between(ready, plan.shared), plan.root, self._row), key=lambda tree: -tree.extent)
 
-    def _choose_shape(self, plan: _Plan) -> tuple[int, int, int]:
+    def _choose_shape(self, plan: _Plan) -> tuple[int, int]:
         """The shape with the most tokens for its cost; a call has a fixed cost of about 64 tokens."""
         longest, total = max(t.extent for t in plan.trees), sum(t.extent for t in plan.trees)
 
-        def worth(shape: tuple[int, int, int]) -> float:
+        def worth(shape: tuple[int, int]) -> float:
             area = shape[0] * shape[1]
-            return min(total, 0.9 * area) / (area * (1 + shape[2] / 8192) + 64)
+            return min(total, 0.9 * area) / (area + 64)
 
-        return max((s for s in self._shapes.score if s[1] >= longest and s[2] >= plan.root), key=worth)
+        return max((s for s in self._shapes.score if s[1] >= longest), key=worth)
 
     def _drop(self, segments: Iterable[Segment]) -> None:
         gone = set(map(id, segments))

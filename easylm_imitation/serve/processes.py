@@ -9,6 +9,7 @@ import contextlib
 import hmac
 import ipaddress
 import os
+import queue
 import secrets
 import signal
 import socket
@@ -188,25 +189,40 @@ def _listen(host: str) -> socket.socket:
 
 
 def _accept(listener: socket.socket, secret: bytes, count: int) -> list[socket.socket]:
-    """The others' connections, ordered by their numbers; who does not know the secret is turned away."""
+    """The others' connections, ordered by their numbers. Who does not know the secret is turned away, and holds nobody
+    up who does, even by saying nothing."""
     found: dict[int, socket.socket] = {}
-    listener.settimeout(_SILENCE)
+    met: queue.SimpleQueue[tuple[int, socket.socket]] = queue.SimpleQueue()
+    threading.Thread(target=_meet, args=(listener, secret, count, met), name="processes to come", daemon=True).start()
+    until = time.monotonic() + _SILENCE
     while len(found) < count:
         try:
-            other, _ = listener.accept()
-        except TimeoutError:
+            index, other = met.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
             missing = min(set(range(1, count + 1)) - found.keys())
             raise UserError(f"process {missing} did not connect to port {listener.getsockname()[1]} of process 0; do "
                             "the machines reach each other?") from None
+        if found.setdefault(index, other) is not other:
+            other.close()
+    return [found[index] for index in sorted(found)]
+
+
+def _meet(listener: socket.socket, secret: bytes, count: int, met: "queue.SimpleQueue") -> None:
+    """Listens to all who connect, side by side, until the listener is closed."""
+    def hear(other: socket.socket) -> None:
         other.settimeout(_SILENCE)
         other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         said = _exactly(other, _SECRET + 4)
         (index,) = struct.unpack("<I", said[_SECRET:])
-        if hmac.compare_digest(said[:_SECRET], secret) and 1 <= index <= count and index not in found:
-            found[index] = other
+        if hmac.compare_digest(said[:_SECRET], secret) and 1 <= index <= count:
+            met.put((index, other))
         else:
             other.close()
-    return [found[index] for index in sorted(found)]
+
+    listener.settimeout(_BEAT)
+    while listener.fileno() >= 0:
+        with contextlib.suppress(OSError):      # nobody came, or the listener is closed
+            threading.Thread(target=hear, args=(listener.accept()[0],), daemon=True).start()
 
 
 def _exactly(other: socket.socket, size: int) -> bytes:

@@ -33,7 +33,6 @@ from easylm_imitation.sharding import constrain
 
 Tree = Any
 Shape2 = tuple[int, int]
-Shape3 = tuple[int, int, int]
 
 
 class State(NamedTuple):
@@ -66,8 +65,8 @@ class Common(NamedTuple):
 
 
 class Order(NamedTuple):
-    """One call of decode."""
-    alive: jax.Array        # bool [B]: slots that the host has not given up
+    """One call of decode, which works on R rows."""
+    slots: jax.Array        # int32 [R]: the slot of each row, all different; B, which does not exist, for padding
     steps: jax.Array        # int32 []: at most Shapes.steps
 
 
@@ -97,7 +96,7 @@ class Programs:
     prefill: dict[Shape2, Callable[..., Any]]
     decode: dict[Shape2, Callable[..., Any]]
     read: dict[int, Callable[..., Any]]
-    score: dict[Shape3, Callable[..., Any]]
+    score: dict[Shape2, Callable[..., Any]]
     fresh: Callable[[], tuple[State, Tree]]     # state and prefix cache
     inputs: dict[tuple[str, Any], Tree]         # shapes and dtypes of what the host gives each, by (kind, shape)
 
@@ -133,16 +132,22 @@ def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: C
 
 def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params: Tree, state: State, order: Order,
            common: Common) -> tuple[State, Sampled]:
-    """Up to `order.steps` tokens for the first slots, reading the first part of the cache: shape = (slots, length).
+    """Up to `order.steps` tokens for some slots, reading the first part of the cache: shape = (rows, length). With as
+    many rows as there are slots, row i is slot i, or nobody.
 
-    Sampled holds [max_steps, rows] entries; -1 stands where a slot had nothing left to do.
+    Sampled holds [max_steps, rows] entries; -1 stands where a row had nothing left to do.
     """
     rows, length = shape
-    whole = state
-    # The cache stays whole and in place; the program works on its first rows and reads a part of each.
-    state = jax.tree.map(lambda leaf: leaf[:rows], state._replace(cache=None))
-    state = state._replace(cache=whole.cache, left=jnp.where(order.alive[:rows], state.left, 0))
-    advance = functools.partial(_one_step, model, dtype, length, params, common)
+    whole, alive = state, order.slots < len(state.tokens)
+    # The cache stays whole and in place; a program for fewer rows copies the part of theirs that it reads.
+    chosen = None if rows == len(state.tokens) else jnp.where(alive, order.slots, len(state.tokens))
+    state = state._replace(cache=None)
+    if chosen is not None:
+        state = jax.tree.map(lambda leaf: leaf.at[chosen].get(mode="clip"), state)
+        bits = common.masks.bits.at[chosen].get(mode="clip")
+        common = common._replace(masks=common.masks._replace(bits=bits))
+    state = state._replace(cache=whole.cache, left=jnp.where(alive, state.left, 0))
+    advance = functools.partial(_one_step, model, dtype, length, params, common, chosen)
     blank = jax.eval_shape(lambda s: advance(s)[1], state)
     out = jax.tree.map(lambda leaf: jnp.full((max_steps, *leaf.shape), -1, leaf.dtype), blank)
 
@@ -156,8 +161,9 @@ def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params
         return step + 1, state, jax.tree.map(lambda all_, one: all_.at[step].set(one), out, new)
 
     _, state, out = jax.lax.while_loop(more, body, (jnp.int32(0), state, out))
-    rest, new_rest = whole._replace(cache=None), state._replace(cache=None)
-    rest = jax.tree.map(lambda leaf, new: leaf.at[:rows].set(new), rest, new_rest)
+    rest = state._replace(cache=None)
+    if chosen is not None:
+        rest = jax.tree.map(lambda leaf, new: leaf.at[chosen].set(new, mode="drop"), whole._replace(cache=None), rest)
     return rest._replace(cache=state.cache), out
 
 
@@ -169,11 +175,10 @@ def read(model: Model, dtype: jnp.dtype, chunk: int, params: Tree, kept: Tree, t
     return kept, _project(model, chunk, params, hidden, points, allowed)
 
 
-def score(model: Model, dtype: jnp.dtype, chunk: int, span: int, params: Tree, kept: Tree, rows: Rows, place: Place,
+def score(model: Model, dtype: jnp.dtype, chunk: int, params: Tree, kept: Tree, rows: Rows, place: Place,
           points: Points, allowed: jax.Array) -> Sampled:
     """Log-probability of each point's target and the likeliest alternatives there ([R * T] entries)."""
-    hidden = model.branch(params, rows.tokens, rows.positions, rows.ends, kept, place.row, place.start, dtype=dtype,
-                          span=span)
+    hidden = model.branch(params, rows.tokens, rows.positions, rows.ends, kept, place.row, place.start, dtype=dtype)
     return _project(model, chunk, params, hidden, points, allowed)
 
 
@@ -201,14 +206,15 @@ def _project(model: Model, chunk: int, params: Tree, hidden: jax.Array, points: 
     return jax.lax.fori_loop(0, (points.count + chunk - 1) // chunk, body, out)
 
 
-def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: Common,
+def _one_step(model: Model, dtype: jnp.dtype, span: int, params: Tree, common: Common, chosen: jax.Array | None,
               state: State) -> tuple[State, Sampled]:
+    """One token for each row that is not done; `chosen`: which rows of the cache are theirs."""
     live = state.left > 0
     positions = jnp.where(live, state.positions, _length(state.cache))      # idle slots write nothing
-    hidden, cache = model.extend(params, state.tokens[:, None], positions[:, None], state.cache, dtype=dtype, span=span)
+    hidden, cache = model.extend(params, state.tokens[:, None], positions[:, None], state.cache, dtype=dtype, span=span,
+                                 rows=chosen)
     logits = _logits(model, params, hidden[:, 0])
-    masks = common.masks._replace(bits=common.masks.bits[:len(logits)])
-    ids = constrain(sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts, masks), ROWS)
+    ids = constrain(sample(logits, state.knobs, state.positions + 1, common.allowed, state.counts, common.masks), ROWS)
     out = _on_all(describe(logits, ids, common.want_top, TOP_SAMPLED, common.allowed))
     counts = constrain(state.counts.at[jnp.arange(len(ids)), ids].add(live), ROWS, None)
     ids = out.ids
@@ -274,17 +280,17 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
     for shape in shapes.prefill:
         lower("prefill", shape, functools.partial(prefill, model, dtype), state, _chunk_shape(*shape), out=state_at)
     for shape in shapes.decode:
-        order = Order(jax.ShapeDtypeStruct((shapes.slots,), bool), _int32())
+        order = Order(_int32(shape[0]), _int32())
         call = functools.partial(decode, model, dtype, shapes.steps, shape)
         lower("decode", shape, call, state, order, common, out=(state_at, on_all))
     for size in shapes.read:
         call = functools.partial(read, model, dtype, shapes.head_chunk)
         lower("read", size, call, kept, _int32(size), _PLACE, _points_shape(size), _int32(), out=(kept_at, on_all))
-    for rows, length, span in shapes.score:
-        call = functools.partial(score, model, dtype, shapes.head_chunk, span)
+    for rows, length in shapes.score:
+        call = functools.partial(score, model, dtype, shapes.head_chunk)
         packed = Rows(*[_int32(rows, length)] * 3)
         given_rows = packed, _PLACE, _points_shape(rows * length), _int32()
-        lower("score", (rows, length, span), call, kept, *given_rows, out=on_all)
+        lower("score", (rows, length), call, kept, *given_rows, out=on_all)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         done = dict(zip(jobs, pool.map(lambda lowered: lowered.compile(), jobs.values())))
     kinds = ("prefill", "decode", "read", "score")

@@ -39,6 +39,7 @@ class TextLogprobs(Reply):
 
 
 Finish = Literal["stop", "length"]
+CallFinish = Literal["stop", "length", "tool_calls"]
 
 
 class TextChoice(Reply):
@@ -77,11 +78,25 @@ class ChatLogprobs(Reply):
     refusal: None
 
 
+class CalledFunction(Reply):
+    """Name, and arguments as JSON text."""
+    name: str
+    arguments: str
+
+
+class ToolCall(Reply):
+    """A call that the model made."""
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AnswerMessage(Reply):
-    """The model's message."""
+    """The model's message; null instead of text where it is nothing but calls."""
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCall] = []
 
 
 class ChatChoice(Reply):
@@ -89,7 +104,7 @@ class ChatChoice(Reply):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Finish
+    finish_reason: CallFinish
 
 
 class ChatReply(Reply):
@@ -159,7 +174,7 @@ class ModelsReply(Reply):
 
 class StateReply(Reply):
     """GET /health and /ready."""
-    status: Literal["ok", "stopped"]
+    status: Literal["ok", "loading", "stopping", "stopped"]
 
 
 class LikelihoodReply(Reply):

@@ -1,12 +1,13 @@
 """The one thread that owns the engine: takes jobs from a bounded inbox, and keeps the device busy with all of them.
 
-A turn: drop what was cancelled, give free slots to waiting answers, read one chunk of prompts, score one batch of
-segments, start a few steps of decode for every live slot, and, while the device works on these, hand out the tokens of
-the steps before. HTTP lives elsewhere (api.py) and speaks with this thread only
+A turn: drop what was cancelled or is past its time, give free slots to waiting answers, read one chunk of prompts,
+score one batch of segments, start a few steps of decode for every live slot, and, while the device works on these, hand
+out the tokens of the steps before. HTTP lives elsewhere (api.py) and speaks with this thread only
 through `submit`, `cancel` and the jobs' `notify`. If a turn fails, every waiter gets the error and no more is taken.
 """
 import collections
 import dataclasses
+import math
 import queue
 import threading
 import time
@@ -26,13 +27,17 @@ from easylm_imitation.serve.slots import Slots
 
 _PREFILLS_A_TURN = 4        # bounds how long a turn may take
 _PATIENCE = 5.0             # seconds that `close` waits for a thread that may hang
-_GATHER_QUIET, _GATHER_LONGEST = 0.002, 0.010   # seconds: jobs that arrive together should start together
+_GATHER_QUIET, _GATHER_LONGEST = 0.002, 0.010   # seconds: texts to score that arrive together share what they can
 
 
 class Busy(Exception):
     """The queue is full; the same request may be sent again after `retry_after` seconds."""
 
     retry_after = 1
+
+
+class TooLate(Exception):
+    """A request took longer than it may."""
 
 
 class Stopped(Exception):
@@ -52,11 +57,12 @@ class _Flight:
 class Scheduler:
     """Runs jobs on an engine, in its own thread, from `start` to `close`."""
 
-    def __init__(self, engine: Engine, queue_limit: int):
+    def __init__(self, engine: Engine, queue_limit: int, request_seconds: float = math.inf):
+        """`request_seconds`: how long a job may take, from its arrival on."""
         self.counts: collections.Counter[str] = collections.Counter()   # for /metrics; written by the engine's thread
         self.meter = Meter(engine)
         self._engine = engine
-        self._limit = queue_limit
+        self._limit, self._seconds = queue_limit, request_seconds
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished: set[Job] = set()
@@ -146,17 +152,18 @@ class Scheduler:
             _tell(job, Stopped(reason))
 
     def _receive(self) -> None:
-        """Takes what has arrived. An idle thread waits, then gathers for a few milliseconds what arrives together."""
+        """Takes what has arrived. An idle thread waits. What then comes to be scored, it gathers for some milliseconds;
+        answers need no such wait, since each joins the others at any turn."""
         idle = not (self._waiting or self._pool or self._slots.busy or self._flying)
         if idle:
             self._take(self._inbox.get())
         until = time.monotonic() + _GATHER_LONGEST
         while True:
+            gather = idle and self._pool and not self._waiting and time.monotonic() < until
             try:
-                self._take(self._inbox.get(timeout=_GATHER_QUIET) if idle else self._inbox.get_nowait())
+                self._take(self._inbox.get(timeout=_GATHER_QUIET) if gather else self._inbox.get_nowait())
             except queue.Empty:
                 return
-            idle = idle and time.monotonic() < until
 
     def _take(self, job: Job | None) -> None:
         if isinstance(job, Answer):
@@ -166,16 +173,18 @@ class Scheduler:
             self._pool.add(job.segments)
 
     def _turn(self) -> None:
-        self._drop_cancelled()
+        self._drop()
         self._admit()
         self._prefill_some()
         if self._pool:
             self._score()
         self._decode()
 
-    def _drop_cancelled(self) -> None:
+    def _drop(self) -> None:
+        """Lets go of jobs that were given up, and of those that are past their time, which are told so."""
+        oldest = time.monotonic() - self._seconds
         with self._lock:
-            gone = [job for job in self._unfinished if job.cancelled]
+            gone = [job for job in self._unfinished if job.cancelled or job.arrived < oldest]
         for job in gone:
             if job in self._scorings:
                 self._pool.remove(job.segments)
@@ -186,8 +195,11 @@ class Scheduler:
                 self._waiting.remove(job)
             else:
                 continue    # still in the inbox: the next turn sees it
-            self.counts["cancelled"] += 1
+            self.counts["cancelled" if job.cancelled else "expired"] += 1
             self._forget(job)
+            if not job.cancelled:
+                _tell(job, TooLate(f"the request took longer than the {self._seconds:g} s that this server gives one; "
+                                   "ask for less at a time"))
 
     def _admit(self) -> None:
         while self._waiting and self._slots.free:
@@ -258,30 +270,31 @@ class Scheduler:
         shapes = self._engine.shapes
         steps = 1 if masks is not None or any(job.stream for _, job in live) else shapes.steps
         reach = min(max(job.position for _, job in live) + steps, shapes.context)
-        shape = next(s for s in shapes.decode if s[0] > live[-1][0] and s[1] >= reach)
-        alive = np.zeros(shapes.slots, bool)
-        alive[[slot for slot, _ in live]] = True
-        out = self._engine.decode(shape, alive, steps, any(job.top for _, job in live), masks)
+        shape = next(s for s in shapes.decode if s[0] >= len(live) and s[1] >= reach)
+        slots = [slot for slot, _ in live]
+        out = self._engine.decode(shape, slots, steps, any(job.top for _, job in live), masks)
         for _, job in live:
             job.ahead += steps
         return _Flight(live, steps, shape, out)
 
     def _land(self, flight: "_Flight") -> None:
         out = [np.asarray(part)[:flight.steps] for part in flight.out]
-        self.meter.decoded(flight.started, flight.steps, *flight.shape)
-        for slot, job in flight.live:
+        steps = int((out[0] >= 0).any(1).sum())     # they end where nobody needs more
+        pace = self.meter.decoded(flight.started, steps, *flight.shape)
+        for row, (slot, job) in enumerate(flight.live):
             job.ahead -= flight.steps
             if self._slots.holds(slot, job):
-                self._accept(job, *(part[:, slot] for part in out))
+                row = slot if flight.shape[0] == self._engine.shapes.slots else row
+                self._accept(job, steps, pace, *(part[:, row] for part in out))
 
-    def _accept(self, job: Answer, ids: np.ndarray, logprobs: np.ndarray, top_ids: np.ndarray,
+    def _accept(self, job: Answer, steps: int, pace: float, ids: np.ndarray, logprobs: np.ndarray, top_ids: np.ndarray,
                 top_logprobs: np.ndarray) -> None:
-        """Gives a job its new tokens ([steps] entries, -1 where none came); frees the slot when that completes it."""
+        """Gives a job its new tokens ([..] entries, -1 where none came); frees the slot when that completes it."""
         before = job.produced
         for i, token in enumerate(ids.tolist()):
             if token < 0 or job.accept(token, float(logprobs[i]), top_ids[i], top_logprobs[i]):
                 break
-        self._time(job, job.produced - before)
+        self._time(job, job.produced - before, time.monotonic() - steps * pace, pace)
         if job.finish:
             self.counts["prompt_tokens"] += len(job.prompt)
             self.counts["generated_tokens"] += job.produced
@@ -290,13 +303,17 @@ class Scheduler:
             self._forget(job)
         _tell(job)
 
-    def _time(self, job: Answer, made: int) -> None:
-        now = time.monotonic()
-        if made and not job.newest_at:
-            self.meter.first_token.observe(now - job.arrived)
-        elif made:
-            self.meter.between_tokens.observe((now - job.newest_at) / made, made)
-        job.newest_at = now if made else job.newest_at
+    def _time(self, job: Answer, made: int, started: float, pace: float) -> None:
+        """Counts new tokens, one each `pace` seconds from `started` on: when they were made, whenever they are sent."""
+        if not made:
+            return
+        newest, between = started + made * pace, made
+        if not job.newest_at:
+            self.meter.first_token.observe(started + pace - job.arrived)
+            job.newest_at, between = started + pace, made - 1
+        if between:
+            self.meter.between_tokens.observe((newest - job.newest_at) / between, between)
+        job.newest_at = newest
 
     def _forget(self, job: Job) -> None:
         with self._lock:

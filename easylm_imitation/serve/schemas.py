@@ -29,9 +29,17 @@ def _only_false(value: bool) -> bool:
     return value
 
 
+def _only_true(value: bool) -> bool:
+    if not value:
+        raise PydanticCustomError("only_true", "false is not offered")
+    return value
+
+
 # A Literal[False] would take 0 too.
 OnlyFalse = Annotated[bool, pydantic.AfterValidator(_only_false),
                       pydantic.WithJsonSchema({"type": "boolean", "const": False})]
+OnlyTrue = Annotated[bool, pydantic.AfterValidator(_only_true),
+                     pydantic.WithJsonSchema({"type": "boolean", "const": True})]
 _TEXT, _IDS = {"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 _PROMPT = {"anyOf": [_TEXT, _IDS, {"type": "array", "items": _TEXT, "minItems": 1},
                      {"type": "array", "items": _IDS, "minItems": 1}]}
@@ -109,7 +117,7 @@ class StructuredOutputs(Strict):
 
     @pydantic.model_validator(mode="after")
     def _asks(self) -> "StructuredOutputs":
-        if all(value is None for _, value in self):
+        if all(value in (None, False) for _, value in self):
             raise PydanticCustomError("empty", "asks for nothing; give it one of json, json_object, regex, choice, "
                                                "grammar, or leave it out")
         return self
@@ -269,6 +277,7 @@ class ChatRequest(Generation):
     """POST /v1/chat/completions."""
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto"] | None = None  # none: the model is not told of the tools
+    parallel_tool_calls: OnlyTrue | None = None         # the model makes as many calls as it likes
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -281,7 +290,13 @@ class ChatRequest(Generation):
             raise fault("max_tokens", "differs from max_completion_tokens; send one of them")
         if self.top_logprobs is not None and not self.logprobs:
             raise fault("top_logprobs", "needs logprobs: true")
+        if self.parallel_tool_calls is not None and not self.tools:
+            raise fault("parallel_tool_calls", "only with tools")
         return self
+
+    def offered(self) -> list[Tool]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else self.tools or []
 
 
 class ScoreRequest(Strict):

@@ -16,40 +16,63 @@ import uvicorn
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve.api import make_app
 from easylm_imitation.serve.beside import Beside
-from easylm_imitation.serve.config import ServeConfig
+from easylm_imitation.serve.config import ServeConfig, check_context
 from easylm_imitation.serve.engine import Engine
-from easylm_imitation.serve.guard import Guard
+from easylm_imitation.serve.guard import Door, Guard
 from easylm_imitation.serve.place import mesh_of
 from easylm_imitation.serve.processes import Follower, Leader
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.service import Service
-from easylm_imitation.weights import LoadedModel, open_model
+from easylm_imitation.weights import LoadedModel, describe, open_model
 
 _GRACE = 2      # seconds, whole ones for uvicorn: what the last answers and errors get to be sent
 
 
-class RunningServer:
-    """A server that answers at `url`; a context manager that closes it."""
+class Front:
+    """HTTP at an address, in a thread; a context manager that ends it. It says that it is loading until a server is
+    there that takes it (`open_server`)."""
 
-    def __init__(self, service: Service, guard: Guard, listener: socket.socket):
-        self.service = service
-        self.model_name = service.name
+    def __init__(self, listener: socket.socket):
+        """`listener`: from `listen`. Returns when requests are answered."""
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        self._guard = guard
+        self.door, self._listener = Door(), listener
         self._server = uvicorn.Server(uvicorn.Config(
-            guard, lifespan="off", ws="none", access_log=False, log_level="warning", server_header=False,
+            self.door, lifespan="off", ws="none", access_log=False, log_level="warning", server_header=False,
             log_config=None, timeout_graceful_shutdown=_GRACE))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
-
-    def start(self) -> None:
-        """Starts both threads; returns when requests are answered."""
         self._thread.start()
         while not self._server.started:
             if not self._thread.is_alive():
                 raise RuntimeError("the HTTP server ended before it was ready; its log says why")
             time.sleep(0.005)
+
+    def close(self) -> None:
+        """Ends it when the answers on their way are sent. May be called twice."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+    def __enter__(self) -> "Front":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RunningServer:
+    """A server that answers at `url`; a context manager that closes it."""
+
+    def __init__(self, service: Service, guard: Guard, front: Front):
+        self.service = service
+        self.model_name = service.name
+        self.url = front.url
+        self._guard, self._front = guard, front
+
+    def start(self) -> None:
+        """From now on requests are answered."""
         self.service.scheduler.start()
+        self._front.door.app = self._guard
 
     def close(self) -> None:
         """Refuses new work, gives running requests `drain_seconds` to end, tells the others that they will not, then
@@ -60,9 +83,7 @@ class RunningServer:
             time.sleep(0.01)
         self.service.closing = True
         self.service.scheduler.close()      # while HTTP still runs: what waits is told why it gets no answer
-        self._server.should_exit = True
-        if self._thread.is_alive():
-            self._thread.join()
+        self._front.close()
 
     def __enter__(self) -> "RunningServer":
         return self
@@ -72,17 +93,17 @@ class RunningServer:
 
 
 def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: str = "127.0.0.1", port: int = 0, *,
-                listener: socket.socket | None = None, leader: Leader | None = None) -> RunningServer:
-    """Serves `loaded`; port 0 takes a free one. `listener`: a socket from `listen`, for callers that had to bind first.
-    `leader`: from `connect`, where the mesh has devices of other processes; these call `follow`.
+                front: Front | None = None, leader: Leader | None = None) -> RunningServer:
+    """Serves `loaded`; port 0 takes a free one. `front`: what answers at an address already, for callers that had to
+    load first. `leader`: from `connect`, where the mesh has devices of other processes; these call `follow`.
 
     Raises UserError for a taken port, for a host beyond loopback without an API key, for a model without a tokenizer,
     and for a config that the model cannot meet; each before anything is compiled.
     """
     config = config or ServeConfig()
     with contextlib.ExitStack() as undo:
-        listener = listener or listen(config, host, port)
-        undo.callback(listener.close)
+        front = front or Front(listen(config, host, port))
+        undo.callback(front.close)
         beside = Beside(config.beside) if config.beside.url else None
         service, engine = make_service(loaded, config)
         undo.callback(engine.close, failed=True)
@@ -90,7 +111,7 @@ def open_server(loaded: LoadedModel, config: ServeConfig | None = None, host: st
             leader.wait(service.scheduler.fail)
             engine.lead(leader)
         _, guard = make_app(service, api_key(config), beside)
-        running = RunningServer(service, guard, listener)
+        running = RunningServer(service, guard, front)
         undo.callback(running.close)
         running.start()
         undo.pop_all()      # all went well: closing is the caller's now
@@ -101,8 +122,9 @@ def make_service(loaded: LoadedModel, config: ServeConfig) -> tuple[Service, Eng
     """What answers requests, whoever brings them; its scheduler is not started yet. Raises UserError."""
     engine = _engine(loaded, config)
     try:
-        service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
-                          template=loaded.template, lineage=loaded.lineage, stop_ids=loaded.end_ids())
+        scheduler = Scheduler(engine, config.limits.queue, config.limits.request_seconds)
+        service = Service(engine, scheduler, config, tokenizer=loaded.tokenizer, template=loaded.template,
+                          lineage=loaded.lineage, stop_ids=loaded.end_ids())
     except BaseException:
         engine.close(failed=True)
         raise
@@ -112,9 +134,12 @@ def make_service(loaded: LoadedModel, config: ServeConfig) -> tuple[Service, Eng
 def open_weights(path: str, config: ServeConfig) -> LoadedModel:
     """What to serve, in the dtype that it is served in; on a mesh each part is read straight to its device.
 
-    Raises UserError as `open_model` does, and for a mesh that cannot be.
+    Raises UserError as `open_model` does, and, before the weights are read, for a mesh that cannot be and a context
+    that the model does not hold.
     """
     mesh = mesh_of(config.mesh)
+    if config.context is not None:
+        check_context(config.context, describe(path)[0].context)
     dtype = jnp.dtype(config.dtype_on(mesh.devices.flat[0].platform))
     return open_model(path, dtype=dtype, mesh=mesh if mesh.size > 1 else None)
 

@@ -7,6 +7,7 @@ alone.
 import asyncio
 import contextlib
 import dataclasses
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -26,6 +27,7 @@ from easylm_imitation.serve.sampling import Sampled
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.schemas import BadField, ChatRequest, Generation, about
 from easylm_imitation.serve.scoring import Pair, Score, check_ids, pair_segments
+from easylm_imitation.serve.tool_calls import CallReader, form_of
 from easylm_imitation.text import Template, Tokenizer, prompt_ids, tool_prompt_ids
 from easylm_imitation.text.token_bytes import TokenBytes
 
@@ -77,6 +79,7 @@ class Service:
         self._stop_ids = frozenset(stop_ids)
         self._texts: dict[int, str] = {}
         self.bytes = TokenBytes(tokenizer)
+        self.call_form = form_of(template)
         self._grammars = Grammars(tokenizer, self.vocab_size, stop_ids, self.limits.grammar_characters)
 
     def stopped_status(self) -> int:
@@ -104,8 +107,10 @@ class Service:
 
     async def encode_pairs(self, pairs: Sequence[tuple[str, str] | Pair]) -> list[Pair]:
         """`encode_pair` of each pair of texts; pairs of ids stay as they are."""
+        contexts: dict[str, list[int]] = {}     # the choices of a question share one
+
         def work() -> list[Pair]:
-            return [self.encode_pair(*pair) if isinstance(pair[0], str) else pair for pair in pairs]
+            return [self.encode_pair(*pair, contexts) if isinstance(pair[0], str) else pair for pair in pairs]
         return await asyncio.to_thread(work)
 
     async def encode_chat(self, request: ChatRequest) -> list[int]:
@@ -114,24 +119,33 @@ class Service:
             raise UserError("this model came without a chat template, so /v1/chat/completions is not offered; use "
                             "/v1/completions, or give it one with convert --format hf --template NAME")
         self.check_length("".join(message.text() for message in request.messages), "messages")
-        tools = [] if request.tool_choice == "none" else request.tools or []
-        if tools or any(message.about_tools() for message in request.messages):
-            given = [tool.model_dump(exclude_none=True) for tool in tools]
+        if request.offered() or any(message.about_tools() for message in request.messages):
+            given = [tool.model_dump(exclude_none=True) for tool in request.offered()]
             plain_messages = [message.plain() for message in request.messages]
+            self.check_length(json.dumps([plain_messages, given]), "messages with tools")
             return await asyncio.to_thread(tool_prompt_ids, self.template, self.tokenizer, plain_messages, given)
         messages = [Message("system" if m.role == "developer" else m.role, m.text()) for m in request.messages]
         return await asyncio.to_thread(prompt_ids, self.template, self.tokenizer, messages)
 
-    def encode_pair(self, context: str, continuation: str) -> Pair:
+    def encode_pair(self, context: str, continuation: str, contexts: dict[str, list[int]] | None = None) -> Pair:
         """Ids of a text pair, as lm-eval makes them: split after the context's tokens in the encoding of the whole,
-        spaces at the end of the context moved over first. A context that is empty then becomes the BOS or EOS token."""
+        spaces at the end of the context moved over first. A context that is empty then becomes the BOS or EOS token.
+        `contexts`: ids of contexts that were met before; a new one is added."""
         kept = context.rstrip()
         context, continuation = kept, context[len(kept):] + continuation
         if not context:
             start = self.tokenizer.eos_id if self.tokenizer.bos_id is None else self.tokenizer.bos_id
             return [start], self.encode(continuation)
-        before, whole = self.encode(context), self.encode(context + continuation)
+        contexts = {} if contexts is None else contexts
+        if context not in contexts:
+            contexts[context] = self.encode(context)
+        before, whole = contexts[context], self.encode(context + continuation)
         return before, whole[len(before):]
+
+    def call_reader(self, request: ChatRequest) -> CallReader:
+        """What finds calls of the request's tools in an answer."""
+        names = {tool.function.name for tool in request.offered()}
+        return CallReader(self.call_form if names else None, names)
 
     async def constraint(self, request: Generation, lead: str = "") -> Constraint | None:
         """The beginning of the grammar that answers to `request` follow. Raises UserError for one that is none."""
@@ -209,7 +223,7 @@ class Service:
     async def score_pairs(self, pairs: Sequence[Pair], gone: asyncio.Future) -> list[Score]:
         """One Score a pair. Raises UserError for pairs that cannot be scored."""
         found: list[Score | None] = [None] * len(pairs)
-        segments = pair_segments(pairs, self.context, self.vocab_size, found)
+        segments = await asyncio.to_thread(pair_segments, pairs, self.context, self.vocab_size, found)
         mailbox = Mailbox()
         await self.finish([Scoring(segments, mailbox.slot(0))], mailbox, gone)
         return found
@@ -218,7 +232,8 @@ class Service:
         """Log-probabilities of every token of each prompt, and the likeliest next token."""
         found: list[PromptScores | None] = [None] * len(prompts)
         mailbox = Mailbox()
-        segments = [_whole_prompt(ids, top, found, i) for i, ids in enumerate(prompts)]
+        segments = await asyncio.to_thread(
+            lambda: [_whole_prompt(ids, top, found, i) for i, ids in enumerate(prompts)])
         await self.finish([Scoring(segments, mailbox.slot(0))], mailbox, gone)
         return found
 

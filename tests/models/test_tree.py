@@ -19,9 +19,9 @@ BEGINNING = np.random.default_rng(0).integers(0, 64, 9)
 
 
 @functools.cache
-def runner(model, span):
+def runner(model):
     def run(params, tokens, positions, ends, cache, row, start):
-        hidden = model.branch(params, tokens, positions, ends, cache, row, start, dtype=jnp.float32, span=span)
+        hidden = model.branch(params, tokens, positions, ends, cache, row, start, dtype=jnp.float32)
         return model.unembed(params, hidden)
     return jax.jit(run)
 
@@ -46,7 +46,7 @@ def test_each_text_of_a_tree_is_read_as_if_alone(name, start, stacked):
     cache = kept(model, held, row=1)
     row = (TOKENS[None], PLACES[None] + start, ENDS[None])
     twice = [np.repeat(x, 2, 0).astype(np.int32) for x in row]      # two rows grow from one beginning
-    got = np.asarray(runner(model, 12 if start else 0)(held, *twice, cache, np.int32(1), np.int32(start)))
+    got = np.asarray(runner(model)(held, *twice, cache, np.int32(1), np.int32(start)))
     alone = np.zeros((len(TEXTS), 20), np.int32)
     for i, text in enumerate(TEXTS):
         alone[i, :start + len(text)] = [*BEGINNING[:start], *text]
@@ -65,7 +65,7 @@ def test_rows_longer_than_a_chunk_of_queries_see_the_same(name):
     places = np.concatenate([np.arange(290), *[290 + np.arange(30)] * 2])[None].astype(np.int32)
     ends = np.concatenate([np.full(290, 350), np.full(30, 320), np.full(30, 350)])[None].astype(np.int32)
     nothing = model.init_cache(1, 1)
-    got = runner(model, 0)(params, tokens, places, ends, nothing, np.int32(0), np.int32(0))
+    got = runner(model)(params, tokens, places, ends, nothing, np.int32(0), np.int32(0))
     alone = np.stack([np.concatenate([shared, tail]) for tail in tails]).astype(np.int32)
     wanted = logits(model, params, alone, np.tile(np.arange(320, dtype=np.int32), (2, 1)))
     np.testing.assert_allclose(np.asarray(got)[0, :320], wanted[0], atol=1e-4)
@@ -82,3 +82,17 @@ def test_a_write_to_some_rows_leaves_the_others_alone():
                             rows=np.array([0, 3]))      # row 3 does not exist
     assert np.asarray(cache["k"])[:, 0, :, :3].any()
     assert not np.asarray(cache["k"])[:, 1].any()
+
+
+def test_a_beginning_of_several_blocks_is_seen_whole_and_nothing_behind_it():
+    """300 tokens of it in a cache whose last block overlaps the one before, and which holds more."""
+    model, params = made("llama")
+    rng = np.random.default_rng(2)
+    text, tail = rng.integers(0, 64, 330).astype(np.int32), rng.integers(0, 64, 5).astype(np.int32)
+    cache = model.init_cache(2, 330)
+    _, cache = model.extend(params, text[None], np.arange(330)[None], cache, dtype=jnp.float32, rows=np.array([1]))
+    row = (tail[None], 300 + np.arange(5, dtype=np.int32)[None], np.full((1, 5), 5, np.int32))
+    got = runner(model)(params, *row, cache, np.int32(1), np.int32(300))
+    whole = np.concatenate([text[:300], tail])[None]
+    wanted = logits(model, params, whole, np.arange(305, dtype=np.int32)[None])
+    np.testing.assert_allclose(np.asarray(got)[0], wanted[0, 300:], atol=1e-4)

@@ -18,7 +18,7 @@ BEYOND_SCHEMA = {
     "a grammar that is none, or too much": r"^(response_format\.json_schema|guided_\w+|structured_outputs)[.\w]*: ",
     "a grammar whose answer cannot go on": r"no token of the model goes on",
     "several grammars at once": r"cannot be asked together with",
-    "fields that go together": r"goes with|needs logprobs|only with stream|not offered together|differs from max_compl|"
+    "fields that go together": r"goes with|needs logprobs|only with (stream|tools)|differs from max_compl|"
                                r"makes sense only with echo|only an assistant's message has them|content: missing",
     "lists that must be as long as each other": r"there must be as many",
     "limits of this server": r"at most \d+",

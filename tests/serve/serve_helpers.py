@@ -7,7 +7,7 @@ from easylm_imitation.serve.scheduler import Scheduler
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEXTS = ["The sky is blue, the grass is green; where is Oslo? Oslo is in Norway.", "Be brief.", "user assistant system",
          "Ünïcödé text: naïve naïf café, 日本語, 🙂."]
-CONFIG = ServeConfig(slots=4, context=96, decode_rows=(1, 4), live_lengths=(32, 96), score_tokens=192)
+CONFIG = ServeConfig(slots=4, context=96, decode_rows=(2, 4), live_lengths=(32, 96), score_tokens=192)
 
 
 def settle(scheduler):

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from serve_helpers import CONFIG
 
 from easylm_imitation.schema import UserError
-from easylm_imitation.serve import Limits, ServeConfig, listen, open_server
+from easylm_imitation.serve import Front, Limits, ServeConfig, bodies, listen, open_server, service
 from easylm_imitation.serve.answer import AnswerText
 from easylm_imitation.serve.api import make_app
 from easylm_imitation.serve.engine import Engine, _CompileCounter
@@ -94,7 +94,8 @@ def another_server(model, config=CONFIG):
     (COMPLETE, {"prompt": "a", "suffix": "b"}, "suffix"),
     (COMPLETE, {"prompt": "a", "store": 0}, "store"),
     (COMPLETE, {"prompt": "a", "store": True}, "store: true is not offered"),
-    (COMPLETE, {"prompt": "a", "stream": True, "echo": True}, "stream"),
+    (COMPLETE, {"prompt": "a", "structured_outputs": {"json_object": False}}, "structured_outputs: asks for nothing"),
+    (CHAT, {**HELLO, "parallel_tool_calls": True}, "parallel_tool_calls: only with tools"),
     (COMPLETE, {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
     (CHAT, {"messages": []}, "messages"),
     (CHAT, {"messages": [{"role": "assistant", "content": "a"}]}, "roles do not alternate (message 1 of 1 is from"),
@@ -182,10 +183,10 @@ def test_a_job_given_up_before_its_first_turn_counts_once(server, served_model, 
     job = make(AnswerText(served_model.tokenizer))
     scheduler.submit([job])
     scheduler.cancel([job])
-    scheduler._drop_cancelled()                             # the job is still in the inbox
+    scheduler._drop()                             # the job is still in the inbox
     scheduler._receive()
     for _ in range(2):
-        scheduler._drop_cancelled()
+        scheduler._drop()
     assert (scheduler.counts["cancelled"], scheduler.queue_depth, bool(scheduler._pool)) == (1, 0, False)
 
 
@@ -198,7 +199,7 @@ def test_a_start_that_fails_leaves_nothing_behind(served_model, monkeypatch, bre
     monkeypatch.setattr(*breaks, broken)
     listener = listen(CONFIG, "127.0.0.1", 0)
     with pytest.raises(OSError, match="no more threads"):
-        open_server(served_model, CONFIG, listener=listener)
+        open_server(served_model, CONFIG, front=Front(listener))
     assert closed
     assert closed[0]._params is None
     assert listener.fileno() == -1
@@ -376,6 +377,60 @@ def test_what_the_drain_time_cuts_off_is_told_so(served_model):
         assert end == "[DONE]"
 
 
+def test_the_address_says_how_far_the_server_is(served_model):
+    with Front(listen(CONFIG, "127.0.0.1", 0)) as front, httpx.Client(base_url=front.url, timeout=60) as client:
+        assert (client.get("/health").status_code, client.get("/ready").status_code) == (200, 503)
+        refused = client.post(COMPLETE, json={"prompt": "a"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert "loading" in refused.json()["error"]["message"]
+        with open_server(served_model, CONFIG, front=front) as running:
+            assert client.get("/ready").json() == {"status": "ok"}
+            running._guard.draining = True
+            ready = client.get("/ready")
+            assert (ready.status_code, ready.json()) == (503, {"status": "stopping"})
+            assert client.get("/health").status_code == 200
+
+
+def test_a_request_past_its_time_is_ended_and_its_slot_freed(served_model):
+    body = {"prompt": ["a"] * 8, "max_tokens": 90, "guided_regex": "a{200}"}
+    with another_server(served_model, with_limits(request_seconds=0.3)) as (running, client):
+        decode = running.service.engine.decode
+        running.service.engine.decode = lambda *given: time.sleep(0.05) or decode(*given)
+        late = client.post(COMPLETE, json=body)
+        assert (late.status_code, late.json()["error"]["type"]) == (504, "server_error")
+        assert "longer than the 0.3 s" in late.json()["error"]["message"]
+        with client.stream("POST", COMPLETE, json={**body, "stream": True}) as response:
+            *_, error, end = [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
+        assert (json.loads(error)["error"]["code"], end) == (504, "[DONE]")
+        scheduler = running.service.scheduler
+        wait_until(lambda: not scheduler.slots_busy and not scheduler.queue_depth)
+        assert scheduler.counts["expired"] >= 2
+        assert client.post(COMPLETE, json={"prompt": "a", "max_tokens": 1}).status_code == 200
+
+
+@pytest.mark.parametrize("content", [
+    b'{"prompt": "a", "prompt": "b"}',
+    b'{"prompt": "a", "logit_bias": {"5": 1, "5": 2}, "stop": ["%s"]}' % (b"x" * 70000)], ids=["small", "large"])
+def test_a_key_that_stands_twice_is_refused_by_name(http, content):
+    error = http.post(COMPLETE, content=content, headers={"Content-Type": "application/json"}).json()["error"]
+    assert (error["code"], error["param"]) == (400, "prompt" if b'"b"' in content else "5")
+    assert "stands twice" in error["message"]
+
+
+def test_large_bodies_are_parsed_and_checked_outside_the_event_loop(served_model, monkeypatch):
+    threads = []
+
+    def noting(call):
+        return lambda *given: threads.append(threading.current_thread().name) or call(*given)
+
+    with another_server(served_model) as (_, client):
+        monkeypatch.setattr(bodies, "_parse", noting(bodies._parse))
+        monkeypatch.setattr(service, "pair_segments", noting(service.pair_segments))
+        assert client.post("/v1/score", json={"pairs": [[[5] * 50, [6] * 8]] * 1000}).status_code == 200
+        assert len(threads) == 2
+        assert "http" not in threads
+
+
 def test_a_taken_port_is_told_before_anything_else(server, served_model):
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(UserError, match=f"--port {port} on 127.0.0.1: cannot be used .*another --port"):
@@ -450,6 +505,19 @@ def test_metrics_name_all_that_an_operator_asks_for(http):
         assert counts[-1] == values[f"{prefix}{name}_count"] > 0
         assert values[f"{prefix}{name}_sum"] > 0
     assert not [name for name in values if name.endswith("_share")]     # a CPU's peaks are not known
+
+
+def test_tokens_are_timed_by_when_they_were_made(server, served_model):
+    """Eight steps land at once; the first token was there after one of them."""
+    scheduler = Scheduler(server.service.engine, 4)
+    job = Answer([5, 6], 20, Sampling(), AnswerText(served_model.tokenizer), print, stop_ids=frozenset())
+    job.arrived = 100.0
+    scheduler._time(job, 8, 101.0, 0.5)     # eight from 101 on, half a second each
+    scheduler._time(job, 4, 107.0, 0.5)     # something else ran from 105 to 107
+    scheduler._time(job, 0, 110.0, 0.5)
+    assert scheduler.meter.first_token.sum == 1.5
+    assert scheduler.meter.between_tokens.sum == 7 * 0.5 + 4 * 1.0
+    assert scheduler.meter.between_tokens.buckets()[-1][1] == 11
 
 
 def test_shares_of_the_peaks_are_told_where_these_are_known(server, monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +18,9 @@ from serve_helpers import CONFIG
 
 from easylm_imitation import console, serve
 from easylm_imitation.cli.main import main
-from easylm_imitation.cli.serve import _stop_or_leave
+from easylm_imitation.cli.serve import Notice, _stop_or_leave
 from easylm_imitation.config import load
+from easylm_imitation.schema import UserError
 from easylm_imitation.serve import ServeConfig
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.weights import save_run_model
@@ -55,6 +57,15 @@ def test_refusals_are_one_line_and_exit_2(capfd, monkeypatch, arguments, says):
     assert says in last
 
 
+def test_a_context_that_the_model_does_not_hold_is_told_before_the_weights_are_read(served_model, tmp_path):
+    run = tmp_path / "run"
+    save_run_model(run, *(getattr(served_model, name) for name in ("config", "params", "tokenizer", "template",
+                                                                   "lineage")))
+    shutil.rmtree(next(path for path in run.iterdir() if path.is_dir()))     # the weights
+    with pytest.raises(UserError, match="context 129: the model holds 128 tokens"):
+        serve.open_weights(str(run), ServeConfig(context=129))
+
+
 def test_the_config_file_loads_and_means_the_defaults():
     assert load(ServeConfig, str(ROOT / "configs/serve/default.py")) == ServeConfig()
 
@@ -63,10 +74,11 @@ def test_the_second_signal_ends_a_lone_process_at_once(monkeypatch):
     left = []
     monkeypatch.setattr("os._exit", left.append)
     for alone in (False, True):
-        stop = threading.Event()
+        stop = Notice()
         handle = _stop_or_leave(stop, alone)
         handle(signal.SIGTERM, None)
-        assert (stop.is_set(), left) == (True, [])
+        assert (stop.given, left) == (True, [])
+        stop.wait()
         handle(signal.SIGTERM, None)
     assert left == [143]
 
@@ -99,7 +111,7 @@ def a_process(model, run):
     """(a process that serves, the lines that it says), from its start on."""
     save_run_model(run, *(getattr(model, name) for name in ("config", "params", "tokenizer", "template", "lineage")))
     command = [sys.executable, "-m", "easylm_imitation", "serve", "--model", str(run), "--port", "0", "--json",
-               "--config.context=96", "--config.slots=4"]
+               "--config.context=96", "--config.slots=4", "--config.limits.drain_seconds=300"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = queue.Queue()
     threading.Thread(target=lambda: [lines.put(line) for line in process.stderr], daemon=True).start()
@@ -131,14 +143,15 @@ def test_a_second_signal_does_not_wait_for_what_runs(served_model, tmp_path):
 def test_a_process_serves_a_run_and_finishes_requests_on_sigterm(served_model, tmp_path):
     with a_process(served_model, tmp_path / "run") as (process, said):
         url = next(line.split(" at ")[1].strip() for line in said if " is ready at " in line)
-        body = {"prompt": ["a"] * 16, "n": 8, "max_tokens": 90}
+        # Answers that do not end early, and so many that they are not done before anybody has looked.
+        body = {"prompt": ["a"] * 16, "n": 16, "max_tokens": 90, "logit_bias": {"0": -100, "1": -100, "2": -100}}
         with concurrent.futures.ThreadPoolExecutor(1) as pool, httpx.Client(timeout=60) as client:
             assert client.get(f"{url}/models").json()["data"][0]["lineage"]["name"] == "tiny"
-            slow = pool.submit(httpx.post, f"{url}/completions", json=body, timeout=60)
+            slow = pool.submit(httpx.post, f"{url}/completions", json=body, timeout=300)
             while "slots_busy 4" not in client.get(url.removesuffix("/v1") + "/metrics").text:
-                pass
+                assert not slow.done(), slow.result().text
             process.send_signal(signal.SIGTERM)
-            assert len(slow.result().json()["choices"]) == 128
+            assert len(slow.result().json()["choices"]) == 256
         process.wait(60)
         assert process.returncode == 0
-        assert json.loads(process.stdout.read().strip().splitlines()[-1])["counts"]["answers"] == 128
+        assert json.loads(process.stdout.read().strip().splitlines()[-1])["counts"]["answers"] == 256

@@ -115,7 +115,7 @@ def test_weights_are_read_in_parts_straight_to_their_devices(served_model, tmp_p
     (on("data:8"), "slots is 4, which does not split over the 8 devices"),
     (on("sequence:2"), "no use for the axis 'sequence'"),
     (on("tensr:2"), "did you mean 'tensor'"),
-    (dataclasses.replace(CONFIG, mesh="data:2"), r"decode_rows \(1, 4\)"),
+    (dataclasses.replace(CONFIG, mesh="data:2"), r"decode_rows \(2, 4\)"),
     (on("tensor:5"), "cannot be split over the mesh axis tensor of size 5")])
 def test_a_mesh_that_cannot_serve_the_model_is_refused(config, says, served_model):
     with pytest.raises(UserError, match=says):

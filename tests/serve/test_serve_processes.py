@@ -7,16 +7,18 @@ import pathlib
 import queue
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 
 import httpx
 import numpy as np
 import pytest
 
 from easylm_imitation.serve import Lost
-from easylm_imitation.serve.processes import Follower, Leader
+from easylm_imitation.serve.processes import _SILENCE, Follower, Leader, _accept
 from easylm_imitation.weights import save_run_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -86,6 +88,24 @@ def test_a_follower_that_is_silent_is_lost():
         leader.wait(lambda reason: None)
     ours.close()
     theirs.close()
+
+
+def test_who_does_not_know_the_secret_is_turned_away_and_holds_nobody_up():
+    secret, said = bytes(range(32)), struct.pack("<I", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        silent, wrong, other, right, second = (
+            stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(5))
+        wrong.sendall(bytes(32) + said)
+        other.sendall(secret + struct.pack("<I", 7))       # no such process
+        right.sendall(secret + said)
+        second.sendall(secret + struct.pack("<I", 2))
+        started = time.monotonic()
+        found = [stack.enter_context(one) for one in _accept(listener, secret, 2)]
+        assert time.monotonic() - started < _SILENCE / 2   # the silent one was not waited for
+        assert [one.getpeername() for one in found] == [right.getsockname(), second.getsockname()]
+        for stray in (wrong, other):
+            stray.settimeout(20)
+            assert stray.recv(1) == b""
 
 
 # ---------------------------------------------------------------- real processes

@@ -18,7 +18,7 @@ def test_no_program_holds_a_second_cache(unstacked, mesh):
     config = LlamaConfig(64, 512, layers=4, d_model=32, heads=4, d_ff=48)
     layout = Layout(mesh_of(mesh))
     one_of_each = Shapes(slots=8, context=512, steps=4, prefill=((1, 16),), decode=((8 if mesh else 4, 128),),
-                         read=(16,), score=((2, 32, 128),), prefixes=8, head_chunk=64)
+                         read=(16,), score=((1, 16),), prefixes=8, head_chunk=64)
     programs = get_programs(config, one_of_each, "float32", unstacked, layout)
     whole = 2 * 4 * 8 * 4 * 512 * 8 * 4     # keys and values, layers, slots, heads, positions, head dim, bytes
     by_heads = whole // layout.mesh.shape["tensor"]     # the prefix cache
@@ -61,9 +61,9 @@ def test_sizes_that_cannot_be_are_refused(config, says):
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_the_list_of_programs_stays_short_and_covers_every_length(parameters, context, platform):
     found = shapes(ServeConfig(context=context), parameters=parameters, **{**SIZES, "platform": platform})
-    assert found.count() <= 16
+    assert found.count() <= 17
     assert max(found.decode) == (16, context)
-    assert max(length for _, length, _ in found.score) == min(context, 512)
+    assert max(length for _, length in found.score) == min(context, 512)
     assert all(width <= context for _, width in found.prefill)
     if parameters == 10**6 and context <= 256:
         assert found.count() <= 6

@@ -7,7 +7,8 @@ from serve_helpers import events
 COMPLETE, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
-@pytest.mark.parametrize("extra", [{"temperature": 0}, {"seed": 3, "n": 3}, {"seed": 4, "stop": ["e", "ab"]},
+@pytest.mark.parametrize("extra", [{"temperature": 0}, {"seed": 3, "n": 3},
+                                   {"echo": True, "seed": 3, "n": 2}, {"seed": 4, "stop": ["e", "ab"]},
                                    {"seed": 5, "guided_regex": "[a-d]{9}", "n": 2}])
 @pytest.mark.parametrize("prompt", ["The sky is", "日本"])
 def test_a_stream_of_completions_gives_each_token_once_with_its_logprobs(http, prompt, extra):
@@ -23,6 +24,20 @@ def test_a_stream_of_completions_gives_each_token_once_with_its_logprobs(http, p
     assert texts == [choice["text"] for choice in whole]
     assert found == [choice["logprobs"] for choice in whole]
     assert any(len(one["tokens"]) > 3 for one in found)
+
+
+@pytest.mark.parametrize("asked", [{"max_tokens": 0}, {"max_tokens": 2}, {"max_tokens": 0, "logprobs": 2}])
+def test_a_stream_that_echoes_says_what_the_whole_answer_says(http, asked):
+    body = {"prompt": ["The sky", "café"], "echo": True, "temperature": 0, **asked}
+    whole = http.post(COMPLETE, json=body).json()
+    *pieces, last = events(http, COMPLETE, **body, stream_options={"include_usage": True})
+    for i, choice in enumerate(whole["choices"]):
+        own = [piece["choices"][0] for piece in pieces if piece["choices"][0]["index"] == i]
+        assert "".join(piece["text"] for piece in own) == choice["text"]
+        assert own[-1]["finish_reason"] == choice["finish_reason"]
+        if "logprobs" in asked:
+            assert own[0]["logprobs"] == choice["logprobs"]
+    assert last["usage"] == whole["usage"]
 
 
 @pytest.mark.parametrize("top", [None, 0, 4])
