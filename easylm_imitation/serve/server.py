@@ -23,7 +23,7 @@ from easylm_imitation.serve.place import mesh_of
 from easylm_imitation.serve.processes import Follower, Leader
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.service import Service
-from easylm_imitation.weights import LoadedModel, open_model
+from easylm_imitation.weights import LoadedModel, lineage_in, open_model
 
 _GRACE = 2      # seconds, whole ones for uvicorn: what the last answers and errors get to be sent
 
@@ -102,7 +102,8 @@ def make_service(loaded: LoadedModel, config: ServeConfig) -> tuple[Service, Eng
     engine = _engine(loaded, config)
     try:
         service = Service(engine, Scheduler(engine, config.limits.queue), config, tokenizer=loaded.tokenizer,
-                          template=loaded.template, lineage=loaded.lineage, stop_ids=loaded.end_ids())
+                          template=loaded.template, lineage=lineage_in(loaded.lineage, config.quantize),
+                          stop_ids=loaded.end_ids())
     except BaseException:
         engine.close(failed=True)
         raise
