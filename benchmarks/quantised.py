@@ -61,6 +61,7 @@ def bytes_of(leaf):
 
 
 def main():
+    """Measures each model in turn."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", required=True)
     parser.add_argument("--models", nargs="+", required=True)

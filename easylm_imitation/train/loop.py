@@ -101,7 +101,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
                                                       config.validation.keep_best))
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done, _wandb(config, run)))
-        speed = Speed(start.model, config.data.context, mesh)
+        speed = Speed(start.model, config.data.context, mesh, frozen=adapters is not None)
         recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips, speed)
         looks = Looks(model, start, data_dir, mix, place, log, evaluate)
         last = min(start.total_steps, done + (stop_after or start.total_steps))

@@ -34,6 +34,13 @@ def abstract_state(model: Model | Adapters, optimizer: optax.GradientTransformat
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, by_leaf)
 
 
+def frozen_base(model: Model, dtype: jnp.dtype, mesh: Mesh) -> Any:
+    """Shapes of the weights that adapters stand beside, with their sharding on `mesh`."""
+    params = model.abstract(dtype)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params,
+                        param_shardings(mesh, model.rules(), params))
+
+
 def shardings_of(abstract: Any) -> Any:
     """The tree of shardings of a tree of abstract or real arrays."""
     return jax.tree.map(lambda x: x.sharding, abstract)
