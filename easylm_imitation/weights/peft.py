@@ -106,6 +106,7 @@ def export_peft(path: str | os.PathLike, adapters: Adapters, numbers: Params, ba
         "fan_in_fan_out": entries[next(iter(adapters.targets()))].form != "transposed"}
     with finished_folder(path) as folder:
         safetensors.numpy.save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+        (folder / WEIGHTS).chmod(0o644)     # the library keeps what it writes to its owner
         write_json(folder / CONFIG, config)
         write_json(folder / "lineage.json", lineage)
         write_json(folder / NOTE, {"fingerprint": digest([base.id, adapters.config.alpha, _identity(_open(folder))])})

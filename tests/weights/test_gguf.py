@@ -8,6 +8,7 @@ import pytest
 from tiny_models import CONFIGS, made
 from tiny_tokenizers import byte_tokenizer
 
+from easylm_imitation.cli.main import main
 from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import get_template
@@ -179,3 +180,28 @@ def test_every_family_is_said_or_refused():
     for name in KINDS:
         config = dataclasses.replace(CONFIGS[name])
         assert tensor_name(architecture(config), "layers/attention/out/bias") == "blk.{layer}.attn_output.bias"
+
+
+def convert(*args, capsys):
+    """(exit code, stderr) of the verb."""
+    code = main(["convert", *map(str, args)])
+    return code, capsys.readouterr().err
+
+
+def test_the_verb_writes_a_file_and_reads_it_and_says_what_it_cannot(exported, tmp_path, capsys):
+    file = tmp_path / "m.gguf"
+    code, err = convert("--from", exported["llama"], "--to", file, "--format", "gguf", capsys=capsys)
+    assert (code, "(gguf, f16)" in err) == (0, True), err
+    code, err = convert("--from", file, "--to", tmp_path / "run", capsys=capsys)
+    assert code == 0, err
+    assert open_model(tmp_path / "run").lineage == open_model(file).lineage
+    for flags, said in (
+            (("--to", file, "--format", "gguf"), "already exists"),
+            (("--to", tmp_path / "x", "--format", "gguf", "--dtype", "bfloat16"), "written as f16, q8_0, q4_0"),
+            (("--to", tmp_path / "x", "--format", "gguf", "--lossy", "dtype"), "say --format hf"),
+            (("--to", tmp_path / "x", "--format", "gguf", "--dtype", "q4_0"), "choose --dtype f16"),
+            (("--to", tmp_path / "x", "--format", "peft"), "holds no adapters"),
+            (("--to", tmp_path / "x", "--format", "peft", "--dtype", "float16"), "as they are, in float32")):
+        code, err = convert("--from", exported["llama"], *flags, capsys=capsys)
+        assert (code, said in err, err.count("\n")) == (2, True, 1), err
+    assert not (tmp_path / "x").exists()
