@@ -91,6 +91,27 @@ def finished_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.close(lock)
 
 
+@contextlib.contextmanager
+def finished_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a path for a file that becomes `path` when the block ends well, and is removed when not.
+
+    Raises UserError when something is at `path` already, and when the disk refuses.
+    """
+    path = demand_absent(path)
+    with tempfile.TemporaryDirectory(dir=_made(path.parent), prefix=f".{path.name}.", suffix=_UNFINISHED) as folder:
+        with refusing_disk(lambda cause: f"{path}: cannot be written ({cause}); nothing is left there. Make room, or "
+                                         "choose another place"):
+            yield pathlib.Path(folder) / path.name
+            if path.is_dir():
+                path.rmdir()
+            os.rename(pathlib.Path(folder) / path.name, path)
+
+
+def _made(folder: pathlib.Path) -> pathlib.Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _begin(path: pathlib.Path) -> tuple[pathlib.Path, int]:
     """A new folder beside `path`, and its lock, which lasts as long as this process or until it is closed."""
     while True:

@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N items of each task: a sample")
     parser.add_argument("--cache", metavar="DIR", help="keeps what the model said to tasks; nothing in it is asked "
                         "again (default: 'cache' beside --out; none keeps nothing)")
+    parser.add_argument("--quantize", choices=("none", "int8", "int4"), default="none",
+                        help="weights of a folder in fewer bits, as in `serve`")
     parser.add_argument("--prompts", metavar="FILE", help="prompts to answer (JSONL)")
     parser.add_argument("--answers-out", metavar="PATH", help="where the answers go; the same command continues")
     parser.add_argument("--answers", metavar="FILE", help="recorded answers, instead of --model and --prompts")
@@ -65,7 +67,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     tasks, missing = _read_inputs(args, config)
     if args.model:
         slots = max(config.concurrency, config.answers.concurrency)
-        with served(args.model, "--model", slots=slots, chat=args.prompt in ("chat", "both")) as model:
+        with served(args.model, "--model", slots=slots, chat=args.prompt in ("chat", "both"),
+                    quantize=args.quantize) as model:
             results, answered = _measure(args, config, model, tasks)
     else:
         results, answered = _style(args, args.answers), None
@@ -125,6 +128,8 @@ def _check(args: argparse.Namespace) -> None:
          "--tasks, --reference and --published need --out, the results file"),
         (not args.answers_out or args.prompt != "both",
          "--prompts are put one way: --prompt raw or chat; measure --tasks both ways in a command of their own"),
+        (args.quantize == "none" or (args.model and "://" not in args.model),
+         "--quantize is for a model in a folder; a server is told so itself (serve --quantize)"),
         (asked or args.limit is None, "--limit is for --tasks; a shorter --prompts file asks less"),
         (asked or args.task_data is None, "--task-data is for --tasks and --suite, the named ones"),
         (asked or (args.cache is None and args.form == "auto"), "--cache and --form are for --tasks"),

@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beside", metavar="URL", default=None,
                         help="another server (http://HOST:PORT), say of the base model: the chat page shows both")
     flags.add_config(parser)
+    parser.add_argument("--quantize", choices=("none", "int8", "int4"), help="weights in fewer bits (default: the "
+                        "config's, none)")
     parser.add_argument("--mesh", metavar="AXES", help="devices, as in 'data:2,tensor:4' (default: the config's)")
 
 
@@ -39,8 +41,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     config = load(ServeConfig, args.config, args.overrides)
     if args.beside is not None:
         config = dataclasses.replace(config, beside=dataclasses.replace(config.beside, url=args.beside))
-    if args.mesh is not None:
-        config = dataclasses.replace(config, mesh=args.mesh)
+    given = {key: getattr(args, key) for key in ("mesh", "quantize") if getattr(args, key) is not None}
+    config = dataclasses.replace(config, **given)
     mesh_of(config.mesh)
     link = connect()
     if link is None or isinstance(link, Leader):

@@ -1,7 +1,6 @@
 """What `--model X` and `--teacher X` share: an address is used as it is, a folder is served on a free port."""
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,29 +16,31 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(model: str, flag: str, *, slots: int = 8, chat: bool = False) -> Iterator[Served]:
-    """Yields where `model` answers: an address, or a run dir or Hugging Face dir that is opened and served on loopback.
+def served(model: str, flag: str, *, slots: int = 8, chat: bool = False,
+           quantize: str = "none") -> Iterator[Served]:
+    """Yields where `model` answers: an address, or a run dir or Hugging Face dir (or whatever else `open_model` takes)
+    that is opened and served on loopback, in fewer bits if `quantize` says so.
 
     Raises UserError when it is neither, and when `chat` is wanted of a folder that names no chat template.
     """
     if "://" in model:
         yield Served(model)
-    elif not any(pathlib.Path(folder).is_dir() for folder in (model, model.rpartition("@")[0] or model)):   # RUN@120
+        return
+    from easylm_imitation.weights import is_model_path, open_model
+    if not is_model_path(model):
         raise UserError(f"{flag} {model}: neither an address (http://HOST:PORT) nor a folder that holds a model")
-    else:
-        from easylm_imitation.weights import open_model
-        loaded = open_model(model)
-        if chat and loaded.template is None:    # before the slow part
-            raise UserError(f"{flag} {model} names no chat template; convert --from {model} --to DIR --format hf "
-                            "--template NAME gives it one")
-        with serving(loaded, slots=slots) as found:
-            yield found
+    loaded = open_model(model)
+    if chat and loaded.template is None:    # before the slow part
+        raise UserError(f"{flag} {model} names no chat template; convert --from {model} --to DIR --format hf "
+                        "--template NAME gives it one")
+    with serving(loaded, slots=slots, quantize=quantize) as found:
+        yield found
 
 
 @contextlib.contextmanager
-def serving(loaded: Any, *, slots: int = 8) -> Iterator[Served]:
+def serving(loaded: Any, *, slots: int = 8, quantize: str = "none") -> Iterator[Served]:
     """Yields where a LoadedModel answers, on loopback and for this process alone."""
     from easylm_imitation.serve import ServeConfig, open_server
     console.say(f"{loaded.lineage.name}: compiling")
-    with open_server(loaded, ServeConfig(slots=slots, api_key_env="")) as server:
+    with open_server(loaded, ServeConfig(slots=slots, api_key_env="", quantize=quantize)) as server:
         yield Served(server.url, loaded.tokenizer)

@@ -6,8 +6,10 @@ from easylm_imitation.models.attention import BACKENDS, attention
 from easylm_imitation.models.cache import Cache, put_rows
 from easylm_imitation.models.family import ModelConfig
 from easylm_imitation.models.gpt2 import GPT2Config
+from easylm_imitation.models.kernels import Adapted, Quantised, merged
 from easylm_imitation.models.layers import turned_kernels
 from easylm_imitation.models.llama import LlamaConfig
+from easylm_imitation.models.lora import Adapters, LoraConfig
 from easylm_imitation.models.model import Model, Params, create, stack, unstack
 from easylm_imitation.models.names import Entry, NameMap
 from easylm_imitation.models.neox import NeoXConfig
@@ -23,6 +25,7 @@ from easylm_imitation.models.presets import (
 )
 from easylm_imitation.models.rope import RopeScaling
 
-__all__ = ["BACKENDS", "FAMILIES", "PRESETS", "Cache", "Entry", "GPT2Config", "LlamaConfig", "Model", "ModelConfig",
-           "NameMap", "NeoXConfig", "OPTConfig", "Params", "RopeScaling", "attention", "config_mapping", "create",
-           "difference", "family_of", "hf_family", "model_config", "put_rows", "stack", "turned_kernels", "unstack"]
+__all__ = ["BACKENDS", "FAMILIES", "PRESETS", "Adapted", "Adapters", "Cache", "Entry", "GPT2Config", "LlamaConfig",
+           "LoraConfig", "Model", "ModelConfig", "NameMap", "NeoXConfig", "OPTConfig", "Params", "Quantised",
+           "RopeScaling", "attention", "config_mapping", "create", "difference", "family_of", "hf_family", "merged",
+           "model_config", "put_rows", "stack", "turned_kernels", "unstack"]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from easylm_imitation.models.kernels import Adapted, Quantised
 from easylm_imitation.sharding import constrain, one_device, platform
 
 _turned = contextvars.ContextVar("turned", default=False)
@@ -49,12 +50,21 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the map in the dtype of `x`."""
-        kernel = self.kernel[...].astype(x.dtype)
-        if _turned.get() and kernel.ndim == 2:
-            y = product(x.reshape(-1, x.shape[-1]), kernel).astype(x.dtype).reshape(*x.shape[:-1], -1)
-            return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
-        y = _apart_backward(jnp.tensordot(flat_rows(x), kernel, axes=1).reshape(*x.shape[:-1], *kernel.shape[1:]))
+        kernel = self.kernel.get_value()
+        adapted = isinstance(kernel, Adapted)
+        y = _times(x, kernel.kernel if adapted else kernel)
+        y = y + kernel.times(x) if adapted else y
         return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
+
+
+def _times(x: jax.Array, kernel: jax.Array | Quantised) -> jax.Array:
+    """x [..., d_in] times kernel [d_in, *d_out], in the dtype of `x`."""
+    if isinstance(kernel, Quantised):
+        return kernel.times(x).astype(x.dtype)
+    kernel = kernel.astype(x.dtype)
+    if _turned.get() and kernel.ndim == 2:
+        return product(x.reshape(-1, x.shape[-1]), kernel).astype(x.dtype).reshape(*x.shape[:-1], -1)
+    return _apart_backward(jnp.tensordot(flat_rows(x), kernel, axes=1).reshape(*x.shape[:-1], *kernel.shape[1:]))
 
 
 def flat_rows(x: jax.Array) -> jax.Array:
@@ -74,7 +84,9 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """ids [...] -> [..., D] in `dtype`; ids beyond the table are clipped."""
-        table = self.embedding[...]
+        table = self.embedding.get_value()
+        if isinstance(table, Quantised):
+            return table.rows(ids, dtype)
         if ids.size >= len(table):      # else the rows that are looked up are less than the table
             table = constrain(table, "tensor", None)    # gather D first, else each looked-up row is reassembled
         return jnp.take(table, ids, axis=0, mode="clip").astype(dtype)  # cast last: the table is larger than the rows
@@ -146,6 +158,6 @@ class TokenEnds(nnx.Module):
         """The final norm."""
         return self.final_norm(x)
 
-    def head(self) -> jax.Array:
+    def head(self) -> jax.Array | Quantised:
         """The head's kernel [D, V]."""
-        return self.unembed.kernel[...] if hasattr(self, "unembed") else self.embed.embedding[...].T
+        return self.unembed.kernel.get_value() if hasattr(self, "unembed") else self.embed.embedding.get_value().T

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 from easylm_imitation.models import cache as caching
 from easylm_imitation.models.attention import attention as attend
 from easylm_imitation.models.family import ModelConfig
+from easylm_imitation.models.kernels import Quantised
 from easylm_imitation.models.layers import product
 from easylm_imitation.models.presets import family_of
 from easylm_imitation.models.tree import attend_tree
@@ -90,13 +91,16 @@ class Model:
         x = _run(layer, _spread(x), params["layers"], remat, unroll)
         return ends.norm(x)
 
-    def head(self, params: Params) -> jax.Array:
+    def head(self, params: Params) -> jax.Array | Quantised:
         """The head's kernel [D, V], in the parameters' dtype; the transposed embedding when tied."""
         return nnx.merge(self.ends, _without_layers(params)).head()
 
     def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
         """hidden [..., D] -> logits [..., V] float32, multiplied in the dtype of `hidden`."""
-        kernel = self.head(params).astype(hidden.dtype)
+        kernel = self.head(params)
+        if isinstance(kernel, Quantised):
+            return kernel.times(hidden)
+        kernel = kernel.astype(hidden.dtype)
         if hidden.ndim == 2:
             return product(hidden, kernel)
         return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)

@@ -117,23 +117,26 @@ def _lower(request: dict[str, Any]) -> Any:
     from jax.experimental import topologies
     from jax.sharding import NamedSharding
 
-    from easylm_imitation.models import create, model_config
+    from easylm_imitation.models import Adapters, create, model_config
     from easylm_imitation.sharding import BATCH, make_mesh
     from easylm_imitation.train import TrainConfig, abstract_state, make_optimizer, make_step
     from easylm_imitation.train.loop import step_keys
+    from easylm_imitation.train.state import frozen_base
     config = build(TrainConfig, request["config"], "config")
     described = topologies.get_topology_desc(platform="tpu", topology_name=request["topology"],
                                              num_slices=request["slices"], **request["options"])
     mesh = make_mesh(",".join(f"{axis}:{size}" for axis, size in request["axes"].items()), described.devices)
     model = create(model_config(request["model"]))
     optimizer, rate = make_optimizer(config.optimizer, 1000)
-    abstract = abstract_state(model, optimizer, mesh)
-    step = make_step(model, optimizer, rate, mesh, abstract, **step_keys(config))
+    adapters = Adapters(model, config.lora, config.seed) if config.lora else None
+    abstract = abstract_state(adapters or model, optimizer, mesh)
+    step = make_step(model, optimizer, rate, mesh, abstract, adapters=adapters, **step_keys(config))
+    beside = (None, frozen_base(model, jnp.dtype(config.compute_dtype), mesh)) if adapters else ()
     kinds = {"tokens": jnp.int32, "segment_ids": jnp.int32, "positions": jnp.int32, "loss_weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct((config.data.batch, config.data.context), kind,
                                         sharding=NamedSharding(mesh, BATCH)) for name, kind in kinds.items()}
     with jax.set_mesh(mesh):
-        return step.lower(abstract, batch)
+        return step.lower(abstract, batch, *beside)
 
 
 if __name__ == "__main__":

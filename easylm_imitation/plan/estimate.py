@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from easylm_imitation.models import ModelConfig, create
+from easylm_imitation.models import Adapters, LoraConfig, ModelConfig, create
 from easylm_imitation.plan.pods import Pod
 from easylm_imitation.sharding import AXES
 from easylm_imitation.train import OptimizerConfig, TrainConfig, make_optimizer
-from easylm_imitation.train.state import abstract_state, bytes_per_device
+from easylm_imitation.train.speed import flops_per_token
+from easylm_imitation.train.state import abstract_state, bytes_per_device, frozen_base
 
 MATMULS, ATTENTION = 0.75, 0.5      # shares of the peak that matrix products and the attention kernel reach
 _GATHERED = 1.75                    # layers whose whole weights are there at one time
@@ -90,23 +91,27 @@ class Work:
 
 def memory(work: Work) -> Memory:
     """Bytes of one device."""
-    weights, optimizer = _state(work.model, work.config.optimizer, tuple(work.axes.values()))
+    trained, optimizer, frozen = _state(work.model, work.config.optimizer, tuple(work.axes.values()), work.config.lora,
+                                        work.config.compute_dtype)
     n, d, f = work.tokens, work.model.d_model, work.model.d_ff / work.axes["tensor"]
     layer = n * (6 * f + 2 * d) * work.width
     loss = 2 * n * min(work.config.loss_chunk, work.model.vocab_size) * 4
     gathered = _GATHERED * work.layer_weights() * work.width if work.axes["fsdp"] > 1 else 0
-    return Memory(weights=weights, optimizer=optimizer,
-                  gradients=weights * (1 if work.config.accumulate == 1 else 2),
+    return Memory(weights=trained + frozen, optimizer=optimizer,
+                  gradients=trained * (1 if work.config.accumulate == 1 else 2),
                   activations=n * work.remembered() * work.model.layers * work.width,
                   working=gathered + max(layer, loss))
 
 
 @functools.cache
-def _state(model: ModelConfig, optimizer: OptimizerConfig, sizes: tuple[int, ...]) -> tuple[int, int]:
-    """Bytes a device of the weights and of the optimizer."""
+def _state(model: ModelConfig, optimizer: OptimizerConfig, sizes: tuple[int, ...], lora: LoraConfig | None,
+           dtype: str) -> tuple[int, int, int]:
+    """Bytes a device of the weights that are trained, of the optimizer, and of frozen weights."""
     mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    state = abstract_state(create(model), make_optimizer(optimizer, 1000)[0], mesh)
-    return bytes_per_device(state.params), bytes_per_device(state.optimizer)
+    trained = Adapters(create(model), lora) if lora else create(model)
+    state = abstract_state(trained, make_optimizer(optimizer, 1000)[0], mesh)
+    frozen = bytes_per_device(frozen_base(create(model), jnp.dtype(dtype), mesh)) if lora else 0
+    return bytes_per_device(state.params), bytes_per_device(state.optimizer), frozen
 
 
 @functools.cache
@@ -126,7 +131,7 @@ def flops(work: Work) -> tuple[float, float]:
     """(matrix products, attention) that a device really computes for a micro-batch, repeated parts included."""
     n, model, t = work.tokens, work.model, work.axes["tensor"]
     again = {"full": 1.0, "offload": 0.75, "save-qkv": 0.75, "dots": 0.0, "none": 0.0}[work.config.remat]
-    products = n * model.matmul_weights() / t * (6 + 2 * again)
+    products = n * model.matmul_weights() / t * ((4 if work.config.lora else 6) + 2 * again)    # frozen: no slopes
     keys = work.config.data.context / 2
     attention = n * model.layers * model.attention_dim / t * keys * 4 * (3.5 + (1 if again or
                                                                                work.config.remat == "dots" else 0))
@@ -136,7 +141,7 @@ def flops(work: Work) -> tuple[float, float]:
 def model_flops(work: Work) -> float:
     """FLOPs of an update that count for MFU, over all devices."""
     tokens = work.config.data.batch * work.config.data.context
-    return tokens * work.model.flops_per_token(work.config.data.context)
+    return tokens * flops_per_token(work.model, work.config.data.context, work.config.lora is not None)
 
 
 def _arithmetic(work: Work, pod: Pod) -> float:

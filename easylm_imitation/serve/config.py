@@ -67,6 +67,7 @@ class ServeConfig:
     slots: int = 16                             # answers generated side by side
     context: int | None = None                  # tokens of prompt and answer; None: the model's, at most 2048
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"          # auto: float32 on CPU, bfloat16 elsewhere
+    quantize: Literal["none", "int8", "int4"] = "none"      # weights in fewer bits, multiplied in `dtype`
     layers: Literal["auto", "stacked", "unstacked"] = "auto"        # auto: unstacked on one CPU device
     mesh: str = ""                              # devices, as in "data:2,tensor:4"; "": one
     prefill_chunks: tuple[int, ...] = ()        # tokens of a prompt read in one go

@@ -72,11 +72,12 @@ class Engine:
         unstacked = config.unstacked_on(device.platform, self.layout.mesh.size)
         self.vocab_size = min(vocab_size, model_config.vocab_size)
         self.device = device
-        self._programs = get_programs(model_config, self.shapes, dtype, unstacked, self.layout)
+        self._programs = get_programs(model_config, self.shapes, dtype, unstacked, self.layout,
+                                      config.quantize)
         if self.layout.alone:
             params = jax.device_put(params, device)
-        where = self.layout.params(create(model_config), unstacked)
-        self._params = prepare(params, jnp.dtype(dtype), unstacked, where)
+        where = self.layout.params(create(model_config), unstacked, config.quantize)
+        self._params = prepare(params, jnp.dtype(dtype), unstacked, where, config.quantize)
         self._stop_ids = np.full(MAX_STOP_IDS, -1, np.int32)
         self._stop_ids[:len(stop_ids)] = stop_ids
         self._state: State

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from easylm_imitation.console import say_once
-from easylm_imitation.models import Model, ModelConfig, unstack
+from easylm_imitation.models import Model, ModelConfig, Quantised, unstack
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import BATCH, axis_size, make_mesh, shardings
+from easylm_imitation.weights import Bits, quantised
 
 Tree = Any
 ROWS = BATCH[0]         # axes over which slots, and rows of texts to score, are spread
@@ -78,19 +79,30 @@ class Layout:
             return self.spread(*[None] * (leaf.ndim - 4), rows, heads)
         return jax.tree.map(one, cache)
 
-    def params(self, model: Model, unstacked: bool) -> Tree:
+    def params(self, model: Model, unstacked: bool, bits: Bits = "none") -> Tree:
         """Shardings of what `prepare` returns. Raises UserError where an axis does not divide a dim."""
         abstract = jax.eval_shape(unstack, model.abstract()) if unstacked else model.abstract()
+        few = prepared(model, jnp.float32, unstacked, bits)
         if self.alone:
-            return jax.tree.map(lambda leaf: self.spread(), abstract)
+            return jax.tree.map(lambda leaf: self.spread(), few)
         placed = shardings(self.mesh, model.rules(stacked=not unstacked), abstract)
+        placed = jax.tree.map(self._parts, placed, few, is_leaf=lambda leaf: isinstance(leaf, Quantised))
         if not unstacked:
             return placed
 
         def turned(path: tuple, leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> Sharding:
             spec = (*where.spec, None, None)[:2]
             return self.spread(*reversed(spec)) if _turns(path, leaf) else where
-        return jax.tree_util.tree_map_with_path(turned, abstract, placed)
+        return jax.tree_util.tree_map_with_path(turned, few, placed)
+
+    def _parts(self, where: Sharding, leaf: Any) -> Tree:
+        """Shardings of a quantised kernel's parts: its own, but where there are too few groups to split."""
+        if not isinstance(leaf, Quantised):
+            return where
+        def one(part: jax.ShapeDtypeStruct) -> Sharding:
+            return self.spread(*(axes if size % axis_size(self.mesh, axes) == 0 else None
+                                 for size, axes in zip(part.shape, where.spec, strict=False)))
+        return jax.tree.map(one, leaf)
 
     def check(self, config: ModelConfig, slots: int) -> None:
         """Raises UserError where slots cannot be spread evenly; says what cannot be split."""
@@ -103,10 +115,16 @@ class Layout:
                      "holds them all")
 
 
-def prepare(params: Tree, dtype: jnp.dtype, unstacked: bool, where: Tree) -> Tree:
-    """Parameters as the programs take them, at the shardings `where` (`Layout.params`): cast once; where layers are to
-    be apart, that, and kernels transposed."""
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+def prepared(model: Model, dtype: jnp.dtype, unstacked: bool, bits: Bits) -> Tree:
+    """Shapes and dtypes of what `prepare` returns, before kernels are transposed."""
+    few = jax.eval_shape(functools.partial(quantised, bits=bits), model.abstract(dtype))
+    return jax.eval_shape(unstack, few) if unstacked else few
+
+
+def prepare(params: Tree, dtype: jnp.dtype, unstacked: bool, where: Tree, bits: Bits = "none") -> Tree:
+    """Parameters as the programs take them, at the shardings `where` (`Layout.params`): cast once, and in few bits;
+    where layers are to be apart, that, and kernels transposed."""
+    params = quantised(jax.tree.map(lambda leaf: leaf.astype(dtype), params), bits)
     if not unstacked:
         return jax.device_put(params, where)
     params = unstack(params)
@@ -123,4 +141,4 @@ def turn(params: Tree) -> Tree:
 
 
 def _turns(path: tuple, leaf: Any) -> bool:
-    return path[-1].key == "kernel" and leaf.ndim == 2
+    return getattr(path[-1], "key", None) == "kernel" and leaf.ndim == 2     # none of a quantised one's parts

@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from easylm_imitation.models import Model, ModelConfig, create, turned_kernels, unstack
+from easylm_imitation.models import Model, ModelConfig, create, turned_kernels
 from easylm_imitation.serve.config import MAX_STOP_IDS, TOP_SAMPLED, TOP_SCORED, Shapes
-from easylm_imitation.serve.place import ROWS, Layout, turn
+from easylm_imitation.serve.place import ROWS, Layout, prepared, turn
 from easylm_imitation.serve.sampling import Knobs, Masks, Sampled, describe, mask_words, neutral, sample
 from easylm_imitation.sharding import constrain
+from easylm_imitation.weights import Bits
 
 Tree = Any
 Shape2 = tuple[int, int]
@@ -105,12 +106,13 @@ _shared: dict[tuple, Programs] = {}
 _lock = threading.Lock()
 
 
-def get_programs(config: ModelConfig, shapes: Shapes, dtype: str, unstacked: bool, layout: Layout) -> Programs:
+def get_programs(config: ModelConfig, shapes: Shapes, dtype: str, unstacked: bool, layout: Layout,
+                 bits: Bits = "none") -> Programs:
     """Compiles every program of `shapes`, or returns those that this process already has."""
-    key = (config, shapes, dtype, unstacked, layout)
+    key = (config, shapes, dtype, unstacked, layout, bits)
     with _lock:
         if key not in _shared:
-            _shared[key] = _compile_all(create(config), shapes, jnp.dtype(dtype), unstacked, layout)
+            _shared[key] = _compile_all(create(config), shapes, jnp.dtype(dtype), unstacked, layout, bits)
         return _shared[key]
 
 
@@ -244,12 +246,12 @@ def _length(cache: Tree) -> int:
     return leaf.shape[leaf.ndim - 2]
 
 
-def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool, layout: Layout) -> Programs:
+def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool, layout: Layout,
+                 bits: Bits) -> Programs:
     """Lowers one program after the other (Python), compiles them side by side (XLA lets go of the interpreter)."""
     on_all = layout.spread()
-    params = model.abstract(dtype)
-    params = _at(jax.eval_shape(lambda p: turn(unstack(p)), params) if unstacked else params,
-                 layout.params(model, unstacked))
+    params = prepared(model, dtype, unstacked, bits)
+    params = _at(jax.eval_shape(turn, params) if unstacked else params, layout.params(model, unstacked, bits))
 
     def fresh() -> tuple[State, Tree]:
         kept = model.init_cache(shapes.prefixes, shapes.context, dtype, stacked=not unstacked)

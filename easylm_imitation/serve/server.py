@@ -23,7 +23,7 @@ from easylm_imitation.serve.place import mesh_of
 from easylm_imitation.serve.processes import Follower, Leader
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.service import Service
-from easylm_imitation.weights import LoadedModel, describe, open_model
+from easylm_imitation.weights import LoadedModel, describe, lineage_in, open_model
 
 _GRACE = 2      # seconds, whole ones for uvicorn: what the last answers and errors get to be sent
 
@@ -124,7 +124,7 @@ def make_service(loaded: LoadedModel, config: ServeConfig) -> tuple[Service, Eng
     try:
         scheduler = Scheduler(engine, config.limits.queue, config.limits.request_seconds)
         service = Service(engine, scheduler, config, tokenizer=loaded.tokenizer, template=loaded.template,
-                          lineage=loaded.lineage, stop_ids=loaded.end_ids())
+                          lineage=lineage_in(loaded.lineage, config.quantize), stop_ids=loaded.end_ids())
     except BaseException:
         engine.close(failed=True)
         raise

@@ -57,7 +57,11 @@ def sentencepiece_backend(path: pathlib.Path, every_stretch: bool) -> tokenizers
     encodes each by itself; else only the start of a row does, and not where a space stands there already (as
     transformers does since `legacy` is false). Raises UserError for what cannot be done exactly.
     """
-    model = read_sentencepiece(path)
+    return backend_of(read_sentencepiece(path), str(path), every_stretch)
+
+
+def backend_of(model: SentencePieceModel, path: str, every_stretch: bool) -> tokenizers.Tokenizer:
+    """The tokenizer of a model that is read already; `path` stands in messages. As `sentencepiece_backend`."""
     _demand_supported(model, path)
     vocab = {text: i for i, (text, _, _) in enumerate(model.pieces)}
     if len(vocab) != len(model.pieces):
@@ -76,7 +80,7 @@ def sentencepiece_backend(path: pathlib.Path, every_stretch: bool) -> tokenizers
     return backend
 
 
-def _demand_supported(model: SentencePieceModel, path: pathlib.Path) -> None:
+def _demand_supported(model: SentencePieceModel, path: str) -> None:
     faults = {
         "a model of another type than BPE": model.model_type != _BPE,
         "spaces that are not escaped": not model.escape_spaces,

@@ -15,18 +15,20 @@ _COMPARED_AT = 3    # updates: by then the first is done, as its scalars have be
 class CompiledStep:
     """A step for one mesh and one shape of batch; called as the step is."""
 
-    def __init__(self, step: Step, state: TrainState, batch: Any, teacher: tuple[Any, ...], mesh: Mesh) -> None:
-        """`state`, `batch`: abstract, with shardings. Raises UserError when the compiler finds that it does not fit."""
+    def __init__(self, step: Step, state: TrainState, batch: Any, beside: tuple[Any, ...], mesh: Mesh) -> None:
+        """`state`, `batch`: abstract, with shardings; `beside`: what the step takes behind them.
+
+        Raises UserError when the compiler finds that it does not fit."""
         self._device = next(d for d in mesh.devices.flat if d.process_index == jax.process_index())
         try:
-            self._run = step.lower(state, batch, *teacher).compile()
+            self._run = step.lower(state, batch, *beside).compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise UserError(f"the step does not fit into the memory of a {self._device.device_kind} "
                             f"({_first_line(error)}); raise accumulate, take remat=full or a smaller loss_chunk, lower "
                             "data.batch, or spread it over more devices with --mesh") from None
-        self.planned = self._say_plan(state)    # bytes a device needs at most
+        self.planned = self._say_plan(state, beside)    # bytes a device needs at most
         self._calls = 0
 
     def __call__(self, *arguments: Any) -> tuple:
@@ -42,16 +44,17 @@ class CompiledStep:
         if held:
             console.say(f"memory a device: at most {_mega(held)} in use so far, {held / self.planned:.2f} of the plan")
 
-    def _say_plan(self, state: TrainState) -> int:
+    def _say_plan(self, state: TrainState, beside: tuple[Any, ...]) -> int:
         """Bytes a device needs at most, as the compiler says."""
         found = self._run.memory_analysis()
         whole = (found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
                  + found.temp_size_in_bytes + found.generated_code_size_in_bytes)
-        weights, optimizer = bytes_per_device(state.params), bytes_per_device(state.optimizer)
+        weights, optimizer, frozen = map(bytes_per_device, (state.params, state.optimizer, beside))
         limit = (self._device.memory_stats() or {}).get("bytes_limit")
-        rest = whole - weights - optimizer
-        console.say(f"memory a device: weights {_mega(weights)}, optimizer {_mega(optimizer)}, all else (gradients, "
-                    f"activations, batch) {_mega(rest)}; together {_mega(whole)}"
+        rest = whole - weights - optimizer - frozen
+        others = f"what is not trained {_mega(frozen)}, " if frozen else ""
+        console.say(f"memory a device: weights {_mega(weights)}, optimizer {_mega(optimizer)}, {others}all else "
+                    f"(gradients, activations, batch) {_mega(rest)}; together {_mega(whole)}"
                     + (f" of {_mega(limit)}" if limit else ""))
         return whole
 

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any, Literal
 
 from easylm_imitation.data import LoaderConfig, TooLong
+from easylm_imitation.models import LoraConfig
 from easylm_imitation.train.optimizer_config import OptimizerConfig
 
 # Keys that a continued run may change: the mathematics stays, at most the rounding moves.
@@ -78,6 +79,7 @@ class TrainConfig:
     tokens: int | None = None               # of the data, not of padding or the mix; the last update reaches them
     accumulate: int = 1                     # micro-batches an update is summed over; saves memory, changes no number
     loss: Literal["token_mean", "row_mean"] = "token_mean"  # row_mean: mean over rows of each row's own mean (EasyLM's)
+    lora: LoraConfig | None = None          # train adapters beside the weights of `--init`, which stay as they are
     distil: DistilConfig | None = None      # learn from a local teacher's distribution, too; `--teacher` names it
     mix: MixConfig | None = None            # rows of another dataset in each batch; `--mix` names it
     z_loss: float = 0.0                     # weight of the squared log-partition; 1e-4 is usual

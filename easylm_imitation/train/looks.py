@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from easylm_imitation import console
-from easylm_imitation.models import Model
+from easylm_imitation.models import Model, merged
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import stop_ids
 from easylm_imitation.train.checkpoint import Progress
@@ -71,7 +71,7 @@ class Looks:
     def _evaluated(self, progress: Progress, params: Any) -> None:
         """An evaluation that fails is said, and the run goes on."""
         start = self._start
-        model = LoadedModel(start.model, params, start.tokenizer, start.template, lineage_at(start, progress),
+        model = LoadedModel(start.model, merged(params), start.tokenizer, start.template, lineage_at(start, progress),
                             start.config.name)
         thread = concurrent.futures.ThreadPoolExecutor(1)   # which knows nothing of the mesh that training has set
         try:

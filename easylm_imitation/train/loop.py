@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from easylm_imitation import console
 from easylm_imitation.data import DataUse, batch_kinds, mixed_rows
-from easylm_imitation.models import Model, create
+from easylm_imitation.models import Adapters, Model, Params, create
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.train.checkpoint import Checkpoints, Progress
@@ -75,6 +75,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
     _check_looks(config, evaluate)
     start = prepare(config, data_dir, workdir, init, mesh, teacher, mix)
     model = create(start.model)
+    adapters = Adapters(model, config.lora, config.seed) if config.lora else None
     optimizer, learning_rate = make_optimizer(config.optimizer, start.total_steps)
     place = BatchPlace(mesh, config.data.batch, config.data.context)
 
@@ -83,25 +84,28 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         loader = open_data(config, data_dir, mix, start.epochs, place.own_rows, taught.cache)
 
         # ---- Shapes and shardings first, then the weights, each straight into its place
-        abstract = abstract_state(model, optimizer, mesh)
-        _check_attention(config, model, abstract)
+        abstract = abstract_state(adapters or model, optimizer, mesh)
+        _check_attention(config, model)
         lock = _closing(stack, RunLock(RunDir(workdir)))
-        run, state, progress, position = _begin(start, model, optimizer, abstract, workdir, init, mesh, lock)
+        run, state, progress, position, base = _begin(start, adapters or model, optimizer, abstract, workdir, init,
+                                                      mesh, lock)
         if position is not None:
             loader.set_state(position)
         done = progress.step
 
         # ---- One compiled update, and what is written down about it
-        step_of = make_step(model, optimizer, learning_rate, mesh, abstract, distil=taught.distil, **step_keys(config))
-        update = CompiledStep(step_of, abstract, place.abstract(batch_kinds(taught.cache)), taught.arguments, mesh)
+        step_of = make_step(model, optimizer, learning_rate, mesh, abstract, distil=taught.distil, adapters=adapters,
+                            **step_keys(config))
+        beside = (*(taught.arguments or (None,)), base) if adapters else taught.arguments
+        update = CompiledStep(step_of, abstract, place.abstract(batch_kinds(taught.cache)), beside, mesh)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
                                                       config.validation.keep_best))
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done, _wandb(config, run)))
-        speed = Speed(start.model, config.data.context, mesh)
+        speed = Speed(start.model, config.data.context, mesh, frozen=adapters is not None)
         recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips, speed)
         looks = Looks(model, start, data_dir, mix, place, log, evaluate)
         last = min(start.total_steps, done + (stop_after or start.total_steps))
-        _announce(start, abstract, mesh, progress)
+        _announce(start, abstract, mesh, progress, adapters)
 
         def save(wait: bool = False) -> None:
             recorder.flush()        # brings the totals up to this step, and says whether the weights can be trusted
@@ -122,14 +126,14 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
                 rows = next(loader)
             batch = place(rows)
             with tracing.update(step - done), jax.transfer_guard("disallow"):
-                state, scalars = update(state, batch, *taught.arguments)
+                state, scalars = update(state, batch, *beside)
             recorder.push(step, scalars)
             stopping = step == last or interruption.requested(step)
             checkpoints.check()
             saving = stopping or step % config.checkpoint_every == 0
             if looks.due(step, saving, interruption.noticed):
                 recorder.flush()
-                looks(recorder.progress, state.params)
+                looks(recorder.progress, adapters.attach(base, state.params) if adapters else state.params)
             if saving:
                 save(wait=stopping)
             advance(note=recorder.note())
@@ -138,23 +142,26 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         return _result(run, recorder, start, interruption)
 
 
-def _begin(start: Start, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState,
-           workdir: pathlib.Path, init: str | None, mesh: Mesh,
-           lock: RunLock) -> tuple[RunDir, TrainState, Progress, dict[str, Any] | None]:
-    """The run dir, made or found, and locked; its weights, restored, imported or fresh; how far it is, and where in its
-    data (None: at their start). Nothing else holds the weights at return: the first update gives them away."""
-    continued = bool(RunDir(workdir).numbered())
-    loaded = open_model(init, mesh=mesh) if init and not continued else None
+def _begin(start: Start, trained: Model | Adapters, optimizer: optax.GradientTransformation, abstract: TrainState,
+           workdir: pathlib.Path, init: str | None, mesh: Mesh, lock: RunLock
+           ) -> tuple[RunDir, TrainState, Progress, dict[str, Any] | None, Params | None]:
+    """The run dir, made or found, and locked; its weights, restored, imported or fresh; how far it is, where in its
+    data (None: at their start), and what adapters stand beside. Nothing else holds the weights at return: the first
+    update gives them away."""
+    continued, frozen = bool(RunDir(workdir).numbered()), start.config.lora is not None
+    dtype = jnp.dtype(start.config.compute_dtype) if frozen else jnp.float32
+    loaded = open_model(init, dtype=dtype, mesh=mesh) if init and (frozen or not continued) else None
     if loaded is not None:
         check_origin(start.card, loaded)
     run = open_run(start, workdir, loaded)
     lock.take()
+    base = loaded.params if frozen else None
     if continued:
         restored = restore_newest(run, abstract)
-        return run, restored.state, restored.progress, restored.position
-    if loaded is not None:
-        return run, state_from(loaded.params, optimizer, abstract), Progress(), None
-    return run, init_state(model, optimizer, abstract, start.config.seed), Progress(), None
+        return run, restored.state, restored.progress, restored.position, base
+    if loaded is not None and not frozen:
+        return run, state_from(loaded.params, optimizer, abstract), Progress(), None, None
+    return run, init_state(trained, optimizer, abstract, start.config.seed), Progress(), None, base
 
 
 def step_keys(config: TrainConfig) -> dict[str, Any]:
@@ -182,11 +189,11 @@ def _wandb(config: TrainConfig, run: RunDir) -> WandbRun | None:
     return WandbRun(config.wandb, config.name, run.path, plain(config))
 
 
-def _check_attention(config: TrainConfig, model: Model, abstract: TrainState) -> None:
+def _check_attention(config: TrainConfig, model: Model) -> None:
     """Raises UserError when the backend asked for cannot compute these rows on these devices."""
     rows = jax.ShapeDtypeStruct((config.data.batch, config.data.context), jnp.int32)
     run = functools.partial(model.hidden, dtype=jnp.dtype(config.compute_dtype), attention=config.attention)
-    jax.eval_shape(run, abstract.params, rows, rows, rows)
+    jax.eval_shape(run, model.abstract(), rows, rows, rows)
 
 
 @contextlib.contextmanager
@@ -208,12 +215,16 @@ def _closing(stack: contextlib.ExitStack, thing: T) -> T:
     return stack.enter_context(contextlib.closing(thing))
 
 
-def _announce(start: Start, abstract: TrainState, mesh: Mesh, progress: Progress) -> None:
+def _announce(start: Start, abstract: TrainState, mesh: Mesh, progress: Progress, adapters: Adapters | None) -> None:
     config, megabytes = start.config, bytes_per_device(abstract) / 1e6
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
     console.say(f"{start.model.family} of {start.model.parameters():,} parameters; weights and optimizer take "
                 f"{megabytes:,.1f} MB a device ({axes}); {start.total_steps} updates of {config.data.batch} rows of "
                 f"{config.data.context} tokens")
+    if adapters:
+        console.say(f"trained are adapters of rank {config.lora.rank} to {len(adapters.targets())} kernels a layer: "
+                    f"{sum(leaf.size for leaf in jax.tree.leaves(abstract.params)):,} parameters; the rest stays as it "
+                    f"is, in {config.compute_dtype}")
     if progress.step:
         console.say(f"continuing after update {progress.step}")
     warmup = warmup_updates(config.optimizer, start.total_steps)

@@ -18,7 +18,7 @@ from easylm_imitation.train.skip import skipping
 
 Transforms = tuple[optax.GradientTransformation, ...]
 
-_DECAYED = ("kernel", "embedding")              # leaf names of matrices and tables
+_DECAYED = ("kernel", "embedding", "a", "b")    # leaf names of matrices and tables, and of an adapter's two
 _NOT_DECAYED = ("bias", "scale")                # leaf names of biases and norms
 _MUON_RMS = 0.2     # of an orthogonal update's entries: like AdamW's, so both parts share a learning rate (see _muon)
 

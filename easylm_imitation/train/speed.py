@@ -22,8 +22,8 @@ _REMEMBERED, _TOO_LONG, _FEWEST, _SHORTEST = 50, 3.0, 5, 0.5
 class Speed:
     """What tokens per second mean on one mesh."""
 
-    def __init__(self, model: ModelConfig, context: int, mesh: Mesh) -> None:
-        self._devices, self._flops = mesh.size, model.flops_per_token(context)
+    def __init__(self, model: ModelConfig, context: int, mesh: Mesh, frozen: bool = False) -> None:
+        self._devices, self._flops = mesh.size, flops_per_token(model, context, frozen)
         device = mesh.devices.flat[0]
         self._peak = peak_flops(device)
         if self._peak is None and device.platform != "cpu":
@@ -33,6 +33,11 @@ class Speed:
         """`tokens_per_second_per_device`, and `mfu` where the device's peak is known."""
         each = tokens_per_second / self._devices
         return {"tokens_per_second_per_device": each} | ({"mfu": each * self._flops / self._peak} if self._peak else {})
+
+
+def flops_per_token(model: ModelConfig, context: int, frozen: bool) -> float:
+    """What counts for MFU; frozen weights get no gradient of their own, which is a third of what theirs cost."""
+    return model.flops_per_token(context) - (2.0 * model.matmul_weights() if frozen else 0.0)
 
 
 class SlowUpdates:

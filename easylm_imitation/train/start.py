@@ -23,7 +23,7 @@ from easylm_imitation.train.mix import check_mix
 from easylm_imitation.train.place import check_split
 from easylm_imitation.train.same_run import check_same_run
 from easylm_imitation.train.teacher import teacher_lineage
-from easylm_imitation.weights import LoadedModel, RunDir, describe
+from easylm_imitation.weights import LoadedModel, RunDir, describe, write_adapter_note
 
 _VOCABULARY_MULTIPLE = 8    # a vocabulary that the tokenizer decides is rounded up, so that `tensor` can split it
 
@@ -54,6 +54,8 @@ def prepare(config: TrainConfig, data: pathlib.Path, workdir: pathlib.Path, init
     tokenizer = load_tokenizer(data / "tokenizer")
     template = _template(card, data, tokenizer)
     origin, ancestry = describe(init) if init else (None, None)
+    if config.lora and not init:
+        raise UserError("config.lora trains adapters to a model that exists; name it with --init")
     model = _model(config, tokenizer, origin, init)
     _check_sizes(config, model, tokenizer, mesh)
     mixed = check_mix(config, mix, card, teacher)
@@ -115,6 +117,8 @@ def open_run(start: Start, workdir: pathlib.Path, loaded: LoadedModel | None) ->
                 origin = (loaded.stored_dtype, loaded.extras) if loaded else ()
                 run.write_identity(start.model, start.tokenizer, start.template, start.lineage, *origin)
                 write_json(run.config, start.config)
+                if start.config.lora and loaded:
+                    write_adapter_note(run, start.config.lora, loaded)
                 write_json(run.card, start.card)
                 if start.mixed:
                     write_json(run.mix_card, start.mixed)

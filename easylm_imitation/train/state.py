@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from easylm_imitation.models import Model
+from easylm_imitation.models import Adapters, Model
 from easylm_imitation.sharding import like_params
 from easylm_imitation.sharding import shardings as param_shardings
 
@@ -21,11 +21,11 @@ from easylm_imitation.sharding import shardings as param_shardings
 class TrainState:
     """What an update reads and replaces; also used as a tree of shapes and as a tree of shardings."""
     step: Any                   # int32 scalar, updates done
-    params: Any                 # nested dict of float32 master weights
+    params: Any                 # nested dict of float32 master weights, or of adapters
     optimizer: Any              # optax state
 
 
-def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(model: Model | Adapters, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state as `jax.ShapeDtypeStruct`s that carry their sharding on `mesh`: what init and restore both aim at."""
     params = model.abstract(jnp.float32)
     shapes = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
@@ -34,12 +34,20 @@ def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: 
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, by_leaf)
 
 
+def frozen_base(model: Model, dtype: jnp.dtype, mesh: Mesh) -> Any:
+    """Shapes of the weights that adapters stand beside, with their sharding on `mesh`."""
+    params = model.abstract(dtype)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params,
+                        param_shardings(mesh, model.rules(), params))
+
+
 def shardings_of(abstract: Any) -> Any:
     """The tree of shardings of a tree of abstract or real arrays."""
     return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def init_state(model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int) -> TrainState:
+def init_state(model: Model | Adapters, optimizer: optax.GradientTransformation, abstract: TrainState,
+               seed: int) -> TrainState:
     """Fresh weights. Each is computed where it lives; the values do not depend on the mesh."""
     def init(key: jax.Array) -> TrainState:
         params = model.init(key, jnp.float32)

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from easylm_imitation.models import Model
+from easylm_imitation.models import Adapters, Model
 from easylm_imitation.sharding import BATCH, scan
 from easylm_imitation.train.distil import Distil, distil_sum
 from easylm_imitation.train.loss import Batch, Sums, loss_sums
@@ -24,23 +24,25 @@ from easylm_imitation.train.skip import skip_metrics
 from easylm_imitation.train.state import TrainState, shardings_of
 
 Metrics = dict[str, jax.Array]
-Step = Callable[..., tuple[TrainState, Metrics]]        # of (state, batch), and a teacher's parameters
+Step = Callable[..., tuple[TrainState, Metrics]]        # of (state, batch, teacher, base)
 
 
 def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, learning_rate: optax.Schedule, mesh: Mesh,
               abstract: TrainState, *, accumulate: int = 1, z_loss: float = 0.0, loss_chunk: int = 4096,
               normalise: Literal["token_mean", "row_mean"] = "token_mean", dtype: jnp.dtype = jnp.bfloat16,
               remat: str = "full", attention: str = "auto", distil: Distil | None = None,
-              mixed: np.ndarray | None = None) -> Step:
+              mixed: np.ndarray | None = None, adapters: Adapters | None = None) -> Step:
     """Compiles `(state, batch) -> (state, metrics)` for one mesh; the old state's memory is given to the new one.
 
     The batch is sharded as `sharding.BATCH`; metrics are replicated scalars: loss, z_loss, grad_norm (before clipping),
     learning_rate (of this very update), weight, tokens, loss_tokens, and those of `skip_metrics`. `optimizer` is one of
     `make_optimizer`, or another in `skipping`. With `distil` the step takes the teacher's parameters, too (None where
     batches bring its best tokens), and metrics have the divergence. `mixed`, bool [B]: rows of another dataset, whose
-    tokens are counted apart, too.
+    tokens are counted apart, too. With `adapters` these are what the state holds and what learns; the step takes the
+    model's own parameters, frozen, behind the teacher's (None without one).
     """
-    def objective(params: dict, rows: Batch, teacher: dict | None) -> tuple[jax.Array, Sums]:
+    def objective(params: dict, rows: Batch, teacher: dict | None, base: dict | None) -> tuple[jax.Array, Sums]:
+        params = params if adapters is None else adapters.attach(base, params, rows.get("seeds"))
         diverge = None if distil is None else functools.partial(
             distil_sum, distil, teacher, rows, chunk=loss_chunk, attention=attention)
         sums = loss_sums(model, params, rows, normalise=normalise, chunk=loss_chunk, dtype=dtype, remat=remat,
@@ -48,13 +50,13 @@ def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, le
         share = distil.config.weight if distil else 0.0
         return (1 - share) * sums.nll + share * sums.divergence + z_loss * sums.z, sums
 
-    def gradient(params: dict, batch: Batch, teacher: dict | None) -> tuple[dict, Sums]:
+    def gradient(params: dict, batch: Batch, *beside: dict | None) -> tuple[dict, Sums]:
         """Summed over micro-batches, as sharded as the weights, so that devices reduce-scatter into their own part."""
         def _constrain(total: tuple) -> tuple:
             return jax.lax.with_sharding_constraint(total[0], shardings_of(abstract.params)), total[1]
 
         def of(rows: Batch) -> tuple:
-            return jax.grad(objective, has_aux=True)(params, rows, teacher)
+            return jax.grad(objective, has_aux=True)(params, rows, *beside)
 
         def add(total: tuple, rows: Batch) -> tuple[tuple, None]:
             return _constrain(jax.tree.map(jnp.add, total, of(rows))), None
@@ -65,8 +67,11 @@ def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, le
         start = _constrain((jax.tree.map(jnp.zeros_like, params), zero))
         return scan(add, start, micro_batches(batch, accumulate))[0]
 
-    def step(state: TrainState, batch: Batch, teacher: dict | None = None) -> tuple[TrainState, Metrics]:
-        grads, sums = gradient(state.params, batch, teacher)
+    def step(state: TrainState, batch: Batch, teacher: dict | None = None,
+             base: dict | None = None) -> tuple[TrainState, Metrics]:
+        seeds = None if adapters is None else adapters.row_seeds(state.step, len(batch["tokens"]))
+        rows = batch if seeds is None else {**batch, "seeds": seeds}
+        grads, sums = gradient(state.params, rows, teacher, base)
         weight = jnp.maximum(sums.weight, jnp.finfo(jnp.float32).tiny)      # a batch without loss is a zero gradient
         grads = jax.tree.map(lambda g: g / weight, grads)
         loss = sums.nll / weight
@@ -85,8 +90,8 @@ def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, le
 
     placed = shardings_of(abstract)
     batch_placed = NamedSharding(mesh, BATCH)
-    teacher_placed = () if distil is None else (None,)      # wherever it lies
-    return jax.jit(step, in_shardings=(placed, batch_placed, *teacher_placed), donate_argnums=0,
+    beside = (None, None) if adapters else () if distil is None else (None,)    # wherever teacher and base lie
+    return jax.jit(step, in_shardings=(placed, batch_placed, *beside), donate_argnums=0,
                    out_shardings=(placed, NamedSharding(mesh, PartitionSpec())))
 
 

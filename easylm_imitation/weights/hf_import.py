@@ -62,7 +62,7 @@ def open_hf(folder: str | os.PathLike) -> HFModel:
         config = _config_from(mapping, pathlib.Path(folder))
     else:
         config, files = read_config(folder), open_tensors(folder)
-    return HFModel(config, files, *_match(config, files))
+    return HFModel(config, files, *matched(config, files))
 
 
 def import_hf(folder: str | os.PathLike, dtype: jnp.dtype | None = jnp.float32,
@@ -178,9 +178,9 @@ def _file_sharding(where: Sharding, entry: Entry, rank: int) -> Sharding:
     return NamedSharding(where.mesh, PartitionSpec(*spec))
 
 
-def _match(config: ModelConfig, files: TensorFiles) -> tuple[dict[str, str], tuple[str, ...]]:
+def matched(config: ModelConfig, files: TensorFiles) -> tuple[dict[str, str], tuple[str, ...]]:
     """({expected tensor name: its name in the files}, names without weights), after checking that names, shapes and
-    dtypes fit the config."""
+    dtypes fit the config. Raises UserError."""
     table = family_of(config).names(config)
     expected = _expected(config)
     found: dict[str, str] = {}

@@ -21,10 +21,14 @@ from easylm_imitation.text import (
     load_tokenizer,
     stop_ids,
 )
+from easylm_imitation.weights.adapter import AdapterFiles, apply_adapters, find_adapter
+from easylm_imitation.weights.gguf_file import is_gguf
+from easylm_imitation.weights.gguf_import import open_gguf
 from easylm_imitation.weights.hf_export import OURS, HFNote
 from easylm_imitation.weights.hf_extras import NO_EXTRAS, HFExtras, read_extras
 from easylm_imitation.weights.hf_import import HFModel, fingerprint, identify_hf, open_hf, stored_dtype
 from easylm_imitation.weights.meta_checkpoint import is_meta
+from easylm_imitation.weights.peft import export_peft
 from easylm_imitation.weights.run_dir import BEST, RunDir, same_template
 
 
@@ -53,12 +57,18 @@ class LoadedModel:
 
 def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh: Mesh | None = None) -> LoadedModel:
     """Opens a run dir (its newest checkpoint; `RUN@120` that of update 120, `RUN@best` that of the lowest validation
-    loss) or a Hugging Face dir, with weights in `dtype` on `mesh` or one device.
+    loss), a Hugging Face dir, a GGUF file, or a base with adapters (adapter.py), with weights in `dtype` on `mesh` or
+    one device.
 
     Every device's part is read straight to where it belongs. Raises UserError when the path is neither, or damaged, or
     does not fit the mesh.
     """
     path, wanted = _at_step(path)
+    adapter = find_adapter(path, wanted)
+    if adapter is not None:
+        return _open_adapted(adapter, dtype, mesh)
+    if is_gguf(path):
+        return _open_gguf(path, dtype, mesh)
     run = _run_at(path)
     if run is not None:
         return _open_run(run, dtype, mesh, wanted)
@@ -85,11 +95,34 @@ def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
 def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:
     """Config and lineage of a run dir or a Hugging Face dir, without reading weights. Raises UserError."""
     path, wanted = _at_step(path)
+    adapter = find_adapter(path, wanted)
+    if adapter is not None:
+        config, base = describe(adapter.base)
+        return adapter.config_of(config), adapter.lineage(base)
+    if is_gguf(path):
+        found = open_gguf(path)
+        return found.weights.config, found.lineage
     run = _run_at(path)
     if run is None:
         model = open_hf(path)
         return model.config, _hf_identity(model)[0]
     return run.read_model()[0], run.read_lineage(None if wanted is None else run.step(wanted))
+
+
+def export_adapter(source: str | os.PathLike, path: str | os.PathLike) -> int:
+    """Writes the adapters that `source` names as a PEFT dir; returns how many tensors it holds. Raises UserError."""
+    adapter = find_adapter(*_at_step(source))
+    if adapter is None:
+        raise UserError(f"{source}: holds no adapters; --format peft is for a run of config.lora, or for PEFT's files")
+    config, base = describe(adapter.base)
+    lineage = adapter.lineage(base)
+    return export_peft(path, *adapter.read(adapter.config_of(config)), adapter.base, base, lineage)
+
+
+def is_model_path(path: str | os.PathLike) -> bool:
+    """Whether something is there that `open_model` might open: a folder, a GGUF file, with @STEP or as BASE+ADAPTER."""
+    path = _at_step(path)[0]
+    return os.path.isdir(path) or is_gguf(path) or os.path.isdir(path.rpartition("+")[2])
 
 
 def _at_step(path: str | os.PathLike) -> tuple[str, str | None]:
@@ -123,6 +156,26 @@ def _open_run(run: RunDir, dtype: jnp.dtype, mesh: Mesh | None, wanted: str | No
     params = run.load_params(abstract, step)
     return LoadedModel(config, params, tokenizer, run.read_template(), run.read_lineage(step), str(run.path), stored,
                        extras=run.read_extras())
+
+
+def _open_gguf(path: str, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
+    found = open_gguf(path)
+    _check_vocabulary(found.weights.config, found.tokenizer, pathlib.Path(path))
+    params = found.weights.read(dtype, _placement(create(found.weights.config), mesh))
+    return LoadedModel(found.weights.config, params, found.tokenizer, found.template, found.lineage, path,
+                       stored_dtype(found.weights.files), found.weights.dropped, found.extras)
+
+
+def _open_adapted(adapter: AdapterFiles, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:
+    """The base with the adapters added up, in `dtype`; a run's own tokenizer and template go before the base's."""
+    base = open_model(adapter.base, dtype=dtype, mesh=mesh)
+    config = adapter.config_of(base.config)
+    lineage = adapter.lineage(base.lineage)
+    params = apply_adapters(base.params, *adapter.read(config))
+    run = RunDir(adapter.path)
+    own = (run.read_tokenizer(), run.read_template()) if adapter.note else (base.tokenizer, base.template)
+    return dataclasses.replace(base, params=params, lineage=lineage, path=adapter.path, tokenizer=own[0],
+                               template=own[1])
 
 
 def _open_hf(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None) -> LoadedModel:

@@ -2,7 +2,7 @@
 
     config.json     the verb's resolved config          model.json    the model's config, and the dtype it came in
     data.json       what of its data a run takes        source.json   words of the Hugging Face dir it began with
-    length.json     how many updates the run has
+    length.json     how many updates the run has        adapter.json  of a run that trains adapters alone: their base
     lineage.json    where the run starts from           tokenizer/    template.json {"name", "id"}
     data_card.json  mix_card.json                       cards of the data it trains on, and of what is mixed in
     validation.jsonl  samples.jsonl  evaluations.jsonl  what it says of held-out conversations, and on tasks
@@ -56,6 +56,7 @@ class RunDir:
         self.mix_card = self.path / "mix_card.json"
         self.length = self.path / "length.json"
         self.lineage = self.path / "lineage.json"
+        self.adapter = self.path / "adapter.json"
         self.tokenizer = self.path / "tokenizer"
         self.template = self.path / "template.json"
         self.source = self.path / "source.json"

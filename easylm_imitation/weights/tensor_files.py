@@ -61,7 +61,7 @@ def open_tensors(folder: str | os.PathLike) -> TensorFiles:
         if (folder / index).is_file():
             return TensorFiles(folder, _indexed(folder, single, index))
         if (folder / single).is_file():
-            return TensorFiles(folder, _open(folder / single))
+            return TensorFiles(folder, open_file(folder / single))
     raise UserError(f"{folder}: there are no weights: no {SINGLE} and no {INDEX}, and no pytorch_model.bin either")
 
 
@@ -73,7 +73,7 @@ def _indexed(folder: pathlib.Path, single: str, index: str) -> dict[str, Stored]
     for name in sorted(set(homes.values())):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: no such file, but {index} names it; the download is incomplete")
-        files[name] = _open(folder / name)
+        files[name] = open_file(folder / name)
     for tensor, file in homes.items():
         if tensor not in files[file]:
             raise UserError(f"{folder / index}: says that '{tensor}' is in {file}, but it is not; "
@@ -86,7 +86,8 @@ def _indexed(folder: pathlib.Path, single: str, index: str) -> dict[str, Stored]
     return {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
 
 
-def _open(path: pathlib.Path) -> dict[str, Stored]:
+def open_file(path: pathlib.Path) -> dict[str, Stored]:
+    """The tensors of one file. Raises UserError for one that is not whole."""
     return _open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path)
 
 
