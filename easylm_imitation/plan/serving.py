@@ -88,7 +88,7 @@ def _cached(model: ModelConfig, tensor: int) -> float:
 
 def _working(model: ModelConfig, sizes: Shapes, tensor: int, rows: int, dtype: jnp.dtype) -> float:
     """The widest layer of the largest prefill or scoring, and one step's logits in float32."""
-    tokens = max([prompts * chunk for prompts, chunk in sizes.prefill] + [n * length for n, length, _ in sizes.score])
+    tokens = max([prompts * chunk for prompts, chunk in sizes.prefill] + [n * length for n, length in sizes.score])
     layer = tokens * (3 * model.d_ff / tensor + 4 * model.d_model) * dtype.itemsize
     return layer + max(rows, sizes.head_chunk) * model.vocab_size * 4 / tensor
 

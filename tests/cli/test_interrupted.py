@@ -33,7 +33,7 @@ def test_each_verb_says_itself_what_an_interruption_leaves(verb, monkeypatch, ca
     assert ("continues" in said) == (verb in CONTINUES)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_serve_can_be_stopped_while_it_loads(tmp_path, number):
     run, (model, params) = tmp_path / "run", made("llama", vocab_size=264)
     lineage = Lineage("i", "tiny", "i", "tiny")

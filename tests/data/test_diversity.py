@@ -39,6 +39,7 @@ def test_the_nearest_is_what_comparing_all_pairs_gives():
 signs = st.text(alphabet="ab1 .,-'\"&<>;()!?é東\n", max_size=30)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(text=st.one_of(signs, st.text(max_size=20), st.sampled_from(["a &amp; b", "x<skipped>y", "1,000.5 2-3 a-b"])))
 def test_tokens_are_sacrebleus(text):

@@ -71,7 +71,7 @@ def test_choices_are_asked_for_in_words_where_there_are_no_likelihoods(task_file
         made = evaluate_tasks(endpoint.url, task_files[:1], prompt="auto").tasks[0]
     assert (made.form, made.metric, made.prompt) == ("generation", "exact_match", "chat")
     assert [i.score for i in made.items] == [float(i % 2 == 1) for i in range(10)]     # "green" is right for odd ones
-    asked = endpoint.requests[0]["messages"]
+    [asked] = [r["messages"] for r in endpoint.requests if "thing 0?" in r["messages"][-1]["content"]]
     assert [m["role"] for m in asked] == ["user", "assistant"] * 2 + ["user"]
     assert asked[-1]["content"].startswith("Q: Which colour is thing 0?\nA. ")
     assert asked[-1]["content"].endswith("\nAnswer:")

@@ -76,6 +76,7 @@ def test_recomputation_changes_no_gradient_of_any_family(name):
     assert_recomputation_changes_nothing(name, [("stacked", {"remat": remat}) for remat in ("save-qkv", "offload")])
 
 
+@pytest.mark.slow
 def test_what_is_remembered_grows_from_full_to_none():
     model = create(dataclasses.replace(CONFIGS["llama"], layers=6, d_ff=64))
     rows = tuple(np.tile(x, (16, 1)) for x in packed())

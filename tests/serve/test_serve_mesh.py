@@ -83,6 +83,7 @@ def test_each_device_holds_its_part_of_weights_and_cache(served_model):
     engine.close()
 
 
+@pytest.mark.slow
 def test_weights_are_read_in_parts_straight_to_their_devices(served_model, tmp_path, monkeypatch):
     """Of a matrix no more is read in one go than one device holds, and nothing lies whole on any device."""
     model, folder = served_model, tmp_path / "hf"

@@ -41,6 +41,7 @@ def test_the_model_of_each_look_is_given(data, whole, tmp_path):
     assert history(tmp_path / "run") == history(whole)
 
 
+@pytest.mark.slow
 def test_what_was_said_after_the_checkpoint_is_cut_off(data, tmp_path):
     def fails(model):
         if model.lineage.step == 8:

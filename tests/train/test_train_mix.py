@@ -114,6 +114,7 @@ def test_tokens_are_counted_apart(mixed, data, documents):
     assert RunDir(mixed).read_lineage(9).tokens == tokens[0]
 
 
+@pytest.mark.slow
 def test_a_run_stops_when_the_data_has_given_its_tokens(data, documents, tmp_path):
     result = train(mixing(steps=None, tokens=1000), data_dir=data, mix=documents, workdir=tmp_path / "run")
     before, last = [line["tokens"] for line in read_metrics(RunDir(tmp_path / "run").metrics)][-2:]

@@ -110,6 +110,7 @@ def test_a_run_goes_on_after_a_bad_batch_and_resumes_across_it_bit_for_bit(data,
     assert _bits(_weights(tmp_path / "parts")) == _bits(_weights(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_updates_that_are_never_finite_end_the_run_and_the_last_good_weights_stay(data, tmp_path, spoilt):
     spoilt(4, 5, 6, 7, 8, 9)
     config = tiny_config(max_skips=2, checkpoint_every=1)

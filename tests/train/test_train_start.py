@@ -72,6 +72,7 @@ def test_another_config_does_not_continue_a_run(data, base, keys, match):
     assert RunDir(base).config.read_text() == before
 
 
+@pytest.mark.slow
 def test_a_constant_schedule_may_be_extended(data, tmp_path):
     steady = OptimizerConfig(learning_rate=0.01, schedule="constant", warmup=2)
     train(tiny_config(optimizer=steady, steps=2, log_every=5), data_dir=data, workdir=tmp_path / "run")

@@ -42,6 +42,7 @@ def test_the_divergence_falls_and_the_lineage_says_who_taught(student, teacher):
     assert student.read_lineage().teachers == (label, "teacher")
 
 
+@pytest.mark.slow
 def test_stopped_and_continued_it_is_the_same_run(student, data, teacher, tmp_path):
     for stop in (4, None):
         train(CONFIG, data_dir=data, workdir=tmp_path / "run", teacher=teacher, stop_after=stop)
@@ -50,6 +51,7 @@ def test_stopped_and_continued_it_is_the_same_run(student, data, teacher, tmp_pa
         assert curve(again, name) == curve(student, name)
 
 
+@pytest.mark.slow
 def test_micro_batches_sum_to_the_same_update(student, data, teacher, tmp_path):
     config = dataclasses.replace(CONFIG, mesh="fsdp:2,tensor:2", accumulate=2, steps=2)
     train(config, data_dir=data, workdir=tmp_path / "run", teacher=teacher)
@@ -57,6 +59,7 @@ def test_micro_batches_sum_to_the_same_update(student, data, teacher, tmp_path):
     np.testing.assert_allclose(found, curve(student, "divergence")[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_cache_of_all_tokens_teaches_as_the_model_does(student, data, teacher, tmp_path):
     cache_best_tokens(teacher, data, tmp_path / "cache", top_k=259, batch=8, dtype=np.float32)
     train(dataclasses.replace(CONFIG, steps=3), data_dir=data, workdir=tmp_path / "run", teacher=tmp_path / "cache")

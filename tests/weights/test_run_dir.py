@@ -31,7 +31,8 @@ def test_a_saved_model_opens_as_it_was(saved, wide, tokenizer):
     assert saved.steps() == [7]
 
 
-@pytest.mark.parametrize("a_turn", [pytest.param(1, marks=pytest.mark.slow), 3000])
+@pytest.mark.slow
+@pytest.mark.parametrize("a_turn", [1, 3000])
 def test_weights_that_are_read_in_turns_are_the_same(saved, wide, monkeypatch, a_turn):
     monkeypatch.setattr("easylm_imitation.weights.run_dir._A_TURN", a_turn)
     jax.tree.map(np.testing.assert_array_equal, open_model(saved.path).params, wide["llama"][1])
