@@ -192,6 +192,30 @@ def test_hopeless_answers_stop_at_once_and_never_show_the_key(monkeypatch, caplo
     assert KEY not in caplog.text
 
 
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_key_at_the_place_where_a_message_is_cut_leaves_nothing(monkeypatch, status, as_json):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    said = "x" * 290 + " " + KEY
+    body = {"error": {"message": said}} if as_json else said.encode()
+    with serving(Endpoint(lambda h, b, n: send(h, status, body))) as endpoint:
+        with pytest.raises((UserError, RequestFailed)) as caught:
+            ask(endpoint, model="teacher", attempts=1)
+    assert "xxx" in str(caught.value)
+    assert KEY[:4] not in str(caught.value)
+
+
+@pytest.mark.parametrize(("body", "says"), [
+    ({"error": {"message": "the model is loading"}}, "an error in place of an answer: the model is loading"),
+    ({"id": "x"}, r"not of the expected form \(without 'choices'\): {'id': 'x'}"),
+    ({"choices": []}, "not of the expected form: {'choices'"), (["a"], "not of the expected form: "),
+    (b"<html>hm</html>", "the answer is not JSON: <html>hm")])
+def test_an_answer_that_is_none_is_told_in_the_servers_own_words(body, says):
+    with serving(Endpoint(lambda h, b, n: send(h, 200, body))) as endpoint:
+        with pytest.raises(RequestFailed, match=says):
+            ask(endpoint, model="teacher", attempts=1)
+
+
 def test_without_a_key_none_is_sent(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serving(Endpoint(lambda h, b, n: send(h, 401, {}))) as endpoint:
