@@ -307,12 +307,14 @@ class Client:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _believed(self, asked: float) -> float:
-        """The seconds of a Retry-After that are waited for; says it once, and counts, when they are fewer."""
+        """The seconds of a Retry-After that are waited for; says it at the first, and counts, when they are fewer."""
         longest = self.config.longest_retry_after
         if asked > longest:
+            pause = f"a pause of {asked:,.0f} s" if asked < 1e7 else "an endless pause"
+            if not self.cut_short:
+                console.say(f"{self.base} wants {pause} (Retry-After); it is asked again after {longest:g} "
+                            "(longest_retry_after), as after any longer pause that it may want")
             self.cut_short += 1
-            console.say_once(f"{self.base} wants a pause of {asked:,.0f} s (Retry-After); it is asked again after "
-                             f"{longest:g} (longest_retry_after)")
         return min(asked, longest)
 
     async def _attempt(self, method: str, url: str, body: dict | None, read: Callable[[dict], T]) -> T:
@@ -456,6 +458,7 @@ def _retry_after(response: httpx.Response) -> float:
         pass
     try:
         when = email.utils.parsedate_to_datetime(value)
+        when = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)   # C's asctime, and "-0000", name no zone
         return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):      # OverflowError: a year that no calendar has
         return 0.0
