@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from easylm_imitation.config import load
 from easylm_imitation.journal import Journal
 from easylm_imitation.record_examples import EXAMPLES
 from easylm_imitation.records import Conversation, LedgerEntry, Lineage, read_jsonl
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import Incomplete, UserError
 from easylm_imitation.teacher import CollectConfig, collect_answers
+from easylm_imitation.teacher.runner import what_is_missing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -182,8 +184,11 @@ def test_empty_and_truncated_answers_are_dropped_and_counted_or_kept(files):
     with serving(Endpoint(behave)) as endpoint:
         dropping = collect(endpoint, files)
         assert (dropping.kept, dropping.dropped) == (4, {"empty": 1, "truncated": 1})
+        assert (dropping.missing, dropping.unusable) == (2, 2)
+        assert re.search(r"2 of 6 rows .*for 2 every answer .*\(1 empty, 1 truncated\); a larger tries .*; empty=keep, "
+                         "truncated=keep would keep", what_is_missing(dropping))
         keeping = collect(endpoint, files, empty="keep", truncated="keep")
-    assert (keeping.kept, keeping.dropped) == (6, {})
+    assert (keeping.kept, keeping.dropped, keeping.missing) == (6, {}, 0)
     assert len(endpoint.requests) == 6, "what is kept is decided when writing, not when asking"
 
 
@@ -196,7 +201,7 @@ def test_answers_of_no_use_are_asked_for_again_with_another_seed(files):
                                {"text": ""} if (kind, n) == ("2", 1) else {}))
     with serving(Endpoint(behave)) as endpoint:
         result = collect(endpoint, files, tries=3, refusals="drop", seed=0)
-        assert (result.kept, result.dropped, result.missing) == (5, {"refusal": 1}, 0)
+        assert (result.kept, result.dropped, result.missing) == (5, {"refusal": 1}, 1)
         again = collect(endpoint, files, tries=4, refusals="drop", seed=0)
         assert (again.asked, again.reused, again.kept) == (1, 10, 5)
         assert collect(endpoint, files, tries=1, refusals="keep", seed=0).kept == 5, "an empty answer is no row"
@@ -322,9 +327,18 @@ def test_what_is_on_its_way_at_an_interrupt_is_kept_and_a_second_one_cuts(tmp_pa
 
 def test_nothing_to_keep_is_an_error_and_writes_nothing(files):
     with serving(Endpoint(lambda h, body, n: answer(body, text=""))) as endpoint:
-        with pytest.raises(UserError, match="no answer to keep"):
+        with pytest.raises(Incomplete, match="no answer to keep: 6 of 6 rows are missing: for 6 every .*6 empty"):
             collect(endpoint, files)
     assert not files[1].exists()
+
+
+def test_a_budget_below_one_request_is_told_in_one_line(files, capsys):
+    with serving(Endpoint()) as endpoint:
+        with pytest.raises(Incomplete, match="6 of 6 rows are missing: the budget is used up; with a larger") as caught:
+            collect(endpoint, files, budget_tokens=3)
+    assert not endpoint.requests
+    assert caught.value.result["missing"] == 6
+    assert "missing" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("line", "says"), [
