@@ -234,7 +234,7 @@ class Client:
     async def model(self) -> ServedModel:
         """The model that requests go to: the configured one, or the only one served. Raises UserError when unclear."""
         try:
-            served = {m.id: m for m in await self.models()}
+            served = {self._without_secret(m.id): m for m in await self.models()}
         except _NoRoute:
             if not self._model:
                 raise

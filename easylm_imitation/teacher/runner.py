@@ -31,7 +31,7 @@ from easylm_imitation.records import (
 )
 from easylm_imitation.schema import Incomplete, UserError, plain
 from easylm_imitation.teacher.recipe import Ask, AskConfig, Recipe, free_settings
-from easylm_imitation.teacher.spending import OTHERS, Spending
+from easylm_imitation.teacher.spending import OTHERS, Spending, uncounted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,7 @@ class CollectResult:
     prompt_tokens: int
     completion_tokens: int
     cost: float                     # US dollars
+    uncounted: int                  # answers of the ledger without usage: tokens and cost are too low
 
 
 def collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: str | os.PathLike,
@@ -91,7 +92,8 @@ async def _collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: 
     result = CollectResult(
         str(out), " + ".join(labels), recipe.wanted, len(rows), max(0, recipe.wanted - len(rows)), unusable,
         run.stopped, run.asked, run.reused, run.failed, sum(teacher.client.cut_short for teacher in teachers),
-        dict(+recipe.dropped), spent.prompt_tokens, spent.completion_tokens, round(spent.cost, 6))
+        dict(+recipe.dropped), spent.prompt_tokens, spent.completion_tokens, round(spent.cost, 6),
+        sum(map(uncounted, ledger.entries)))
     _show(result)
     if not rows:
         raise Incomplete(f"--out {out} is not written, no answer to keep: {what_is_missing(result)}", plain(result))
@@ -259,7 +261,7 @@ class _Run:
         except RequestFailed as error:
             return LedgerEntry(*ask.key[:2], "failed", teacher.model, error=str(error), **name), True
         counted = None not in (reply.prompt_tokens, reply.completion_tokens)
-        used = (reply.prompt_tokens, reply.completion_tokens) if counted else (0, 0)
+        used = reply.prompt_tokens or 0, reply.completion_tokens or 0
         return LedgerEntry(*ask.key[:2], "ok", reply.model, *used, self.spending.price(ask.teacher, *used),
                            reply.seconds, reply.finish_reason, response=reply.text, **name), counted
 
@@ -321,7 +323,8 @@ def _card(config: AskConfig, result: CollectResult, teachers: Sequence[_Teacher]
         config.recipe, config.dataset, tuple(teacher.label for teacher in teachers), terms, times[0], times[-1],
         result.kept, result.wanted, result.dropped, answered, len(entries) - answered, result.prompt_tokens,
         result.completion_tokens, result.cost, OTHERS, digest(config), file_sha256(inputs) if inputs else "",
-        tuple(teacher.served.lineage for teacher in teachers if teacher.served.lineage), code_version())
+        tuple(teacher.served.lineage for teacher in teachers if teacher.served.lineage), code_version(),
+        result.uncounted)
 
 
 def _show(result: CollectResult) -> None:
@@ -333,6 +336,8 @@ def _show(result: CollectResult) -> None:
     if result.cost:
         counts += [(f"  {who}: $", f"{paid:,.0f}") for who, paid in OTHERS.items()]
     console.table(f"{result.teacher} → {result.out}", ["", "count"], [[name, n] for name, n in counts])
+    if result.uncounted:
+        console.say(f"{result.uncounted} answers without usage: tokens and cost are too low")
     if result.missing and result.kept:      # else an error says it
         console.say(what_is_missing(result))
 

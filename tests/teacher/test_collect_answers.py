@@ -16,7 +16,7 @@ from endpoint import Endpoint, answer, drop, send, serving
 from easylm_imitation.config import load
 from easylm_imitation.journal import Journal
 from easylm_imitation.record_examples import EXAMPLES
-from easylm_imitation.records import Conversation, LedgerEntry, Lineage, read_jsonl
+from easylm_imitation.records import CollectionCard, Conversation, LedgerEntry, Lineage, read_json, read_jsonl
 from easylm_imitation.schema import Incomplete, UserError
 from easylm_imitation.teacher import CollectConfig, collect_answers
 from easylm_imitation.teacher.runner import what_is_missing
@@ -254,6 +254,20 @@ def test_odd_token_counts_leave_a_ledger_that_can_be_read(files, said, counted):
         assert collect(endpoint, files).reused == 6
 
 
+@pytest.mark.parametrize(("usage", "uncounted", "tokens"), [
+    ({}, 6, (0, 0)), ({"prompt_tokens": 10}, 6, (60, 0)), ({"prompt_tokens": "x", "completion_tokens": 5}, 6, (0, 30)),
+    ({"prompt_tokens": 10, "completion_tokens": 5}, 0, (60, 30))])
+def test_answers_without_usage_are_said_and_a_good_count_counts(files, capsys, usage, uncounted, tokens):
+    with serving(Endpoint(lambda h, body, n: answer(body) | {"usage": usage})) as endpoint:
+        made = collect(endpoint, files, price_in=1.0, price_out=1.0)
+        assert (made.uncounted, made.prompt_tokens, made.completion_tokens) == (uncounted, *tokens)
+        assert made.cost == pytest.approx(sum(tokens) / 1e6)
+        said = "6 answers without usage: tokens and cost are too low"
+        assert (said in " ".join(capsys.readouterr().err.split())) == bool(uncounted)
+        assert collect(endpoint, files, price_in=1.0, price_out=1.0).uncounted == uncounted, "also when it goes on"
+    assert read_json(CollectionCard, f"{files[1]}.card.json").uncounted == uncounted
+
+
 @pytest.mark.parametrize("usage", [None, [], "many", 3])
 def test_usage_of_another_form_counts_as_none(files, usage):
     with serving(Endpoint(lambda h, body, n: answer(body) | {"usage": usage})) as endpoint:
@@ -343,6 +357,7 @@ def test_a_budget_below_one_request_is_told_in_one_line(files, capsys):
 
 @pytest.mark.parametrize(("line", "says"), [
     ('{"id": "x", "prompt": ', "prompts.jsonl:2: not valid JSON"),
+    ('{"id": "x"}', "prompts.jsonl:2: the key 'prompt' is missing .or 'messages'"),
     ('{"prompt": "no id"}', "prompts.jsonl:2: the key 'id' is missing"),
     ('{"id": "a", "prompt": "again"}', "prompts.jsonl:2: the id 'a' was there before"),
     ('{"id": "x", "prompt": "  "}', "prompts.jsonl:2: prompt 'x' has an empty message"),
@@ -371,7 +386,7 @@ def test_two_processes_do_not_share_a_ledger(tmp_path):
 
 def test_a_broken_line_inside_the_ledger_is_an_error(tmp_path):
     (tmp_path / "l.jsonl").write_text('{"prompt_id": "a"}\n')
-    with pytest.raises(UserError, match=r"l.jsonl:1: the key 'sample' is missing"):
+    with pytest.raises(UserError, match="l.jsonl:1: the key 'sample' is missing; mend the line, or delete it"):
         Journal(LedgerEntry, tmp_path / "l.jsonl")
 
 

@@ -430,7 +430,7 @@ def test_an_unknown_recipe_is_an_error_that_names_the_nearest():
     ("nq-synthetic", {"question": "who"}, r"in.jsonl:1.*answer: expected str"),
     ("alpaca", {"instruction": "Say hello to us"}, r"in.jsonl:1: not a seed task \(KeyError: 'instances'\)"),
     ("self-instruct", {"instruction": "Say hello", "instances": [{"output": "x"}]}, "1 seed tasks, but 8"),
-    ("explanations", {"targets": "yes"}, "in.jsonl:1: the key 'messages' is missing"),
+    ("explanations", {"targets": "yes"}, "in.jsonl:1: the key 'prompt' is missing"),
     ("self-chat", {"id": "a", "prompt": " "}, "in.jsonl:1: prompt 'a' has an empty message")])
 def test_a_bad_input_is_named_before_any_request(tmp_path, recipe, line, says):
     with serving(Endpoint()) as endpoint, pytest.raises(UserError, match=says):
