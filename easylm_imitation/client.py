@@ -234,7 +234,7 @@ class Client:
     async def model(self) -> ServedModel:
         """The model that requests go to: the configured one, or the only one served. Raises UserError when unclear."""
         try:
-            served = {m.id: m for m in await self.models()}
+            served = {self._without_secret(m.id): m for m in await self.models()}
         except _NoRoute:
             if not self._model:
                 raise
@@ -307,12 +307,14 @@ class Client:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _believed(self, asked: float) -> float:
-        """The seconds of a Retry-After that are waited for; says it once, and counts, when they are fewer."""
+        """The seconds of a Retry-After that are waited for; says it at the first, and counts, when they are fewer."""
         longest = self.config.longest_retry_after
         if asked > longest:
+            pause = f"a pause of {asked:,.0f} s" if asked < 1e7 else "an endless pause"
+            if not self.cut_short:
+                console.say(f"{self.base} wants {pause} (Retry-After); it is asked again after {longest:g} "
+                            "(longest_retry_after), as after any longer pause that it may want")
             self.cut_short += 1
-            console.say_once(f"{self.base} wants a pause of {asked:,.0f} s (Retry-After); it is asked again after "
-                             f"{longest:g} (longest_retry_after)")
         return min(asked, longest)
 
     async def _attempt(self, method: str, url: str, body: dict | None, read: Callable[[dict], T]) -> T:
@@ -331,10 +333,10 @@ class Client:
         try:
             return read(response.json())
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _Busy(f"the answer is not of the expected form ({type(error).__name__}: {error})") from None
+            raise _Busy(_unexpected(response, error, self._clean)) from None
 
     def _error(self, response: httpx.Response, where: str) -> Exception:
-        status, said = response.status_code, self._clean(message_of(response))
+        status, said = response.status_code, message_of(response, self._clean)
         if status == 429 and "insufficient_quota" in response.text:
             return UserError(f"{where}: the account's quota is used up ({said}); continue when it is refilled")
         if status in _BUSY:
@@ -418,15 +420,32 @@ def _writable(text: str | None) -> str:
     return _SURROGATE.sub("\ufffd", text or "")
 
 
-def message_of(response: httpx.Response) -> str:
-    """What the server says is wrong: OpenAI's error object, FastAPI's detail, or the start of the body."""
+def message_of(response: httpx.Response, clean: Callable[[str], str]) -> str:
+    """What the server says is wrong: OpenAI's error object, FastAPI's detail, or the start of the body.
+
+    `clean` takes the key out, of the whole text: of a key at the place of the cut a part would remain.
+    """
     try:
         body = response.json()
-        error = body.get("error", body.get("detail", body))
+        error = body.get("error") or body.get("detail") or body
         message = str(error.get("message", error) if isinstance(error, dict) else error)
     except (ValueError, AttributeError):
         message = response.text
-    return " ".join(message.split())[:300] or response.reason_phrase
+    message = " ".join(clean(message).split()) or response.reason_phrase
+    return clean(message)[:300]
+
+
+def _unexpected(response: httpx.Response, error: Exception, clean: Callable[[str], str]) -> str:
+    """Why a body of status 200 is no answer, in words: its own where it is an error object."""
+    said = message_of(response, clean)
+    try:
+        body = response.json()
+    except ValueError:
+        return f"the answer is not JSON: {said}"
+    if isinstance(body, dict) and body.get("error"):
+        return f"an error in place of an answer: {said}"
+    lacks = f" (without {clean(str(error))})" if isinstance(error, KeyError) else ""
+    return f"the answer is not of the expected form{lacks}: {said}"
 
 
 def _retry_after(response: httpx.Response) -> float:
@@ -439,6 +458,7 @@ def _retry_after(response: httpx.Response) -> float:
         pass
     try:
         when = email.utils.parsedate_to_datetime(value)
+        when = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)   # C's asctime, and "-0000", name no zone
         return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):      # OverflowError: a year that no calendar has
         return 0.0

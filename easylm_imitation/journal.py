@@ -73,4 +73,12 @@ class Journal(Generic[T]):
             os.ftruncate(self._file, whole)     # a line torn by a crash: it was never used
         lines = raw[:whole].decode("utf-8", "surrogateescape").split("\n")
         places = ((f"{self.path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip())
-        return [build(cls, parse_line(line, where), where) for where, line in places]
+        return [self._entry(cls, line, where) for where, line in places]
+
+    @staticmethod
+    def _entry(cls: type[T], line: str, where: str) -> T:
+        try:
+            return build(cls, parse_line(line, where), where)
+        except UserError as error:      # not a crash's doing: that tears the last line alone
+            raise UserError(f"{error}; mend the line, or delete it (what it held is then done again), and run the same "
+                            "command") from None

@@ -27,7 +27,7 @@ EXAMPLES: dict[type, dict[str, Any]] = {
         "first": "2026-01-01T00:00:00Z", "last": "2026-01-01T01:00:00Z", "rows": 60, "wanted": 60,
         "dropped": {"duplicate": 3}, "requests": 6, "failures": 1, "prompt_tokens": 900, "completion_tokens": 2000,
         "cost": 0.02, "others": {"Vicuna": 300.0}, "config": "cccccccccccccccc", "input": "00", "lineages": [],
-        "code": "0.1.0"},
+        "code": "0.1.0", "uncounted": 0},
     Lineage: {
         "id": "0f0f0f0f0f0f0f0f", "name": "imitation", "base": "aaaaaaaaaaaaaaaa", "base_name": "base",
         "init": "aaaaaaaaaaaaaaaa", "teachers": ["gpt-4"], "data_card": "bbbbbbbbbbbbbbbb", "tokens": 20000,

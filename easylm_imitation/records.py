@@ -91,6 +91,7 @@ class CollectionCard:
     input: str = ""                 # SHA-256 of the input file; "" without one
     lineages: tuple["Lineage", ...] = ()    # of the teachers that offer one
     code: str = ""
+    uncounted: int = 0              # answers whose usage the endpoint did not report: tokens and cost are too low
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,6 +369,9 @@ def conversation_from(mapping: dict[str, Any], where: str) -> Conversation:
 
 def prompt_from(mapping: dict[str, Any], where: str) -> Prompt:
     """A Prompt from one parsed line; `{"id", "prompt": text}` is short for a single user message. Raises UserError."""
+    if "prompt" not in mapping and "messages" not in mapping:
+        raise UserError(f"{where}: the key 'prompt' is missing (or 'messages', for more than one message); a line "
+                        'looks like {"id": "p0", "prompt": "Where is Oslo?"}')
     if "prompt" in mapping and "messages" not in mapping:
         mapping = {**mapping, "messages": [{"role": "user", "content": mapping["prompt"]}]}
         del mapping["prompt"]

@@ -5,6 +5,7 @@ import logging
 import socket
 import time
 
+import httpx
 import pytest
 from endpoint import Endpoint, answer, drop, send, serving
 from hypothesis import given, settings
@@ -132,7 +133,24 @@ def test_an_endless_retry_after_is_cut_short_said_and_counted(value, capsys):
     assert "asked again after 0.3 (longest_retry_after)" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("value", ["nan", "-5", "soon", ""])
+def test_differing_endless_pauses_are_said_once_and_briefly(capsys):
+    waits = ["9" * 40, "inf", "8" * 30]
+    with serving(Endpoint(lambda h, body, n: send(h, 503, {}, [("Retry-After", waits[n - 1])]) if n < 4
+                          else answer(body))) as endpoint:
+        ask(endpoint, longest_retry_after=0.01)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("Retry-After") == 1
+    assert "wants an endless pause (Retry-After)" in said
+
+
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S -0000"])
+def test_every_form_of_date_in_a_retry_after_is_read_as_utc(form):
+    value = time.strftime(form, time.gmtime(time.time() + 100))
+    response = httpx.Response(429, headers={"Retry-After": value})
+    assert 90 < client_module._retry_after(response) <= 100
+
+
+@pytest.mark.parametrize("value", ["nan", "-5", "soon", "", "Sun, 22 Nov 99999999999 22:49:37 GMT"])
 def test_a_retry_after_that_says_nothing_is_none(value):
     with serving(Endpoint(first_badly(lambda h: send(h, 429, {}, [("Retry-After", value)])))) as endpoint:
         ask(endpoint, backoff=0.01)
@@ -190,6 +208,30 @@ def test_hopeless_answers_stop_at_once_and_never_show_the_key(monkeypatch, caplo
     assert endpoint.headers[0]["Authorization"] == f"Bearer {KEY}"
     assert KEY not in str(caught.value) + repr(caught.value)
     assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_key_at_the_place_where_a_message_is_cut_leaves_nothing(monkeypatch, status, as_json):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    said = "x" * 290 + " " + KEY
+    body = {"error": {"message": said}} if as_json else said.encode()
+    with serving(Endpoint(lambda h, b, n: send(h, status, body))) as endpoint:
+        with pytest.raises((UserError, RequestFailed)) as caught:
+            ask(endpoint, model="teacher", attempts=1)
+    assert "xxx" in str(caught.value)
+    assert KEY[:4] not in str(caught.value)
+
+
+@pytest.mark.parametrize(("body", "says"), [
+    ({"error": {"message": "the model is loading"}}, "an error in place of an answer: the model is loading"),
+    ({"id": "x"}, r"not of the expected form \(without 'choices'\): {'id': 'x'}"),
+    ({"choices": []}, "not of the expected form: {'choices'"), (["a"], "not of the expected form: "),
+    (b"<html>hm</html>", "the answer is not JSON: <html>hm")])
+def test_an_answer_that_is_none_is_told_in_the_servers_own_words(body, says):
+    with serving(Endpoint(lambda h, b, n: send(h, 200, body))) as endpoint:
+        with pytest.raises(RequestFailed, match=says):
+            ask(endpoint, model="teacher", attempts=1)
 
 
 def test_without_a_key_none_is_sent(monkeypatch):

@@ -92,8 +92,7 @@ class Beside:
         if response.status_code in (401, 403):      # this server's key, not the caller's
             raise HTTPException(502, "the server beside this one refused this server's key; whoever started this "
                                      f"server should check ${self._config.api_key_env}")
-        said = message_of(response)
-        said = said.replace(self._key, "***") if self._key else said
+        said = message_of(response, lambda text: text.replace(self._key, "***") if self._key else text)
         status = response.status_code if response.status_code >= 400 else 502   # redirects are not followed
         wait = response.headers.get("Retry-After")
         return JSONResponse(error_body(status, said), status, {"Retry-After": wait} if wait else None)

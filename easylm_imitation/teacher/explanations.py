@@ -40,6 +40,9 @@ class ExplanationsConfig(ListedConfig):
         super().__post_init__()
         if not self.systems:
             raise ValueError("systems is empty; name at least one system message")
+        if self.better.model and not self.better.queries:
+            raise ValueError(f"better.model='{self.better.model}' would never be asked, as better.queries is 0; set "
+                             "better.queries to how many of the queries it answers too")
         if self.api != "chat":
             raise ValueError(f"api={self.api!r} has no system messages; use 'chat'")
 

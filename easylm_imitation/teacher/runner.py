@@ -29,9 +29,9 @@ from easylm_imitation.records import (
     write_json,
     write_jsonl,
 )
-from easylm_imitation.schema import UserError, plain
+from easylm_imitation.schema import Incomplete, UserError, plain
 from easylm_imitation.teacher.recipe import Ask, AskConfig, Recipe, free_settings
-from easylm_imitation.teacher.spending import OTHERS, Spending
+from easylm_imitation.teacher.spending import OTHERS, Spending, uncounted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,8 @@ class CollectResult:
     teacher: str                    # several are joined by " + "
     wanted: int                     # rows
     kept: int                       # rows written
-    missing: int                    # wanted, neither written nor dropped: failed, or never asked for
+    missing: int                    # wanted and not written: failed, of no use, or never asked for
+    unusable: int                   # of those: rows of a list, every answer to which was of no use (`dropped` says why)
     stopped: str                    # "" or why no more was asked: "budget used up", "nothing new"
     asked: int                      # requests answered in this run
     reused: int                     # requests answered in earlier runs
@@ -51,6 +52,7 @@ class CollectResult:
     prompt_tokens: int
     completion_tokens: int
     cost: float                     # US dollars
+    uncounted: int                  # answers of the ledger without usage: tokens and cost are too low
 
 
 def collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: str | os.PathLike,
@@ -58,12 +60,13 @@ def collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: str | o
     """Carries out `recipe` with the teachers at `urls` (one for each of its models, or one for all); writes `out`.
 
     Beside `out` stand `<out>.ledger.jsonl`, `<out>.config.json` and `<out>.card.json`. Raises UserError before any
-    request for a ledger of another collection, and later for an endpoint that refuses or is gone, or when no row can
-    be kept; what was answered by then stays in the ledger.
+    request for a ledger of another collection, and later for an endpoint that refuses or is gone; Incomplete when there
+    is no row at all. What was answered by then stays in the ledger.
     """
     if len(urls) not in (1, len(config.models())):
+        second = "; set better.queries to how many queries the second answers too" if hasattr(config, "better") else ""
         raise UserError(f"{len(urls)} teachers for a recipe that asks {len(config.models())}; write --teacher A,B, "
-                        "one for each, or one address that serves all")
+                        f"one for each, or one address that serves all{second if len(config.models()) == 1 else ''}")
     urls = list(urls) * (len(config.models()) if len(urls) == 1 else 1)
     _refuse_foreign_output(out)
     return asyncio.run(_collect(config, recipe, urls, pathlib.Path(out), inputs))
@@ -84,16 +87,16 @@ async def _collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: 
         await run.to_the_end()
     rows = [dataclasses.replace(row, teacher=teachers[number].label) for number, row in recipe.rows()]
     labels = sorted({row.teacher for row in rows} or {teacher.label for teacher in teachers})
-    missing = max(0, recipe.wanted - len(rows) - (0 if recipe.failures_stay else recipe.dropped.total()))
+    unusable = 0 if recipe.failures_stay else recipe.dropped.total()    # else what is dropped is no row that was wanted
     spent = run.spending
     result = CollectResult(
-        str(out), " + ".join(labels), recipe.wanted, len(rows), missing, run.stopped, run.asked, run.reused,
-        run.failed, sum(teacher.client.cut_short for teacher in teachers), dict(+recipe.dropped), spent.prompt_tokens,
-        spent.completion_tokens, round(spent.cost, 6))
+        str(out), " + ".join(labels), recipe.wanted, len(rows), max(0, recipe.wanted - len(rows)), unusable,
+        run.stopped, run.asked, run.reused, run.failed, sum(teacher.client.cut_short for teacher in teachers),
+        dict(+recipe.dropped), spent.prompt_tokens, spent.completion_tokens, round(spent.cost, 6),
+        sum(map(uncounted, ledger.entries)))
     _show(result)
     if not rows:
-        raise UserError(f"--out {out} is not written: no answer to keep; the last lines of "
-                        f"{_beside(out, 'ledger.jsonl')} say why")
+        raise Incomplete(f"--out {out} is not written, no answer to keep: {what_is_missing(result)}", plain(result))
     write_jsonl(out, rows)
     write_json(_beside(out, "card.json"), _card(config, result, teachers, ledger.entries, inputs))
     return result
@@ -163,8 +166,8 @@ class _Run:
         return self._fatal.result() if self._fatal.done() else answer.result()
 
     async def _land(self, tasks: set[asyncio.Task]) -> None:
-        """Sends nothing more, and waits for what is on its way, as it is paid: at most `timeout` seconds, or until a
-        second interrupt."""
+        """Sends nothing more, and waits for what is on its way, as it may be paid: at most `timeout` seconds, or until
+        a second interrupt."""
         for teacher in self.teachers:
             teacher.client.closing = True
         sent = tasks & set().union(*(teacher.client.on_the_way for teacher in self.teachers))
@@ -172,8 +175,8 @@ class _Run:
             task.cancel()
         try:
             if sent:
-                console.say(f"stopping: {len(sent)} answers are on their way and paid, they are waited for; interrupt "
-                            "again to give them up")
+                console.say(f"stopping: {len(sent)} answers are on their way and may be paid, they are waited for; "
+                            "interrupt again to give them up")
                 await asyncio.wait(sent, timeout=self.config.timeout)
         finally:
             for task in sent:
@@ -258,7 +261,7 @@ class _Run:
         except RequestFailed as error:
             return LedgerEntry(*ask.key[:2], "failed", teacher.model, error=str(error), **name), True
         counted = None not in (reply.prompt_tokens, reply.completion_tokens)
-        used = (reply.prompt_tokens, reply.completion_tokens) if counted else (0, 0)
+        used = reply.prompt_tokens or 0, reply.completion_tokens or 0
         return LedgerEntry(*ask.key[:2], "ok", reply.model, *used, self.spending.price(ask.teacher, *used),
                            reply.seconds, reply.finish_reason, response=reply.text, **name), counted
 
@@ -320,7 +323,8 @@ def _card(config: AskConfig, result: CollectResult, teachers: Sequence[_Teacher]
         config.recipe, config.dataset, tuple(teacher.label for teacher in teachers), terms, times[0], times[-1],
         result.kept, result.wanted, result.dropped, answered, len(entries) - answered, result.prompt_tokens,
         result.completion_tokens, result.cost, OTHERS, digest(config), file_sha256(inputs) if inputs else "",
-        tuple(teacher.served.lineage for teacher in teachers if teacher.served.lineage), code_version())
+        tuple(teacher.served.lineage for teacher in teachers if teacher.served.lineage), code_version(),
+        result.uncounted)
 
 
 def _show(result: CollectResult) -> None:
@@ -332,16 +336,32 @@ def _show(result: CollectResult) -> None:
     if result.cost:
         counts += [(f"  {who}: $", f"{paid:,.0f}") for who, paid in OTHERS.items()]
     console.table(f"{result.teacher} → {result.out}", ["", "count"], [[name, n] for name, n in counts])
-    if result.missing:
+    if result.uncounted:
+        console.say(f"{result.uncounted} answers without usage: tokens and cost are too low")
+    if result.missing and result.kept:      # else an error says it
         console.say(what_is_missing(result))
+
+
+_KEPT_BY = {"empty": "empty=keep", "truncated": "truncated=keep", "refusal": "refusals=keep"}
 
 
 def what_is_missing(result: CollectResult) -> str:
     """How many rows, why, and how to go on; one line."""
-    said = f"{result.missing} of {result.wanted} rows are missing"
+    why = [_of_no_use(result)] if result.unusable else []
     if result.stopped == "budget used up":
-        return f"{said}: the budget is used up; with a larger budget_tokens or budget_cost the same command goes on"
-    if result.stopped == "nothing new":
-        return (f"{said}: the last answers brought nothing new; with other seeds or settings under another --out, or a "
-                "larger give_up_after, there may be more")
-    return f"{said}: {result.failed} requests failed in this run; the same command goes on"
+        why.append("the budget is used up; with a larger budget_tokens or budget_cost the same command goes on")
+    elif result.stopped == "nothing new":
+        why.append("the last answers brought nothing new; with other seeds or settings under another --out, or a "
+                   "larger give_up_after, there may be more")
+    elif result.missing > result.unusable:
+        why.append(f"{result.failed} requests failed in this run; the same command goes on (the ledger says why they "
+                   "failed)")
+    return f"{result.missing} of {result.wanted} rows are missing: {'; and '.join(why)}"
+
+
+def _of_no_use(result: CollectResult) -> str:
+    reasons = ", ".join(f"{n} {reason}" for reason, n in result.dropped.items())
+    kept_by = [_KEPT_BY[reason] for reason in result.dropped if reason in _KEPT_BY]
+    keep = f"; {', '.join(kept_by)} would keep such answers, without asking again" if kept_by else ""
+    return (f"for {result.unusable} every answer was of no use and dropped, as the settings say ({reasons}); a larger "
+            f"tries (with a temperature above 0) asks for these anew{keep}")

@@ -64,3 +64,8 @@ class Spending:
         spent = (self.prompt_tokens + self.completion_tokens, self.cost)
         sums = (s + w + sum(h[i] for h in self._held.values()) for i, (s, w) in enumerate(zip(spent, worst)))
         return all(limit is None or total <= limit for limit, total in zip(self._limits, sums))
+
+
+def uncounted(entry: LedgerEntry) -> bool:
+    """Whether an answer came without usage, whole or in part: no prompt has 0 tokens, and no text."""
+    return entry.status == "ok" and not (entry.prompt_tokens and (entry.completion_tokens or not entry.response))

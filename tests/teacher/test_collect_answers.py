@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from endpoint import Endpoint, answer, drop, send, serving
 from easylm_imitation.config import load
 from easylm_imitation.journal import Journal
 from easylm_imitation.record_examples import EXAMPLES
-from easylm_imitation.records import Conversation, LedgerEntry, Lineage, read_jsonl
-from easylm_imitation.schema import UserError
+from easylm_imitation.records import CollectionCard, Conversation, LedgerEntry, Lineage, read_json, read_jsonl
+from easylm_imitation.schema import Incomplete, UserError
 from easylm_imitation.teacher import CollectConfig, collect_answers
+from easylm_imitation.teacher.runner import what_is_missing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -182,8 +184,11 @@ def test_empty_and_truncated_answers_are_dropped_and_counted_or_kept(files):
     with serving(Endpoint(behave)) as endpoint:
         dropping = collect(endpoint, files)
         assert (dropping.kept, dropping.dropped) == (4, {"empty": 1, "truncated": 1})
+        assert (dropping.missing, dropping.unusable) == (2, 2)
+        assert re.search(r"2 of 6 rows .*for 2 every answer .*\(1 empty, 1 truncated\); a larger tries .*; empty=keep, "
+                         "truncated=keep would keep", what_is_missing(dropping))
         keeping = collect(endpoint, files, empty="keep", truncated="keep")
-    assert (keeping.kept, keeping.dropped) == (6, {})
+    assert (keeping.kept, keeping.dropped, keeping.missing) == (6, {}, 0)
     assert len(endpoint.requests) == 6, "what is kept is decided when writing, not when asking"
 
 
@@ -196,7 +201,7 @@ def test_answers_of_no_use_are_asked_for_again_with_another_seed(files):
                                {"text": ""} if (kind, n) == ("2", 1) else {}))
     with serving(Endpoint(behave)) as endpoint:
         result = collect(endpoint, files, tries=3, refusals="drop", seed=0)
-        assert (result.kept, result.dropped, result.missing) == (5, {"refusal": 1}, 0)
+        assert (result.kept, result.dropped, result.missing) == (5, {"refusal": 1}, 1)
         again = collect(endpoint, files, tries=4, refusals="drop", seed=0)
         assert (again.asked, again.reused, again.kept) == (1, 10, 5)
         assert collect(endpoint, files, tries=1, refusals="keep", seed=0).kept == 5, "an empty answer is no row"
@@ -247,6 +252,20 @@ def test_odd_token_counts_leave_a_ledger_that_can_be_read(files, said, counted):
     with serving(Endpoint(behave)) as endpoint:
         assert collect(endpoint, files).prompt_tokens == 6 * counted
         assert collect(endpoint, files).reused == 6
+
+
+@pytest.mark.parametrize(("usage", "uncounted", "tokens"), [
+    ({}, 6, (0, 0)), ({"prompt_tokens": 10}, 6, (60, 0)), ({"prompt_tokens": "x", "completion_tokens": 5}, 6, (0, 30)),
+    ({"prompt_tokens": 10, "completion_tokens": 5}, 0, (60, 30))])
+def test_answers_without_usage_are_said_and_a_good_count_counts(files, capsys, usage, uncounted, tokens):
+    with serving(Endpoint(lambda h, body, n: answer(body) | {"usage": usage})) as endpoint:
+        made = collect(endpoint, files, price_in=1.0, price_out=1.0)
+        assert (made.uncounted, made.prompt_tokens, made.completion_tokens) == (uncounted, *tokens)
+        assert made.cost == pytest.approx(sum(tokens) / 1e6)
+        said = "6 answers without usage: tokens and cost are too low"
+        assert (said in " ".join(capsys.readouterr().err.split())) == bool(uncounted)
+        assert collect(endpoint, files, price_in=1.0, price_out=1.0).uncounted == uncounted, "also when it goes on"
+    assert read_json(CollectionCard, f"{files[1]}.card.json").uncounted == uncounted
 
 
 @pytest.mark.parametrize("usage", [None, [], "many", 3])
@@ -322,13 +341,23 @@ def test_what_is_on_its_way_at_an_interrupt_is_kept_and_a_second_one_cuts(tmp_pa
 
 def test_nothing_to_keep_is_an_error_and_writes_nothing(files):
     with serving(Endpoint(lambda h, body, n: answer(body, text=""))) as endpoint:
-        with pytest.raises(UserError, match="no answer to keep"):
+        with pytest.raises(Incomplete, match="no answer to keep: 6 of 6 rows are missing: for 6 every .*6 empty"):
             collect(endpoint, files)
     assert not files[1].exists()
 
 
+def test_a_budget_below_one_request_is_told_in_one_line(files, capsys):
+    with serving(Endpoint()) as endpoint:
+        with pytest.raises(Incomplete, match="6 of 6 rows are missing: the budget is used up; with a larger") as caught:
+            collect(endpoint, files, budget_tokens=3)
+    assert not endpoint.requests
+    assert caught.value.result["missing"] == 6
+    assert "missing" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("line", "says"), [
     ('{"id": "x", "prompt": ', "prompts.jsonl:2: not valid JSON"),
+    ('{"id": "x"}', "prompts.jsonl:2: the key 'prompt' is missing .or 'messages'"),
     ('{"prompt": "no id"}', "prompts.jsonl:2: the key 'id' is missing"),
     ('{"id": "a", "prompt": "again"}', "prompts.jsonl:2: the id 'a' was there before"),
     ('{"id": "x", "prompt": "  "}', "prompts.jsonl:2: prompt 'x' has an empty message"),
@@ -357,7 +386,7 @@ def test_two_processes_do_not_share_a_ledger(tmp_path):
 
 def test_a_broken_line_inside_the_ledger_is_an_error(tmp_path):
     (tmp_path / "l.jsonl").write_text('{"prompt_id": "a"}\n')
-    with pytest.raises(UserError, match=r"l.jsonl:1: the key 'sample' is missing"):
+    with pytest.raises(UserError, match="l.jsonl:1: the key 'sample' is missing; mend the line, or delete it"):
         Journal(LedgerEntry, tmp_path / "l.jsonl")
 
 

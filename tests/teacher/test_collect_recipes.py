@@ -12,7 +12,7 @@ from endpoint import Endpoint, answer, send, serving
 from easylm_imitation.cli.main import main
 from easylm_imitation.config import load_one_of
 from easylm_imitation.records import CollectionCard, read_json
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import Incomplete, UserError
 from easylm_imitation.teacher import RECIPES, collect_from
 from easylm_imitation.teacher.alpaca import parse_tasks
 from easylm_imitation.teacher.inputs import read_queries
@@ -355,6 +355,14 @@ def test_more_teachers_than_the_recipe_asks_are_too_many(tmp_path):
         collect_from(explanations(), ["http://a", "http://b"], queries, tmp_path / "out.jsonl")
 
 
+def test_a_better_teacher_without_queries_is_an_error_that_names_the_setting(tmp_path):
+    queries = write_lines(tmp_path / "q.jsonl", [{"id": "q", "prompt": "question"}])
+    with pytest.raises(UserError, match="better.model='good' would never be asked.*set better.queries"):
+        explanations(**{"better.model": "good"})
+    with pytest.raises(UserError, match="2 teachers for a recipe that asks 1.*set better.queries"):
+        collect_from(explanations(), ["http://a", "http://b"], queries, tmp_path / "out.jsonl")
+
+
 def test_flans_own_files_are_queries(shared_data):
     queries = read_queries(shared_data / "flan_cot/strategyqa_train.tsv.gz")
     assert len(queries) == 2061
@@ -392,7 +400,7 @@ def test_a_transcript_of_no_use_is_asked_for_again(tmp_path):
             body, text="no" if n < 3 and "topic 1" in text_of(body) else "[Human] a\n[AI] b"))) as endpoint:
         result = collect("self-chat", endpoint, topics, tmp_path / "o.jsonl", tries=3)
         assert (result.kept, result.dropped) == (3, {})
-        with pytest.raises(UserError, match="no answer to keep"):
+        with pytest.raises(Incomplete, match="3 of 3 rows are missing: .*3 fewer than 2 rounds"):
             collect("self-chat", endpoint, topics, tmp_path / "other.jsonl", tries=2, rounds=2, window=2)
     assert [row.id for row in rows_of(tmp_path / "o.jsonl")] == ["t0", "t1", "t2"]
     assert [(e.prompt_id, e.attempt) for e in ledger_of(tmp_path / "o.jsonl") if e.prompt_id == "t1"] == [
@@ -422,7 +430,7 @@ def test_an_unknown_recipe_is_an_error_that_names_the_nearest():
     ("nq-synthetic", {"question": "who"}, r"in.jsonl:1.*answer: expected str"),
     ("alpaca", {"instruction": "Say hello to us"}, r"in.jsonl:1: not a seed task \(KeyError: 'instances'\)"),
     ("self-instruct", {"instruction": "Say hello", "instances": [{"output": "x"}]}, "1 seed tasks, but 8"),
-    ("explanations", {"targets": "yes"}, "in.jsonl:1: the key 'messages' is missing"),
+    ("explanations", {"targets": "yes"}, "in.jsonl:1: the key 'prompt' is missing"),
     ("self-chat", {"id": "a", "prompt": " "}, "in.jsonl:1: prompt 'a' has an empty message")])
 def test_a_bad_input_is_named_before_any_request(tmp_path, recipe, line, says):
     with serving(Endpoint()) as endpoint, pytest.raises(UserError, match=says):
