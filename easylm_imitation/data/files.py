@@ -15,6 +15,8 @@ from easylm_imitation.data.sources import package
 from easylm_imitation.records import CollectionCard, Taught, digest, file_sha256, read_json
 from easylm_imitation.schema import UserError, build
 
+_COLLECTED = ("conversations", "messages")      # formats that files of `collect` are read as
+
 
 @dataclasses.dataclass(frozen=True)
 class SourceFiles:
@@ -68,7 +70,7 @@ def short(name: str, root: str, path: str) -> str:
 
 def taught(source: SourceConfig, dataset: str, files: SourceFiles) -> tuple[Taught, ...]:
     """Who wrote the answers of a source: as the cards say that `collect` left beside its files, else as the source."""
-    cards = [card for card in map(_card_beside, files.names) if card] if source.format == "conversations" else []
+    cards = [card for card in map(_card_beside, files.names) if card] if source.format in _COLLECTED else []
     if cards:
         return tuple(dict.fromkeys(Taught(dataset, teacher, card.first, card.last, card.terms)
                                    for card in cards for teacher in card.teachers))
@@ -76,15 +78,21 @@ def taught(source: SourceConfig, dataset: str, files: SourceFiles) -> tuple[Taug
 
 
 def _card_beside(name: str) -> CollectionCard | None:
+    """Beside a file that was packed since stands the card of the unpacked one."""
+    plain = name.removesuffix(".gz").removesuffix(".zst").removesuffix(".zstd")
+    found = (_card_at(f"{one}.card.json") for one in dict.fromkeys((name, plain)))
+    return next((card for card in found if card), None)
+
+
+def _card_at(name: str) -> CollectionCard | None:
     if not is_url(name):
-        path = pathlib.Path(f"{name}.card.json")
-        return read_json(CollectionCard, path) if path.is_file() else None
+        return read_json(CollectionCard, name) if pathlib.Path(name).is_file() else None
     try:
-        system, remote = _system(f"{name}.card.json")
+        system, remote = _system(name)
         content = system.cat_file(remote)
     except Exception:   # each file system has errors of its own for what is not there
         return None
-    return build(CollectionCard, json.loads(content), f"{name}.card.json")
+    return build(CollectionCard, json.loads(content), name)
 
 
 def is_url(path: str) -> bool:

@@ -78,7 +78,7 @@ class Tally:
         self._names: dict[tuple[str, str], tuple[str, int, bytes]] = {}     # (dataset, id) -> file, line, contents
         self._renamed = 0
         self.dropped: list[dict[str, Any]] = []
-        self.teachers: set[str] = set()
+        self.teachers: list[set[str]] = [set() for _ in datasets]    # of the rows of each source
         self._said = 0
 
     def judged(self, source: int, file: str, record: int, outcome: Outcome) -> Row | None:
@@ -131,7 +131,7 @@ class Tally:
         count.copies += row.copy > 0
         count.tokens += row.tokens
         count.loss_tokens += loss_tokens
-        self.teachers |= {row.teacher} - {""}
+        self.teachers[row.source] |= {row.teacher} - {""}
 
     def sources(self, files: list[SourceFiles]) -> tuple[SourceCount, ...]:
         """Of each source, for the card."""
