@@ -61,7 +61,7 @@ def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | 
     Raises UserError, with nothing left behind, for a missing source, a tokenizer without the template's tokens, an
     `out` that holds something else, and a dataset that comes out empty.
     """
-    out, evaluations = pathlib.Path(out), Evaluations(tasks)
+    out, evaluations = pathlib.Path(out), Evaluations(tasks, config.root)
     with tempfile.TemporaryDirectory(prefix="easylm_imitation.") as staging:
         tokenizer = load_tokenizer(config.tokenizer)
         template = get_template(config.template, tokenizer)

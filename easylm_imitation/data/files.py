@@ -9,12 +9,14 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from easylm_imitation import console
 from easylm_imitation.data.config import BuildConfig, SourceConfig
 from easylm_imitation.data.formats import FORMATS
 from easylm_imitation.data.sources import package
 from easylm_imitation.records import CollectionCard, Taught, digest, file_sha256, read_json
 from easylm_imitation.schema import UserError, build
 
+_LEDGERS = "*.ledger.jsonl*"
 _COLLECTED = ("conversations", "messages")      # formats that files of `collect` are read as
 
 
@@ -130,8 +132,14 @@ def _locate(source: SourceConfig, root: str) -> tuple[str, list[str]]:
 
 
 def _wanted(names: list[str], source: SourceConfig) -> list[str]:
+    """Of what a pattern matches; a ledger of `collect` stands beside its rows, and is read where `skip` is ""."""
     skip = FORMATS[source.format].skip if source.skip is None else source.skip
-    return sorted(n for n in names if not (skip and fnmatch.fnmatchcase(pathlib.PurePosixPath(n).name, skip)))
+    ledgers = [] if source.skip == "" else [n for n in names if fnmatch.fnmatchcase(n, _LEDGERS)]
+    if ledgers:
+        console.say(f"{source.path}: {', '.join(sorted(ledgers))}: passed over, the ledger of `collect` and no "
+                    'conversations (skip="" reads it)')
+    return sorted(n for n in names if n not in ledgers
+                  and not (skip and fnmatch.fnmatchcase(pathlib.PurePosixPath(n).name, skip)))
 
 
 def _listed(url: str, source: SourceConfig) -> list[str]:
@@ -171,9 +179,11 @@ def _system(url: str) -> tuple[Any, str]:
 
 
 def _told(missing: list[tuple[str, SourceConfig]]) -> str:
-    lines = [f"{place}: no such file" + (f"; get it from {source.origin}" if source.origin else "")
-             for place, source in missing]
+    lines = list(dict.fromkeys(      # a mixture may take of one file several times
+        f"{place}: no such file" + (f"; get it from {source.origin}" if source.origin else "")
+        for place, source in missing))
     cure = "set --config.root or the source's path"
     if len(lines) == 1:
         return f"source {lines[0]}; {cure}"
-    return "\n  ".join([f"{len(lines)} sources are missing; {cure}:", *lines])
+    what = f"{len(missing)} sources" if len(lines) == len(missing) else f"{len(lines)} files of {len(missing)} sources"
+    return "\n  ".join([f"{what} are missing; {cure}:", *lines])

@@ -55,6 +55,22 @@ def test_an_evaluation_task_is_looked_for_by_its_name(place, capsys):
     assert "already built" in capsys.readouterr().err
 
 
+def test_what_to_look_for_is_found_from_the_root_too_and_named_when_it_is_not(place, capsys):
+    (place / "root").mkdir()
+    (place / "a.jsonl").rename(place / "root" / "a.jsonl")
+    write_lines(place / "root" / "exam.jsonl", [{"id": "1", "text": "q"}])
+    call = ["build", "--config", "config.py", "--config.root=root", "--out", "out"]
+    rule = '--config.clean=({"rule": "overlap", "against": ("%s",)},)'
+    assert main([*call, rule % "exams.jsonl"]) == 2
+    said = "".join(capsys.readouterr().err.split())     # the screen wraps paths anywhere
+    assert f"against'exams.jsonl':nosuchfile,neither{place}/exams.jsonlnor{place}/root/exams.jsonl" in said
+    assert main([*call, rule % "task:mmul", "--task-data", "tasks"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "clean: against 'task:mmul': unknown task 'mmul'" in said
+    assert "--tasks" not in said
+    assert main([*call, rule % "exam.jsonl"]) == 0
+
+
 def test_malformed_lines_leave_a_dataset_and_exit_code_3(place, capsys):
     with (place / "a.jsonl").open("a") as file:
         file.write('{"messages": \n')
