@@ -155,8 +155,8 @@ class Tally:
     def show(self) -> None:
         """Says how many more were left out than were named, and how many have another id than in their file."""
         if self._renamed:
-            console.say(f"{self._renamed} conversations had the id of another one, with other contents: they are named "
-                        "after their file, FILESTEM/ID")
+            many = "conversations had the id of another one" if self._renamed > 1 else "conversation had another's id"
+            console.say(f"{self._renamed} {many}, with other contents: named after the file now, FILESTEM/ID")
         if len(self.dropped) > self._said:
             console.say(f"... {len(self.dropped) - self._said} more dropped; dropped.jsonl of the dataset names all")
 

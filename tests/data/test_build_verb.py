@@ -1,5 +1,6 @@
 """The verb `build` as a user runs it: quiet, offline, without TensorFlow."""
 import json
+import re
 import subprocess
 import sys
 
@@ -69,6 +70,21 @@ def test_what_to_look_for_is_found_from_the_root_too_and_named_when_it_is_not(pl
     assert "clean: against 'task:mmul': unknown task 'mmul'" in said
     assert "--tasks" not in said
     assert main([*call, rule % "exam.jsonl"]) == 0
+
+
+def test_a_rule_that_only_reports_does_not_read_like_one_that_dropped_nothing(place, capsys):
+    write_lines(place / "a.jsonl", [{"id": "1", "messages": turns("q", text)} for text in ("a", "b")])
+    call = ["build", "--config", "config.py", "--out", "out", "--config.clean=('diversity', 'same-query')"]
+    assert main(call) == 0
+    said = [re.findall(r"[\w-]+", line) for line in capsys.readouterr().err.splitlines()]
+    assert ["same-query", "all", "2", "0", "1", "0"] in said
+    assert [line[-3:] for line in said if line[:2] == ["diversity", "all"]] == [["reports", "alone", "0"]]
+
+
+def test_one_conversation_with_anothers_id_is_said_in_good_english(place, capsys):
+    write_lines(place / "a.jsonl", [{"id": "1", "messages": turns("q", text)} for text in ("a", "b")])
+    assert main(["build", "--config", "config.py", "--out", "out"]) == 0
+    assert "1 conversation had another's id, with other contents" in " ".join(capsys.readouterr().err.split())
 
 
 def test_malformed_lines_leave_a_dataset_and_exit_code_3(place, capsys):
