@@ -325,7 +325,7 @@ def iter_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises UserError with file and line for bad JSON, bad UTF-8 and text that has no UTF-8 form.
     """
     try:
-        file = open(path, encoding="utf-8", errors="surrogateescape")
+        file = open(path, encoding="utf-8-sig", errors="surrogateescape")    # a byte order mark may open it
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     with file:

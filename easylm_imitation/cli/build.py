@@ -6,7 +6,7 @@ from typing import Any
 from easylm_imitation import console
 from easylm_imitation.cli import flags
 from easylm_imitation.config import load
-from easylm_imitation.records import DataCard
+from easylm_imitation.records import DataCard, RuleCount
 from easylm_imitation.schema import Incomplete, UserError, plain
 
 HELP = "turn raw conversation files into a dataset of tokenized shards and a data card"
@@ -64,6 +64,11 @@ def _items(task_data: str | None) -> Callable[[str], list[dict[str, Any]]]:
     return items
 
 
+def _reports(rule: RuleCount) -> bool:
+    """Whether it drops nothing whatever it meets."""
+    return rule.rule in ("diversity", "held-out") or (rule.rule == "overlap" and not rule.options.get("remove"))
+
+
 def _show(card: DataCard) -> None:
     """Tables of sources and, where there are any, of cleaning rules with a few of what each met."""
     rows = [[s.dataset, s.read, s.kept, s.tokens, ", ".join(f"{n} {reason}" for reason, n in s.dropped.items()) or "0"]
@@ -74,7 +79,8 @@ def _show(card: DataCard) -> None:
         console.table("mixture", ["source", "added by splitting", "left out of the mixture", "copies by weight"], rows)
     if not card.rules:
         return
-    rows = [[r.rule, r.dataset or "all", r.seen, r.changed, r.dropped, r.added] for r in card.rules]
+    rows = [[r.rule, r.dataset or "all", r.seen, r.changed, "reports alone" if _reports(r) else r.dropped, r.added]
+            for r in card.rules]
     console.table("cleaning", ["rule", "source", "seen", "changed", "dropped", "added"], rows)
     for rule in card.rules:
         for sample in rule.samples:

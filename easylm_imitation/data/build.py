@@ -61,7 +61,7 @@ def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | 
     Raises UserError, with nothing left behind, for a missing source, a tokenizer without the template's tokens, an
     `out` that holds something else, and a dataset that comes out empty.
     """
-    out, evaluations = pathlib.Path(out), Evaluations(tasks)
+    out, evaluations = pathlib.Path(out), Evaluations(tasks, config.root)
     with tempfile.TemporaryDirectory(prefix="easylm_imitation.") as staging:
         tokenizer = load_tokenizer(config.tokenizer)
         template = get_template(config.template, tokenizer)
@@ -70,8 +70,8 @@ def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | 
         _check_free(out, "asked", asked)        # before anything is fetched
         files, path = _path(config, pathlib.Path(staging), runner)
         datasets = [dataset_of(source, found) for source, found in zip(config.sources, files)]
-        whose = tuple(dict.fromkeys(one for given in zip(config.sources, datasets, files) for one in taught(*given)))
-        identity = digest([asked, [found.sha256 for found in files], whose])
+        whose = [taught(*given) for given in zip(config.sources, datasets, files)]
+        identity = digest([asked, [found.sha256 for found in files], _once(whose)])
         if _check_free(out, "identity", identity):
             console.say(f"{out}: already built from the same sources and config")
             return read_card(out)
@@ -133,9 +133,9 @@ def _path(config: BuildConfig, staging: pathlib.Path, runner: Runner | None) -> 
     return beam.files, beam.outcomes
 
 
-def _write(config: BuildConfig, files: list[SourceFiles], datasets: list[str], whose: tuple[Taught, ...],
-           path: Callable, folder: pathlib.Path, tokenizer: Tokenizer, template: Template,
-           evaluations: Evaluations) -> DataCard:
+def _write(config: BuildConfig, files: list[SourceFiles], datasets: list[str],
+           whose: list[tuple[Taught, ...]], path: Callable, folder: pathlib.Path, tokenizer: Tokenizer,
+           template: Template, evaluations: Evaluations) -> DataCard:
     tally, findings = Tally(config, datasets), Findings(evaluations)
     with path(config, files, datasets, tokenizer, folder / "tokenizer", template) as made, \
             console.progress("tokenizing", None) as advance:
@@ -149,18 +149,42 @@ def _write(config: BuildConfig, files: list[SourceFiles], datasets: list[str], w
         raise UserError(f"dataset '{config.name}' is empty ({reasons}); nothing was written")
     sources = tally.sources(files)
     places.save(folder)
+    teachers, unknown = _teachers(config, datasets, whose, tally)
     card = DataCard(
         name=config.name, hash="", sources=sources, conversations=len(places.tokens), tokens=sum(places.tokens),
         loss_tokens=sum(source.loss_tokens for source in sources), longest=max(places.tokens), tokenizer=tokenizer.id,
-        template=template.id, teachers=tuple(sorted(tally.teachers)), seed=config.seed, code=code_version(),
+        template=template.id, teachers=teachers, seed=config.seed, code=code_version(),
         rules=tally.rules(), budget=None if config.budget is None else tokens_of(config.budget),
         overlaps=findings.overlaps, diversity=findings.diversity, held_out=findings.held_out,
-        taught=whose, index={name: file_sha256(folder / name) for name in ("lengths.npy", "datasets.npz")})
-    card = dataclasses.replace(card, hash=_card_hash(card, contents))
+        taught=_once([*whose, tuple(one for one in unknown if one.terms)]),
+        index={name: file_sha256(folder / name) for name in ("lengths.npy", "datasets.npz")})
+    # that nothing is known of a teacher does not make it another dataset
+    card = dataclasses.replace(card, hash=_card_hash(card, contents), taught=_once([*whose, unknown]))
     _write_findings(folder, findings)
     write_json(folder / "card.json", card)
     tally.show()
     return card
+
+
+def _once(whose: list[tuple[Taught, ...]]) -> tuple[Taught, ...]:
+    return tuple(dict.fromkeys(one for own in whose for one in own))
+
+
+def _teachers(config: BuildConfig, datasets: list[str], whose: list[tuple[Taught, ...]],
+              tally: Tally) -> tuple[tuple[str, ...], tuple[Taught, ...]]:
+    """(all teachers, those of whom neither date nor terms are known); says whose these are."""
+    teachers, unknown = set[str](), []
+    for i, (source, dataset, own, named) in enumerate(zip(config.sources, datasets, whose, tally.teachers)):
+        if source.format == "messages" and not named:   # such rows name nobody; the card beside their file does
+            named = {one.teacher for one in own}
+        missing = sorted(named - {one.teacher for one in own if one.first or one.terms})
+        if missing and not source.terms:
+            console.say(f"{source.path}: rows of {', '.join(missing)}; no card beside the file (FILE.card.json) says "
+                        "when that was asked and under which terms: unknown on the data card, unless you set "
+                        f"sources.{i}.terms")
+        teachers |= named
+        unknown += [Taught(dataset, name, terms=source.terms) for name in missing]
+    return tuple(sorted(teachers)), tuple(unknown)
 
 
 def _write_findings(folder: pathlib.Path, findings: Findings) -> None:

@@ -9,11 +9,15 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from easylm_imitation import console
 from easylm_imitation.data.config import BuildConfig, SourceConfig
 from easylm_imitation.data.formats import FORMATS
 from easylm_imitation.data.sources import package
 from easylm_imitation.records import CollectionCard, Taught, digest, file_sha256, read_json
 from easylm_imitation.schema import UserError, build
+
+_LEDGERS = "*.ledger.jsonl*"
+_COLLECTED = ("conversations", "messages")      # formats that files of `collect` are read as
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,7 @@ def short(name: str, root: str, path: str) -> str:
 
 def taught(source: SourceConfig, dataset: str, files: SourceFiles) -> tuple[Taught, ...]:
     """Who wrote the answers of a source: as the cards say that `collect` left beside its files, else as the source."""
-    cards = [card for card in map(_card_beside, files.names) if card] if source.format == "conversations" else []
+    cards = [card for card in map(_card_beside, files.names) if card] if source.format in _COLLECTED else []
     if cards:
         return tuple(dict.fromkeys(Taught(dataset, teacher, card.first, card.last, card.terms)
                                    for card in cards for teacher in card.teachers))
@@ -76,15 +80,21 @@ def taught(source: SourceConfig, dataset: str, files: SourceFiles) -> tuple[Taug
 
 
 def _card_beside(name: str) -> CollectionCard | None:
+    """Beside a file that was packed since stands the card of the unpacked one."""
+    plain = name.removesuffix(".gz").removesuffix(".zst").removesuffix(".zstd")
+    found = (_card_at(f"{one}.card.json") for one in dict.fromkeys((name, plain)))
+    return next((card for card in found if card), None)
+
+
+def _card_at(name: str) -> CollectionCard | None:
     if not is_url(name):
-        path = pathlib.Path(f"{name}.card.json")
-        return read_json(CollectionCard, path) if path.is_file() else None
+        return read_json(CollectionCard, name) if pathlib.Path(name).is_file() else None
     try:
-        system, remote = _system(f"{name}.card.json")
+        system, remote = _system(name)
         content = system.cat_file(remote)
     except Exception:   # each file system has errors of its own for what is not there
         return None
-    return build(CollectionCard, json.loads(content), f"{name}.card.json")
+    return build(CollectionCard, json.loads(content), name)
 
 
 def is_url(path: str) -> bool:
@@ -122,8 +132,14 @@ def _locate(source: SourceConfig, root: str) -> tuple[str, list[str]]:
 
 
 def _wanted(names: list[str], source: SourceConfig) -> list[str]:
+    """Of what a pattern matches; a ledger of `collect` stands beside its rows, and is read where `skip` is ""."""
     skip = FORMATS[source.format].skip if source.skip is None else source.skip
-    return sorted(n for n in names if not (skip and fnmatch.fnmatchcase(pathlib.PurePosixPath(n).name, skip)))
+    ledgers = [] if source.skip == "" else [n for n in names if fnmatch.fnmatchcase(n, _LEDGERS)]
+    if ledgers:
+        console.say(f"{source.path}: {', '.join(sorted(ledgers))}: passed over, the ledger of `collect` and no "
+                    'conversations (skip="" reads it)')
+    return sorted(n for n in names if n not in ledgers
+                  and not (skip and fnmatch.fnmatchcase(pathlib.PurePosixPath(n).name, skip)))
 
 
 def _listed(url: str, source: SourceConfig) -> list[str]:
@@ -163,9 +179,11 @@ def _system(url: str) -> tuple[Any, str]:
 
 
 def _told(missing: list[tuple[str, SourceConfig]]) -> str:
-    lines = [f"{place}: no such file" + (f"; get it from {source.origin}" if source.origin else "")
-             for place, source in missing]
+    lines = list(dict.fromkeys(      # a mixture may take of one file several times
+        f"{place}: no such file" + (f"; get it from {source.origin}" if source.origin else "")
+        for place, source in missing))
     cure = "set --config.root or the source's path"
     if len(lines) == 1:
         return f"source {lines[0]}; {cure}"
-    return "\n  ".join([f"{len(lines)} sources are missing; {cure}:", *lines])
+    what = f"{len(missing)} sources" if len(lines) == len(missing) else f"{len(lines)} files of {len(missing)} sources"
+    return "\n  ".join([f"{what} are missing; {cure}:", *lines])

@@ -171,7 +171,8 @@ def data_use(folder: str | os.PathLike, config: LoaderConfig) -> DataUse:
 
 def _say_what_is_cut(folder: pathlib.Path, use: DataUse) -> None:
     if use.long_conversations:
-        done = {"drop": "left out", "truncate": "cut off there", "truncate-left": "begin later"}[use.too_long]
+        done = {"drop": "left out", "truncate": "cut off there",
+                "truncate-left": "cut off at their beginning"}[use.too_long]
         if use.without_loss:
             side = "behind" if use.too_long == "truncate-left" else "before"
             done += f", {use.without_loss} of them left out, as nothing to learn stands {side} the cut"

@@ -92,6 +92,42 @@ PUBLIC: dict[str, list[dict[str, Any]]] = {
 }
 """Name -> the sources (SourceConfig's keys) that it consists of."""
 
+_OASST = "model/model_eval/manual/data/en_100_tree.jsonl.gz"
+_DEMOS = "https://github.com/hiyouga/LLaMA-Factory (data/)"
+_SELF_INSTRUCT = "https://github.com/yizhongw/self-instruct"
+
+SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "gpteacher": [_entry(f"gpteacher/{folder}/*.json.gz", "alpaca", "https://github.com/teknium1/GPTeacher", "MIT",
+                         _GPT4, dataset=f"gpteacher-{folder.lower()}") for folder in ("Codegen", "Roleplay")],
+    "halueval": [_entry("halueval_general/*.jsonl.gz", "halueval", "https://github.com/RUCAIBox/HaluEval (data/)",
+                        "MIT", _CHATGPT, dataset="halueval")],
+    "code-alpaca": [_entry("codealpaca_2k/code_alpaca_2k.json.gz", "code-alpaca",
+                           "https://github.com/sahil280114/codealpaca (data/)", "CC BY-NC 4.0", _DAVINCI,
+                           dataset="code-alpaca")],
+    "lima": [_entry("lima/lima.json.gz", "lima", f"{_HF}/GAIR/lima, as LLaMA-Factory wrote it", "CC BY-NC-SA",
+                    dataset="lima")],
+    "flan-cot": [{**PUBLIC["flan-cot"][0], "path": "flan_cot/*.tsv.gz"}],
+    "oasst1": [_entry(f"oasst_samples/{_OASST}", "oasst1", "https://github.com/LAION-AI/Open-Assistant", "Apache-2.0",
+                      dataset="oasst1")],
+    "self-instruct": [_entry("self_instruct/data/seed_tasks.jsonl", "self-instruct", f"{_SELF_INSTRUCT} (data/)",
+                             "Apache-2.0", dataset="self-instruct-seeds")],
+    "self-instruct-user": [_entry("self_instruct/human_eval/user_oriented_instructions.jsonl", "self-instruct",
+                                  f"{_SELF_INSTRUCT} (human_eval/)", "Apache-2.0", dataset="self-instruct-user")],
+    "dummy-sharegpt": [_entry("fastchat_bench/data/dummy_conversation.json", "sharegpt",
+                              "https://github.com/lm-sys/FastChat (data/)", "Apache-2.0", dataset="dummy-sharegpt")],
+    "llamafactory": [_entry("llamafactory_demos/alpaca_en_demo.json.gz", "alpaca", _DEMOS, "CC BY-NC 4.0",
+                            dataset="llamafactory-alpaca")],
+    "llamafactory-identity": [_entry("llamafactory_demos/identity.json", "alpaca", _DEMOS, "Apache-2.0",
+                                     dataset="llamafactory-identity")],
+    "llamafactory-kto": [_entry("llamafactory_demos/kto_en_demo.json.gz", "messages", _DEMOS, "Apache-2.0",
+                                dataset="llamafactory-kto")],
+    "llamafactory-toolcall": [_entry("llamafactory_demos/glaive_toolcall_en_demo.json.gz", "sharegpt", _DEMOS,
+                                     "Apache-2.0", dataset="llamafactory-toolcall")],
+    "gsm8k": [_entry("gsm8k/train.jsonl.gz", "pairs", "https://github.com/openai/grade-school-math", "MIT",
+                     dataset="gsm8k")],
+}
+"""Name -> the sources of small real files that repositories hold, as they lie there."""
+
 
 def public(name: str, **changes: Any) -> list[dict[str, Any]]:
     """The sources of a public dataset, with other keys set or replaced. A `sample`, a `cap` and a `limit` are each
@@ -99,6 +135,13 @@ def public(name: str, **changes: Any) -> list[dict[str, Any]]:
     if name not in PUBLIC:
         raise UserError(f"no public dataset '{name}'{nearest(name, PUBLIC)}")
     return [{**entry, **changes} for entry in PUBLIC[name]]
+
+
+def sample(name: str) -> list[dict[str, Any]]:
+    """The sources of a small real file. Raises UserError for an unknown name."""
+    if name not in SAMPLES:
+        raise UserError(f"no sample '{name}'{nearest(name, SAMPLES)}")
+    return [dict(entry) for entry in SAMPLES[name]]
 
 
 def variant(name: str, known: Sequence[str]) -> str:

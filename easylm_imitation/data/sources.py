@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import pathlib
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -74,18 +75,28 @@ def iter_records(path: pathlib.Path, shape: Literal["", "object", "lines"] = "")
 
     Raises UserError for a file that cannot be read as a whole, and where the package that reads it is missing.
     """
+    last = None
     try:
-        with _open(path) as file:
-            if shape != "lines" and file.peek(4)[:4] == _PARQUET:
-                yield from _table(path)
-                return
-            first = _first_byte(file)
-            if shape == "object" and first == b"{":     # as an array of one
-                yield from _array(path, b"[" + file.read() + b"]")
-            else:
-                yield from _array(path, file.read()) if first == b"[" and shape != "lines" else _lines(file)
-    except (OSError, EOFError) as error:  # EOFError: a packed stream that breaks off
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        for last in _records(path, shape):
+            yield last
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:   # EOFError: a packed stream that breaks off
+        beyond = f" beyond line {last.line}, record {last.number + 1}" if last else ""
+        raise UserError(f"{path}: cannot be read{beyond} ({error}); the packed file is cut short or damaged: fetch it "
+                        "again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _records(path: pathlib.Path, shape: str) -> Iterator[RawRecord]:
+    with _open(path) as file:
+        if shape != "lines" and file.peek(4)[:4] == _PARQUET:
+            yield from _table(path)
+            return
+        first = _first_byte(file)
+        if shape == "object" and first == b"{":     # as an array of one
+            yield from _array(path, b"[" + file.read() + b"]")
+        else:
+            yield from _array(path, file.read()) if first == b"[" and shape != "lines" else _lines(file)
 
 
 def count_records(path: pathlib.Path, shape: Literal["", "object", "lines"] = "") -> int:

@@ -78,7 +78,7 @@ class Tally:
         self._names: dict[tuple[str, str], tuple[str, int, bytes]] = {}     # (dataset, id) -> file, line, contents
         self._renamed = 0
         self.dropped: list[dict[str, Any]] = []
-        self.teachers: set[str] = set()
+        self.teachers: list[set[str]] = [set() for _ in datasets]    # of the rows of each source
         self._said = 0
 
     def judged(self, source: int, file: str, record: int, outcome: Outcome) -> Row | None:
@@ -131,7 +131,7 @@ class Tally:
         count.copies += row.copy > 0
         count.tokens += row.tokens
         count.loss_tokens += loss_tokens
-        self.teachers |= {row.teacher} - {""}
+        self.teachers[row.source] |= {row.teacher} - {""}
 
     def sources(self, files: list[SourceFiles]) -> tuple[SourceCount, ...]:
         """Of each source, for the card."""
@@ -155,8 +155,8 @@ class Tally:
     def show(self) -> None:
         """Says how many more were left out than were named, and how many have another id than in their file."""
         if self._renamed:
-            console.say(f"{self._renamed} conversations had the id of another one, with other contents: they are named "
-                        "after their file, FILESTEM/ID")
+            many = "conversations had the id of another one" if self._renamed > 1 else "conversation had another's id"
+            console.say(f"{self._renamed} {many}, with other contents: named after the file now, FILESTEM/ID")
         if len(self.dropped) > self._said:
             console.say(f"... {len(self.dropped) - self._said} more dropped; dropped.jsonl of the dataset names all")
 

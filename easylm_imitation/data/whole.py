@@ -2,6 +2,7 @@
 evaluation sets, the diversity of queries, and evaluation prompts that are too near to them. Each looks at one text a
 conversation, which its rule took in passing."""
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,25 +20,41 @@ _TASK = "task:"     # what opens the name of an evaluation task, in `against`
 
 class Evaluations:
     """The items that `against` names: of files, and of the tasks of `evaluate` ("task:mmlu"). This part knows no tasks;
-    `tasks` gives the items of one by its name."""
+    `tasks` gives the items of one by its name. A file is looked for from the current folder, then from `root`."""
 
-    def __init__(self, tasks: Callable[[str], list[dict[str, Any]]] | None = None):
-        self._tasks, self._known = tasks, dict[str, list[dict[str, Any]]]()
+    def __init__(self, tasks: Callable[[str], list[dict[str, Any]]] | None = None, root: str = ""):
+        self._tasks, self._known, self._root = tasks, dict[str, list[dict[str, Any]]](), root
 
     def rows(self, against: str) -> list[dict[str, Any]]:
         """The items' records. Raises UserError."""
         if not against.startswith(_TASK):
-            return read_rows(against)
+            return read_rows(self._file(against))
         if self._tasks is None:
             raise UserError(f"clean: against '{against}': a task's items need the folder of its published files; give "
                             "`build` --task-data DIR")
         if against not in self._known:
-            self._known[against] = self._tasks(against.removeprefix(_TASK))
+            try:
+                self._known[against] = self._tasks(against.removeprefix(_TASK))
+            except UserError as error:
+                told = str(error).removeprefix("--tasks: ")
+                raise UserError(f"clean: against '{against}': {told}") from None
         return self._known[against]
+
+    def _file(self, against: str) -> pathlib.Path:
+        places = [pathlib.Path(against)]
+        if self._root and "://" not in self._root:
+            places.append(pathlib.Path(self._root) / against)
+        for place in places:
+            if place.is_file():
+                return place
+        looked = " nor ".join(dict.fromkeys(str(place.absolute()) for place in places))
+        raise UserError(f"clean: against '{against}': no such file, neither {looked}" if " nor " in looked else
+                        f"clean: against '{against}': no such file: {looked}")
 
     def sha256(self, against: str) -> str:
         """Of the items: of a file's bytes, or a task's records."""
-        return digest(self.rows(against), 64) if against.startswith(_TASK) else file_sha256(against)
+        return digest(self.rows(against), 64) if against.startswith(_TASK) else \
+            file_sha256(self._file(against))
 
     def set(self, against: str, fields: Sequence[str]) -> EvaluationSet:
         """The items with their texts."""

@@ -267,6 +267,35 @@ def test_the_card_says_who_was_asked_when_and_under_which_terms(tmp_path, tokeni
         {"dataset": "p", "teacher": "t", "first": "", "last": "", "terms": "none known"}]
 
 
+@pytest.mark.parametrize(("file", "form", "card"), [
+    ("got.jsonl.gz", "conversations", "got.jsonl.card.json"), ("got.jsonl.zst", "conversations", "got.jsonl.card.json"),
+    ("got.jsonl.gz", "conversations", "got.jsonl.gz.card.json"), ("got.jsonl", "messages", "got.jsonl.card.json")])
+def test_a_collections_card_is_found_beside_packed_files_and_for_messages(tmp_path, tokenizer_folder, file, form, card,
+                                                                          capsys):
+    """The name is what is looked at here; what is packed is told by content."""
+    write_lines(tmp_path / file, conversations(4))
+    write_json(tmp_path / card, CollectionCard("answers", "answers", ("gpt-4",), "for research", "2026-01-02T03:04:05Z",
+                                               "2026-01-03T03:04:05Z", 4, 4, {}, 4, 0, 1, 1, 0.0, {}, "c"))
+    made = build_dataset(config_of(tokenizer_folder, SourceConfig(str(tmp_path / file), form, dataset="g")),
+                         tmp_path / "out")
+    assert [(one.teacher, one.first[:10], one.terms) for one in made.taught] == [
+        ("gpt-4", "2026-01-02", "for research")]
+    assert made.teachers == ("gpt-4",)
+    assert "no card beside the file" not in capsys.readouterr().err
+
+
+def test_a_teacher_of_whom_no_card_tells_is_said_once_and_unknown_on_the_card(tmp_path, tokenizer_folder, capsys):
+    write_lines(tmp_path / "a.jsonl", [{**one, "teacher": "gpt-4"} for one in conversations(4)])
+    config = config_of(tokenizer_folder, SourceConfig(str(tmp_path / "a.jsonl"), dataset="a"))
+    made = build_dataset(config, tmp_path / "out")
+    assert [plain(one) for one in made.taught] == [
+        {"dataset": "a", "teacher": "gpt-4", "first": "", "last": "", "terms": ""}]
+    assert " ".join(capsys.readouterr().err.split()).count("rows of gpt-4; no card beside the file") == 1
+    config = config_of(tokenizer_folder, SourceConfig(str(tmp_path / "a.jsonl"), dataset="a", terms="asked"))
+    assert [one.terms for one in build_dataset(config, tmp_path / "told").taught] == ["asked"]
+    assert "no card beside" not in capsys.readouterr().err
+
+
 def test_the_same_build_again_is_done_and_another_is_refused(tmp_path, raw, tokenizer_folder, capsys, monkeypatch):
     config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl")))
     card = build_dataset(config, tmp_path / "out")

@@ -1,5 +1,6 @@
 """The verb `build` as a user runs it: quiet, offline, without TensorFlow."""
 import json
+import re
 import subprocess
 import sys
 
@@ -53,6 +54,37 @@ def test_an_evaluation_task_is_looked_for_by_its_name(place, capsys):
     assert (report["items"], [match["item"] for match in report["matches"]]) == (1, ["mmlu_anatomy/0"])
     assert main([*call, "--task-data", "tasks"]) == 0
     assert "already built" in capsys.readouterr().err
+
+
+def test_what_to_look_for_is_found_from_the_root_too_and_named_when_it_is_not(place, capsys):
+    (place / "root").mkdir()
+    (place / "a.jsonl").rename(place / "root" / "a.jsonl")
+    write_lines(place / "root" / "exam.jsonl", [{"id": "1", "text": "q"}])
+    call = ["build", "--config", "config.py", "--config.root=root", "--out", "out"]
+    rule = '--config.clean=({"rule": "overlap", "against": ("%s",)},)'
+    assert main([*call, rule % "exams.jsonl"]) == 2
+    said = "".join(capsys.readouterr().err.split())     # the screen wraps paths anywhere
+    assert f"against'exams.jsonl':nosuchfile,neither{place}/exams.jsonlnor{place}/root/exams.jsonl" in said
+    assert main([*call, rule % "task:mmul", "--task-data", "tasks"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "clean: against 'task:mmul': unknown task 'mmul'" in said
+    assert "--tasks" not in said
+    assert main([*call, rule % "exam.jsonl"]) == 0
+
+
+def test_a_rule_that_only_reports_does_not_read_like_one_that_dropped_nothing(place, capsys):
+    write_lines(place / "a.jsonl", [{"id": "1", "messages": turns("q", text)} for text in ("a", "b")])
+    call = ["build", "--config", "config.py", "--out", "out", "--config.clean=('diversity', 'same-query')"]
+    assert main(call) == 0
+    said = [re.findall(r"[\w-]+", line) for line in capsys.readouterr().err.splitlines()]
+    assert ["same-query", "all", "2", "0", "1", "0"] in said
+    assert [line[-3:] for line in said if line[:2] == ["diversity", "all"]] == [["reports", "alone", "0"]]
+
+
+def test_one_conversation_with_anothers_id_is_said_in_good_english(place, capsys):
+    write_lines(place / "a.jsonl", [{"id": "1", "messages": turns("q", text)} for text in ("a", "b")])
+    assert main(["build", "--config", "config.py", "--out", "out"]) == 0
+    assert "1 conversation had another's id, with other contents" in " ".join(capsys.readouterr().err.split())
 
 
 def test_malformed_lines_leave_a_dataset_and_exit_code_3(place, capsys):

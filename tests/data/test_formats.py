@@ -86,6 +86,8 @@ BAD = "An Unhelpful Answer:"
     ("openorca", {"id": "cot.1", "system_prompt": "", "question": "Q", "response": "A"}, {}, [rounds("Q", "A")]),
     ("lima", {"conversations": ["Q", "A", "Why?", "So."], "source": "multi_turn"}, {},
      [rounds("Q", "A", "Why?", "So.")]),
+    ("lima", {"instruction": "Why?", "input": "", "output": "So.", "history": [["Q", "A"]]}, {},
+     [rounds("Q", "A", "Why?", "So.")]),
     ("halueval", {"id": "1", "user_query": "Q", "chatgpt_response": "A"}, {}, [rounds("Q", "A")]),
     ("flan", {"inputs": "Q?", "targets": "A", "template_type": "fs_opt"}, {"templates": ["zs_opt"]}, []),
     ("koala", {"human_0": "Q", "gpt_1": "A", "human_2": "Why?", "gpt_3": "So.", "fields": "x", "marker_gpt": "GPT:"},

@@ -230,7 +230,10 @@ def test_what_is_cut_before_its_first_answer_makes_no_row(tmp_path, tokenizer_fo
     assert "3 of them left out, as nothing to learn stands before the cut" in " ".join(capsys.readouterr().err.split())
     use = data_use(tmp_path / "data", config)
     assert (use.long_conversations, use.without_loss, use.tokens - use.lost_tokens) == (8, 3, 5 * 70)
-    use = data_use(tmp_path / "data", with_(context=70, too_long="truncate-left"))
+    config = with_(context=70, too_long="truncate-left")
+    open_loader(tmp_path / "data", config, seed=0, epochs=1)
+    assert "more than 70 tokens and are cut off at their beginning" in " ".join(capsys.readouterr().err.split())
+    use = data_use(tmp_path / "data", config)
     assert (use.long_conversations, use.without_loss, use.tokens - use.lost_tokens) == (8, 0, 8 * 70)
 
 

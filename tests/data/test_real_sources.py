@@ -1,32 +1,72 @@
 """The real files that may stand beside the checkout build as they are, with the counts that they have."""
+import collections
+import dataclasses
+import itertools
+import pathlib
+
 import pytest
 
+from easylm_imitation.config import load
 from easylm_imitation.data import BuildConfig, LoaderConfig, SourceConfig, build_dataset, count_batches
+from easylm_imitation.data.convert import Reader
+from easylm_imitation.data.files import locate
+from easylm_imitation.data.formats import FORMATS
+from easylm_imitation.data.public import SAMPLES
+from easylm_imitation.data.sources import Drop, iter_records
 
-OASST = "oasst_samples/model/model_eval/manual/data/en_100_tree.jsonl.gz"
+CONFIG = pathlib.Path(__file__).parents[2] / "configs/data/samples.py"
 large = pytest.mark.slow
+KEPT = {"gpteacher": 6458, "halueval": 4507, "code-alpaca": 2015, "lima": 1029, "flan-cot": 33_443, "oasst1": 547,
+        "self-instruct": 175, "self-instruct-user": 252, "dummy-sharegpt": 500, "llamafactory": 999,
+        "llamafactory-identity": 91, "llamafactory-kto": 300, "llamafactory-toolcall": 147, "gsm8k": 7473}
+DROPPED = {"code-alpaca": {"empty turn": 2}, "llamafactory-toolcall": {"unknown role": 153}}
+SMALL = ("self-instruct", "self-instruct-user", "dummy-sharegpt", "llamafactory-identity", "llamafactory-toolcall")
 
 
-@pytest.mark.parametrize(("path", "form", "options", "kept", "dropped"), [
-    (OASST, "oasst1", {"only": "best"}, 100, {}), pytest.param(OASST, "oasst1", {}, 547, {}, marks=large),
-    pytest.param(OASST, "oasst1", {"like": "open-instruct"}, 400, {}, marks=large),
-    ("self_instruct/data/seed_tasks.jsonl", "self-instruct", {}, 175, {}),
-    ("self_instruct/human_eval/user_oriented_instructions.jsonl", "self-instruct", {"encoding": "tulu"}, 252, {}),
-    ("fastchat_bench/data/dummy_conversation.json", "sharegpt", {}, 500, {}),
-    pytest.param("llamafactory_demos/kto_en_demo.json.gz", "messages", {}, 300, {}, marks=large),
-    ("llamafactory_demos/glaive_toolcall_en_demo.json.gz", "sharegpt", {}, 147, {"unknown role": 153}),
-    pytest.param("codealpaca_2k/code_alpaca_2k.json.gz", "code-alpaca", {}, 2015, {"empty turn": 2}, marks=large),
-    pytest.param("lima/lima.json.gz", "alpaca", {}, 1029, {}, marks=large),
-    pytest.param("flan_cot/*.tsv.gz", "flan-cot", {}, 33_443, {}, marks=large),
-    pytest.param("gsm8k/train.jsonl.gz", "pairs", {}, 7473, {}, marks=large),
-    pytest.param("gpteacher/*/*.json.gz", "alpaca", {}, 6458, {}, marks=large),
-    pytest.param("halueval_general/*.jsonl.gz", "halueval", {}, 4507, {}, marks=large)])
-def test_the_real_files_build_without_hand_work(shared_data, tmp_path, tokenizer_folder, path, form, options, kept,
-                                                dropped):
-    source = SourceConfig(path, form, options=options, dataset="real")
-    card = build_dataset(BuildConfig("real", (source,), str(tokenizer_folder), root=str(shared_data), processes=1),
-                         tmp_path / "out")
-    assert (card.sources[0].kept, card.sources[0].dropped) == (kept, dropped)
+def loaded(name, root, tokenizer="unused"):
+    return load(BuildConfig, f"{CONFIG}:{name}", [f"--config.root={root}", f"--config.tokenizer={tokenizer}",
+                                                  "--config.processes=1"])
+
+
+def build_sample(name, shared_data, tokenizer, out, **options):
+    config = loaded(name, shared_data, tokenizer)
+    sources = tuple(dataclasses.replace(source, options=options) for source in config.sources)
+    return build_dataset(dataclasses.replace(config, sources=sources), out)
+
+
+def test_every_sample_is_counted():
+    assert set(KEPT) == set(SAMPLES)
+
+
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=large) for name in KEPT if name not in SMALL)])
+def test_the_real_files_build_without_hand_work(shared_data, tmp_path, tokenizer_folder, name):
+    card = build_sample(name, shared_data, tokenizer_folder, tmp_path / "out")
+    dropped = sum((collections.Counter(source.dropped) for source in card.sources), collections.Counter())
+    assert (card.conversations, dict(dropped)) == (KEPT[name], DROPPED.get(name, {}))
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_first_records_of_every_real_file_are_read(shared_data, name):
+    config = loaded(name, shared_data)
+    for source, files in zip(config.sources, locate(config), strict=True):
+        reader, shape = Reader(source, source.dataset), FORMATS[source.format].shape
+        for file in files:
+            records = itertools.islice(iter_records(pathlib.Path(file), shape), 20)
+            assert any(is_read(reader, record) for record in records), file
+
+
+def is_read(reader, record):
+    try:
+        return bool(list(reader.conversations(record.parse(reader.columns), record.number)))
+    except Drop:
+        return False
+
+
+@pytest.mark.parametrize(("options", "kept"), [
+    ({"only": "best"}, 100), pytest.param({"like": "open-instruct"}, 400, marks=large)])
+def test_ways_through_real_trees(shared_data, tmp_path, tokenizer_folder, options, kept):
+    card = build_sample("oasst1", shared_data, tokenizer_folder, tmp_path / "out", **options)
+    assert card.conversations == kept
 
 
 @pytest.mark.slow
@@ -34,7 +74,7 @@ def test_rules_on_real_dialogues(shared_data, tmp_path, tokenizer_folder):
     """LIMA was written and picked by people: hardly a refusal; fifteen questions are Portuguese, Spanish or German."""
     rules = ("roles", "refusals", "identity", "numbering", "digits", "language", "same-query",
              {"rule": "near-query", "threshold": 0.8}, "diversity", {"rule": "split", "tokens": 4096})
-    config = BuildConfig("lima", (SourceConfig("lima/lima.json.gz", "alpaca"),), str(tokenizer_folder),
+    config = BuildConfig("lima", (SourceConfig("lima/lima.json.gz", "lima"),), str(tokenizer_folder),
                          root=str(shared_data), clean=rules, processes=1)
     card = build_dataset(config, tmp_path / "out")
     [source] = card.sources

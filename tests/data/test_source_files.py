@@ -29,6 +29,22 @@ def test_all_missing_files_are_named_with_where_they_come_from(tmp_path, tokeniz
     assert listing(tmp_path) == ["a.jsonl"]
 
 
+def test_a_file_that_several_sources_take_of_is_missing_once(tmp_path, tokenizer_folder):
+    sources = [SourceConfig("b.jsonl", "flan", options={"templates": [name]}) for name in ("x", "y")]
+    with pytest.raises(UserError) as caught:
+        build_dataset(config_of(tokenizer_folder, *sources, SourceConfig("c"), root=str(tmp_path)), tmp_path / "out")
+    assert str(caught.value).splitlines()[0].startswith("2 files of 3 sources are missing")
+    assert str(caught.value).count("b.jsonl: no such file") == 1
+
+
+def test_ledgers_beside_collected_rows_are_passed_over_and_said(tmp_path, tokenizer_folder, capsys):
+    write_lines(tmp_path / "x.jsonl", [messages("Q")])
+    write_lines(tmp_path / "x.jsonl.ledger.jsonl", [{"request": 1}])
+    card = build_dataset(config_of(tokenizer_folder, SourceConfig("*.jsonl"), root=str(tmp_path)), tmp_path / "out")
+    assert (card.sources[0].files, card.sources[0].read) == (1, 1)
+    assert "x.jsonl.ledger.jsonl: passed over" in " ".join(capsys.readouterr().err.split())
+
+
 def task(name):
     return json.dumps({"Definition": [name], "Positive Examples": [], "Instances": [
         {"id": f"{name}-1", "input": "x", "output": ["y"]}]}, indent=1)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from easylm_imitation.data import sources
 from easylm_imitation.data.sources import Drop, iter_records
+from easylm_imitation.records import iter_jsonl
 from easylm_imitation.schema import UserError
 
 
@@ -23,6 +24,15 @@ def test_lines_are_numbered_as_an_editor_does(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"a": 1}\r\n\n   \n{"a": 2}\n{"a": 3}')
     assert records_of(path) == [(1, 0, {"a": 1}), (4, 1, {"a": 2}), (5, 2, {"a": 3})]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_byte_order_mark_may_open_lines(tmp_path, packed):
+    content = b'\xef\xbb\xbf{"a": 1}\n{"a": 2, "a": 3}\n'     # of a key that is there twice the last counts
+    (tmp_path / "x.jsonl").write_bytes(gzip.compress(content) if packed else content)
+    assert records_of(tmp_path / "x.jsonl") == [(1, 0, {"a": 1}), (2, 1, {"a": 3})]
+    (tmp_path / "prompts.jsonl").write_bytes(content)
+    assert list(iter_jsonl(tmp_path / "prompts.jsonl")) == [(1, {"a": 1}), (2, {"a": 3})]
 
 
 def test_a_bad_line_is_only_that_lines_fault(tmp_path):
@@ -81,8 +91,11 @@ def test_elements_that_are_no_objects_are_dropped_alone(tmp_path):
 @pytest.mark.parametrize(("content", "message"), [
     (b'[{"a": 1},\n{"a": }]', r":2: not valid JSON"), (b'[{"a": 1}\n{"a": 2}]', ":2: not valid JSON .*expected ','"),
     (b'[{"a": 1}', "expected ',' or ']'"), (b'[{"a": 1},', ":1: not valid JSON"), (b"[]\n[]", "text after the array"),
-    (b'[\n"\xff"]', ":2: not valid UTF-8"), (gzip.compress(b'{"a": 1}\n' * 999, mtime=0)[:-20], "cannot be read"),
-    (b"\x1f\x8bnot gzip", "cannot be read")])
+    (b'[\n"\xff"]', ":2: not valid UTF-8"),
+    (gzip.compress(b'{"a": 1}\n' * 99_999, mtime=0)[:-20], r"beyond line (\d{4,}), record \1 .*: fetch it again"),
+    (gzip.compress(b'[{"a": 1}]', mtime=0)[:-9], "cannot be read .*: fetch it again"),
+    (gzip.compress(b'{"a": 1}\n', mtime=0)[:10] + b"\xff" * 20, "cannot be read .*: fetch it again"),
+    (b"\x1f\x8bnot gzip", "cannot be read .*: fetch it again")])
 def test_files_that_cannot_be_read_as_a_whole_are_errors(tmp_path, content, message):
     path = tmp_path / "x.json"
     path.write_bytes(content)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from easylm_imitation.data.formats.base import Cut, Row, cut, inside, listed, sound, system, text
+from easylm_imitation.data.formats.instructions import alpaca
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation, Message, conversation_from
 from easylm_imitation.schema import UserError
@@ -59,7 +60,11 @@ def _content(turn: dict[str, Any]) -> str:
 
 
 def lima(record: dict[str, Any]) -> Iterator[Row]:
-    """conversations: texts in turn, the user's first. A single text (the test split) has no answer."""
+    """conversations: texts in turn, the user's first. A single text (the test split) has no answer. Or as LLaMA-Factory
+    keeps LIMA: the last round as instruction, input and output, earlier ones in `history`."""
+    if "instruction" in record and "conversations" not in record:
+        yield from alpaca(record)
+        return
     texts = listed(record, "conversations", str)
     yield Row([Message(("user", "assistant")[i % 2], content) for i, content in enumerate(texts)])
 
