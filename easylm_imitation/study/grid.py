@@ -4,7 +4,7 @@
     WORK/data/DATA-BUDGET-TOKENIZER what cells share, built once
     WORK/runs/CELL                  a run dir of each cell
     WORK/results/NAME.json          what `evaluate` says of cells, bases and teacher
-    WORK/answers/NAME.jsonl         their answers to the style prompts
+    WORK/answers/NAME.jsonl         their answers to the style prompts; reference.jsonl: the teacher's first
     WORK/done/STAGE.json            the command of a finished stage, and how long it took
     WORK/verdict/                   the report
 
@@ -28,6 +28,8 @@ from easylm_imitation.study.config import Ablation, Dataset, StudyConfig
 from easylm_imitation.text import load_tokenizer
 from easylm_imitation.train import TrainConfig
 from easylm_imitation.weights import describe
+
+_REFERENCE = "answers/reference.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +173,9 @@ class _Stages:
                        *settings, *role, "--out", self.path(out))
             yield Stage(f"evaluate-{name}", command, out, after, digest([command, identity]), work)
         if asked.style_prompts:
-            out, answers, teachers = f"results/{name}-style.json", f"answers/{name}.jsonl", "answers/teacher.jsonl"
+            out, answers = f"results/{name}-style.json", f"answers/{name}.jsonl"
             command = ("evaluate", "--model", model, "--prompts", asked.style_prompts, "--prompt", "chat",
-                       "--answers-out", self.path(answers), "--reference", self.path(teachers), *settings, *role,
+                       "--answers-out", self.path(answers), "--reference", self.path(_REFERENCE), *settings, *role,
                        "--out", self.path(out))
             yield Stage(f"style-{name}", command, out, (*after, "answers-teacher"), digest([command, identity]), work)
 
@@ -187,11 +189,10 @@ class _Stages:
             yield Stage("evaluate-teacher", command, "results/teacher.json", identity=digest(command))
             return
         if asked.style_prompts:
-            out = "answers/teacher.jsonl"
             seed = ("--config.answers.seed=1",)     # the second sample has the seed of all the others, or none
             command = ("evaluate", "--model", teacher, "--prompts", asked.style_prompts, "--prompt", "chat",
-                       *_overrides(asked.set), *seed, "--answers-out", self.path(out))
-            yield Stage("answers-teacher", command, out, identity=digest(command))
+                       *_overrides(asked.set), *seed, "--answers-out", self.path(_REFERENCE))
+            yield Stage("answers-teacher", command, _REFERENCE, identity=digest(command))
         yield from self.measure("teacher", teacher, None, (), teacher, role)
 
     def costs(self, config: TrainConfig, model: ModelConfig, tokens: int | None) -> tuple[float, float | None]:

@@ -92,6 +92,9 @@ def test_every_command_is_one_that_the_verbs_take(files):
     for stage in study.stages:
         args = main.parse(stage.verb, stage.command[1:])
         assert args.command == "easylm-imitation " + shlex.join(stage.command)
+    written = [word for stage in study.stages for flag, word in zip(stage.command, stage.command[1:])
+               if flag in ("--out", "--answers-out", "--workdir")]
+    assert len(set(written)) == len(written)
     train = study.stage("train-small-talk-all-s1").command
     assert {"--config.data.context=64", "--config.data.batch=8", "--config.steps=2"} <= set(train)
     assert train[train.index("--seed") + 1] == "1"
