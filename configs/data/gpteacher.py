@@ -7,6 +7,8 @@ folder or a tokenizer file. Expected with GPT-2's tokenizer and the template "pl
 """
 from ml_collections import ConfigDict
 
+from easylm_imitation.data.public import TERMS_OF_OPENAI
+
 
 def get_config():
     teacher = "gpt-4"
@@ -17,8 +19,8 @@ def get_config():
         "template": "plain",
         "sources": [
             {"path": "Codegen/codegen-instruct.json.gz", "format": "alpaca",
-             "dataset": "gpteacher-codegen", "teacher": teacher},
+             "dataset": "gpteacher-codegen", "teacher": teacher, "terms": TERMS_OF_OPENAI},
             {"path": "Roleplay/roleplay-simple-deduped-roleplay-instruct.json.gz", "format": "alpaca",
-             "dataset": "gpteacher-roleplay", "teacher": teacher},
+             "dataset": "gpteacher-roleplay", "teacher": teacher, "terms": TERMS_OF_OPENAI},
         ],
     })

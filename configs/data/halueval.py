@@ -7,6 +7,8 @@ tokenizer file. Expected with GPT-2's tokenizer and the template "plain": see do
 """
 from ml_collections import ConfigDict
 
+from easylm_imitation.data.public import TERMS_OF_OPENAI
+
 
 def get_config():
     return ConfigDict({
@@ -16,6 +18,6 @@ def get_config():
         "template": "plain",
         "sources": [
             {"path": "chatgpt_responses.jsonl.gz", "format": "halueval", "dataset": "halueval",
-             "teacher": "gpt-3.5-turbo"},
+             "teacher": "gpt-3.5-turbo", "terms": TERMS_OF_OPENAI},
         ],
     })

@@ -16,7 +16,7 @@ from easylm_imitation.data.sources import package
 from easylm_imitation.records import CollectionCard, Taught, digest, file_sha256, read_json
 from easylm_imitation.schema import UserError, build
 
-_LEDGERS = "*.ledger.jsonl*"
+_BESIDE = ("*.ledger.jsonl*", "*.card.json", "*.config.json")     # what `collect` writes beside its rows
 _COLLECTED = ("conversations", "messages")      # formats that files of `collect` are read as
 
 
@@ -132,13 +132,13 @@ def _locate(source: SourceConfig, root: str) -> tuple[str, list[str]]:
 
 
 def _wanted(names: list[str], source: SourceConfig) -> list[str]:
-    """Of what a pattern matches; a ledger of `collect` stands beside its rows, and is read where `skip` is ""."""
+    """Of what a pattern matches; what `collect` leaves beside its rows is read where `skip` is ""."""
     skip = FORMATS[source.format].skip if source.skip is None else source.skip
-    ledgers = [] if source.skip == "" else [n for n in names if fnmatch.fnmatchcase(n, _LEDGERS)]
-    if ledgers:
-        console.say(f"{source.path}: {', '.join(sorted(ledgers))}: passed over, the ledger of `collect` and no "
-                    'conversations (skip="" reads it)')
-    return sorted(n for n in names if n not in ledgers
+    beside = [] if source.skip == "" else [n for n in names if any(fnmatch.fnmatchcase(n, one) for one in _BESIDE)]
+    if beside:
+        console.say(f"{source.path}: {', '.join(sorted(beside))}: passed over, the ledger, card or settings of "
+                    '`collect` and no conversations (skip="" reads them)')
+    return sorted(n for n in names if n not in beside
                   and not (skip and fnmatch.fnmatchcase(pathlib.PurePosixPath(n).name, skip)))
 
 

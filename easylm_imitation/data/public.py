@@ -13,12 +13,12 @@ _CHATGPT, _DAVINCI, _GPT4 = "gpt-3.5-turbo", "text-davinci-003", "gpt-4"
 
 
 _OPENAI = (_CHATGPT, _DAVINCI, _GPT4, "text-davinci-002", "davinci", "webgpt", "openai-summarizers")
-_TERMS = ("outputs of a model of OpenAI's, whose terms of use speak of training other models on them, whatever the "
-          "collection's licence says: look them up before you train, or hand a model on")
+TERMS_OF_OPENAI = ("outputs of a model of OpenAI's, whose terms of use speak of training other models on them, "
+                   "whatever the collection's licence says: look them up before you train, or hand a model on")
 
 
 def _entry(path: str, form: str, origin: str, licence: str, teacher: str = "", **more: Any) -> dict[str, Any]:
-    terms = {"terms": _TERMS} if teacher in _OPENAI else {}
+    terms = {"terms": TERMS_OF_OPENAI} if teacher in _OPENAI else {}
     return {"path": path, "format": form, "origin": origin, "licence": licence, "teacher": teacher, **terms, **more}
 
 

@@ -338,8 +338,6 @@ def _show(result: CollectResult) -> None:
     console.table(f"{result.teacher} → {result.out}", ["", "count"], [[name, n] for name, n in counts])
     if result.uncounted:
         console.say(f"{result.uncounted} answers without usage: tokens and cost are too low")
-    if result.missing and result.kept:      # else an error says it
-        console.say(what_is_missing(result))
 
 
 _KEPT_BY = {"empty": "empty=keep", "truncated": "truncated=keep", "refusal": "refusals=keep"}

@@ -37,12 +37,15 @@ def test_a_file_that_several_sources_take_of_is_missing_once(tmp_path, tokenizer
     assert str(caught.value).count("b.jsonl: no such file") == 1
 
 
-def test_ledgers_beside_collected_rows_are_passed_over_and_said(tmp_path, tokenizer_folder, capsys):
+def test_what_collect_leaves_beside_its_rows_is_passed_over_and_said(tmp_path, tokenizer_folder, capsys):
     write_lines(tmp_path / "x.jsonl", [messages("Q")])
-    write_lines(tmp_path / "x.jsonl.ledger.jsonl", [{"request": 1}])
-    card = build_dataset(config_of(tokenizer_folder, SourceConfig("*.jsonl"), root=str(tmp_path)), tmp_path / "out")
+    for name in ("ledger.jsonl", "config.json"):
+        write_lines(tmp_path / f"x.jsonl.{name}", [{"request": 1}])
+    card = build_dataset(config_of(tokenizer_folder, SourceConfig("x*.json*"), root=str(tmp_path)), tmp_path / "out")
     assert (card.sources[0].files, card.sources[0].read) == (1, 1)
-    assert "x.jsonl.ledger.jsonl: passed over" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "x.jsonl.config.json" in said
+    assert "x.jsonl.ledger.jsonl: passed over" in said
 
 
 def task(name):
