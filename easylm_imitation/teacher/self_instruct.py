@@ -3,7 +3,8 @@
     instructions (8 shown: 6 seeds, 2 invented) ─► is it a classification? ─► instances: label first, or input first
 
 Labels come first for classifications, as a teacher that writes the input first keeps to one label. Instances are asked
-for before kinds, and kinds before new instructions.
+for before kinds, and kinds before new instructions. The second and third steps show the same seeds in each request, as
+the paper's do: a server computes such a beginning once, and an API may bill it for less.
 """
 import dataclasses
 import random
@@ -71,42 +72,46 @@ class SelfInstruct(Growing):
             raise UserError("the seed tasks are all of one kind; is_classification must be true of some, false of some")
         self.seeds, self.known = seeds, Instructions(seeds, config.rouge, config.blacklist)
         self._next_steps: deque[tuple[str, str]] = deque()      # (step, instruction)
+        draw = random.Random(config.seed)
+        kinds = self._seeds_of(draw, True, 4) + self._seeds_of(draw, False, 4)
+        draw.shuffle(kinds)
+        self._kinds, self._labels, self._pairs = kinds, self._seeds_of(draw, True, 3), self._seeds_of(draw, False, 3)
 
     def make(self, number: int) -> Ask:
         """The next step of an instruction that waits for one, or a request for instructions."""
         step, instruction = self._next_steps.popleft() if self._next_steps else ("instructions", "")
-        write = {"instructions": self._instructions, "kind": self._kind, "labelled": self._labelled,
-                 "examples": self._examples}[step]
-        text, most = write(draws(self.config.seed, number), instruction)
-        return Ask(str(number), (Message("user", text),), number=number, step=step, about=instruction, max_tokens=most)
+        if step == "instructions":
+            text = self._instructions(draws(self.config.seed, number))
+        else:
+            text = {"kind": self._kind, "labelled": self._labelled, "examples": self._examples}[step](instruction)
+        return Ask(str(number), (Message("user", text),), number=number, step=step, about=instruction,
+                   max_tokens=8 if step == "kind" else None)
 
-    def _instructions(self, draw: random.Random, _: str) -> tuple[str, int | None]:
+    def _instructions(self, draw: random.Random) -> str:
         invented = self.known.invented
         some = draw.sample(invented, min(self.config.invented_shown, len(invented)))
         count = self.config.seeds_shown + self.config.invented_shown - len(some)
         shown = [seed.instruction for seed in draw.sample(list(self.seeds), count)] + some
         draw.shuffle(shown)
         lines = [f"{i}. {' '.join(text.split())}" for i, text in enumerate(shown, 1)]
-        return "\n".join([_INSTRUCTIONS.format(more=self.config.instructions), *lines, f"{len(shown) + 1}."]), None
+        return "\n".join([_INSTRUCTIONS.format(more=self.config.instructions), *lines, f"{len(shown) + 1}."])
 
-    def _kind(self, draw: random.Random, instruction: str) -> tuple[str, int]:
-        shown = self._seeds_of(draw, True, 4) + self._seeds_of(draw, False, 4)
-        draw.shuffle(shown)
+    def _kind(self, instruction: str) -> str:
         lines = [f"Task: {seed.instruction}\nClassification: {'Yes' if seed.is_classification else 'No'}\n"
-                 for seed in shown]
-        return "\n".join([_KIND, *lines, f"Task: {instruction}\nClassification:"]), 8
+                 for seed in self._kinds]
+        return "\n".join([_KIND, *lines, f"Task: {instruction}\nClassification:"])
 
-    def _labelled(self, draw: random.Random, instruction: str) -> tuple[str, None]:
+    def _labelled(self, instruction: str) -> str:
         lines = [f"Task: {seed.instruction}\n" + "".join(f"Label: {output}\nInput: {given}\n"
-                 for given, output in seed.instances[:3]) for seed in self._seeds_of(draw, True, 3)]
-        return "\n".join([_LABEL_FIRST, *lines, f"Task: {instruction}\nLabel:"]), None
+                 for given, output in seed.instances[:3]) for seed in self._labels]
+        return "\n".join([_LABEL_FIRST, *lines, f"Task: {instruction}\nLabel:"])
 
-    def _examples(self, draw: random.Random, instruction: str) -> tuple[str, None]:
+    def _examples(self, instruction: str) -> str:
         lines = [f"Task: {seed.instruction}\n" + "".join(
             f"Example {i}\n" + (f"Input: {given}\n" if given else "") + f"Output: {output}\n"
-            for i, (given, output) in enumerate(seed.instances[:3], 1)) for seed in self._seeds_of(draw, False, 3)]
+            for i, (given, output) in enumerate(seed.instances[:3], 1)) for seed in self._pairs]
         head = _INPUT_FIRST.format(most=self.config.instances)
-        return "\n".join([head, *lines, f"Task: {instruction}\nExample 1\n"]), None
+        return "\n".join([head, *lines, f"Task: {instruction}\nExample 1\n"])
 
     def _seeds_of(self, draw: random.Random, classification: bool, count: int) -> list[SeedTask]:
         those = [seed for seed in self.seeds if seed.is_classification == classification]

@@ -206,6 +206,9 @@ def test_self_instruct_goes_from_instruction_to_kind_to_instances(tmp_path):
     assert result.dropped == {"instance is empty, repeats its input, or contradicts another": 3}
     demos = text_of(endpoint.requests[2])
     assert all(seed["instruction"] not in demos for seed in SEED_TASKS if not seed["is_classification"])
+    kinds = [text_of(endpoint.requests[i]).rpartition("Task:") for i in (1, 3)]
+    assert kinds[0][0] == kinds[1][0]       # a server computes the beginning once
+    assert kinds[0][2] != kinds[1][2]
 
 
 @pytest.mark.parametrize(("text", "found"), [
