@@ -113,7 +113,7 @@ class Shapes:
 
     def count(self) -> int:
         """How many programs there are to compile."""
-        return len(self.prefill) + len(self.decode) + len(self.read) + len(self.score)
+        return len(self.prefill) + 1 + len(self.decode) + len(self.read) + len(self.score)      # 1: copy
 
 
 def shapes(config: ServeConfig, *, model_context: int, vocab_size: int, parameters: int, platform: str,

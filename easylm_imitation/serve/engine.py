@@ -18,7 +18,7 @@ from easylm_imitation.schema import UserError
 from easylm_imitation.serve.config import MAX_STOP_IDS, ServeConfig, shapes
 from easylm_imitation.serve.place import Layout, mesh_of, prepare, processes
 from easylm_imitation.serve.processes import Follower, Leader
-from easylm_imitation.serve.programs import Chunk, Common, Order, Place, Points, Rows, State, Tree, get_programs
+from easylm_imitation.serve.programs import Chunk, Common, Move, Order, Place, Points, Rows, State, Tree, get_programs
 from easylm_imitation.serve.sampling import Knobs, Masks, Sampled, mask_words, neutral
 
 
@@ -125,6 +125,10 @@ class Engine:
         chunk = _chunk(shape, prompts, self.shapes.slots)
         self._run("prefill", shape, (chunk,))
 
+    def copy(self, source: int, target: int) -> None:
+        """Lets a slot hold what another one holds."""
+        self._run("copy", (self.shapes.slots, self.shapes.context), (Move(np.int32(source), np.int32(target)),))
+
     def decode(self, shape: tuple[int, int], slots: Sequence[int], steps: int, want_top: bool,
                masks: np.ndarray | None = None) -> Sampled:
         """Up to `steps` tokens for at most `shape[0]` slots: [steps, shape[0]] entries, id -1 where none. Row i is that
@@ -163,7 +167,7 @@ class Engine:
         if self._leader is not None:
             self._leader.tell(self._numbers[kind, shape], inputs)
         program, out = getattr(self._programs, kind)[shape], None
-        if kind == "prefill":
+        if kind in ("prefill", "copy"):
             self._state = program(self._params, self._state, *inputs)
         elif kind == "decode":
             self._state, out = program(self._params, self._state, *inputs)

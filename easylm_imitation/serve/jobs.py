@@ -34,6 +34,14 @@ class Job:
         self.arrived = time.monotonic()
 
 
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """The first `count` tokens of a prompt, which another answer's prompt, in that slot, begins with too."""
+    slot: int
+    job: "Answer"
+    count: int
+
+
 class Answer(Job):
     """One answer: a prompt that is read into a slot, then tokens until a stop or `max_tokens`."""
 
@@ -46,6 +54,7 @@ class Answer(Job):
         self.max_tokens, self.sampling, self.text, self.stop_ids = max_tokens, sampling, text, stop_ids
         self.top, self.stream, self.constraint = top, stream, constraint
         self.read = 0               # prompt tokens in the cache
+        self.behind: Beginning | None = None    # what it shares with an answer before it, until that is copied
         self.ready = False          # all but the last are: decode may go on from there
         self.made: list[int] = []   # tokens generated, a stop token included
         self.ahead = 0              # steps of decode that are under way for it

@@ -4,7 +4,7 @@ from easylm_imitation.serve.scheduler import Scheduler
 
 _COUNTERS = {
     "answers": "answers completed", "prompt_tokens": "prompt tokens of completed answers",
-    "reused_tokens": "prompt tokens that a free slot still held",
+    "reused_tokens": "prompt tokens that a slot held already",
     "generated_tokens": "tokens generated for completed answers", "scored_tokens": "tokens read while scoring",
     "scored_cells": "cells computed while scoring, padding included", "cancelled": "jobs given up by their client",
     "expired": "jobs ended because they took longer than a request may",

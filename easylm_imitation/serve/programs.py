@@ -1,6 +1,7 @@
 """The device programs of the server, compiled ahead of time for a fixed list of shapes.
 
     prefill(params, state, chunk)      a piece of some prompts (all but their last token), written straight into slots
+    copy(params, state, move)          what one slot holds, into another whose prompt begins alike
     decode(params, state, order)       up to `steps` tokens for every live slot
     read(params, kept, piece, points)  a piece of a text that others begin with, into a row of the prefix cache
     score(params, kept, rows, points)  log-probabilities at chosen positions of rows of trees that grow from such a text
@@ -71,6 +72,12 @@ class Order(NamedTuple):
     steps: jax.Array        # int32 []: at most Shapes.steps
 
 
+class Move(NamedTuple):
+    """From slot to slot."""
+    source: jax.Array       # int32 []
+    target: jax.Array       # int32 []
+
+
 class Rows(NamedTuple):
     """Rows of trees to score, R x T (models/tree.py); a padding cell is a tree of its own."""
     tokens: jax.Array       # int32 [R, T]
@@ -95,6 +102,7 @@ class Points(NamedTuple):
 class Programs:
     """Compiled executables by shape, and the function that makes a fresh state."""
     prefill: dict[Shape2, Callable[..., Any]]
+    copy: dict[Shape2, Callable[..., Any]]      # by (slots, length of the cache): there is one
     decode: dict[Shape2, Callable[..., Any]]
     read: dict[int, Callable[..., Any]]
     score: dict[Shape2, Callable[..., Any]]
@@ -130,6 +138,15 @@ def prefill(model: Model, dtype: jnp.dtype, params: Tree, state: State, chunk: C
     old = (state.tokens, state.positions, state.left, state.knobs)
     *fresh, knobs = jax.tree.map(lambda leaf, new: leaf.at[target].set(new, mode="drop"), old, fresh)
     return State(cache, *fresh, state.counts.at[target].set(0, mode="drop"), knobs)
+
+
+def copy(state: State, move: Move) -> State:
+    """Copies the cache of one slot, all positions of it, to another. What is behind a prompt is written before read."""
+    def one(leaf: jax.Array) -> jax.Array:
+        layers = (slice(None),) * (leaf.ndim - 4)
+        # Gathered and scattered, not sliced: of a cache that lies on several devices, XLA would collect the whole.
+        return leaf.at[(*layers, move.target[None])].set(leaf[(*layers, move.source[None])])
+    return state._replace(cache=jax.tree.map(one, state.cache))
 
 
 def decode(model: Model, dtype: jnp.dtype, max_steps: int, shape: Shape2, params: Tree, state: State, order: Order,
@@ -281,6 +298,8 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
 
     for shape in shapes.prefill:
         lower("prefill", shape, functools.partial(prefill, model, dtype), state, _chunk_shape(*shape), out=state_at)
+    lower("copy", (shapes.slots, shapes.context), lambda _, state, move: copy(state, move), state,
+          Move(_int32(), _int32()), out=state_at)
     for shape in shapes.decode:
         order = Order(_int32(shape[0]), _int32())
         call = functools.partial(decode, model, dtype, shapes.steps, shape)
@@ -295,7 +314,7 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
         lower("score", (rows, length), call, kept, *given_rows, out=on_all)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         done = dict(zip(jobs, pool.map(lambda lowered: lowered.compile(), jobs.values())))
-    kinds = ("prefill", "decode", "read", "score")
+    kinds = ("prefill", "copy", "decode", "read", "score")
     groups = {kind: {shape: run for (k, shape), run in done.items() if k == kind} for kind in kinds}
     return Programs(**groups, fresh=done["fresh", ()], inputs=given)
 

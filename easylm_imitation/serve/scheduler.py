@@ -204,14 +204,16 @@ class Scheduler:
     def _admit(self) -> None:
         while self._waiting and self._slots.free:
             self._slots.admit(self._waiting.popleft())
-        self.counts["reused_tokens"] = self._slots.reused
 
     def _prefill_some(self) -> None:
         """One chunk of prompts; more of them while most slots wait to be read and nobody watches a stream."""
         for _ in range(_PREFILLS_A_TURN):
+            for source, target in self._slots.copies():
+                self._engine.copy(source, target)
             reading, live = self._slots.reading(), self._slots.live()
             if reading:
                 self._prefill(reading)
+            self.counts["reused_tokens"] = self._slots.reused
             if len(live) >= len(reading) or any(job.stream for _, job in live):
                 return
 

@@ -43,6 +43,28 @@ def test_greedy_answers_stay_right_in_a_full_batch_of_mixed_lengths_and_reused_s
     assert found == expected_texts(prompts, counts, greedy, server.service)
 
 
+def test_of_requests_that_arrive_together_one_reads_what_they_share(http, server, greedy):
+    counts, shared = server.service.scheduler.counts, random_prompts(1, 1, seed=5)[0] * 50
+    prompts = [[*shared, 20 + i, 30 + i] for i in range(8)]         # 4 slots
+    before = counts["reused_tokens"]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        bodies = [{"prompt": prompt, "max_tokens": 8, "temperature": 0, "logprobs": 0} for prompt in prompts]
+        choices = list(pool.map(lambda body: complete(http, **body)[0], bodies))
+    found = [(choice["logprobs"]["tokens"], choice["finish_reason"]) for choice in choices]
+    assert found == expected_texts(prompts, [8] * 8, greedy, server.service)
+    assert counts["reused_tokens"] - before >= 7 * 50
+
+
+def test_samples_of_one_prompt_read_it_once(http, server):
+    counts, prompt = server.service.scheduler.counts, [*range(40, 90)]
+    together = {"prompt": prompt, "max_tokens": 5, "temperature": 1, "logprobs": 0}
+    before = counts["reused_tokens"]
+    several = complete(http, **together, n=4, seed=3)
+    assert counts["reused_tokens"] - before >= 3 * 49
+    again = complete(http, **together, n=4, seed=3)
+    assert [one["logprobs"]["tokens"] for one in several] == [one["logprobs"]["tokens"] for one in again]
+
+
 def test_what_a_free_slot_holds_is_not_read_again_and_changes_nothing(http, server, greedy):
     counts, token_text = server.service.scheduler.counts, server.service.token_text
     turn = random_prompts(1, 1, seed=99)[0] * 40

@@ -22,12 +22,14 @@ def test_no_program_holds_a_second_cache(unstacked, mesh):
     programs = get_programs(config, one_of_each, "float32", unstacked, layout)
     whole = 2 * 4 * 8 * 4 * 512 * 8 * 4     # keys and values, layers, slots, heads, positions, head dim, bytes
     by_heads = whole // layout.mesh.shape["tensor"]     # the prefix cache
-    for kind in ("prefill", "decode", "read", "score"):
+    for kind in ("prefill", "copy", "decode", "read", "score"):
         [program] = getattr(programs, kind).values()
-        size = by_heads // layout.ways if kind in ("prefill", "decode") else by_heads
+        size = by_heads // layout.ways if kind in ("prefill", "copy", "decode") else by_heads
         memory = program.memory_analysis()
-        # On a mesh a prompt's row of one layer, 1/32 of the cache, is summed over the groups of devices.
-        assert memory.temp_size_in_bytes < (0.25 if mesh else 0.15) * size, kind
+        # On a mesh a prompt's row of one layer, 1/32 of the cache, is summed over the groups of devices; copied is a
+        # slot's part of all layers, which is a quarter of what a device has here.
+        limit = 0.15 if not mesh else 0.25 if kind != "copy" else 2 * 0.25 + 0.01
+        assert memory.temp_size_in_bytes < limit * size, kind
         assert memory.alias_size_in_bytes >= size or kind == "score"
 
 
@@ -61,9 +63,9 @@ def test_sizes_that_cannot_be_are_refused(config, says):
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_the_list_of_programs_stays_short_and_covers_every_length(parameters, context, platform):
     found = shapes(ServeConfig(context=context), parameters=parameters, **{**SIZES, "platform": platform})
-    assert found.count() <= 17
+    assert found.count() <= 18
     assert max(found.decode) == (16, context)
     assert max(length for _, length in found.score) == min(context, 512)
     assert all(width <= context for _, width in found.prefill)
     if parameters == 10**6 and context <= 256:
-        assert found.count() <= 6
+        assert found.count() <= 7
