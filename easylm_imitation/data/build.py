@@ -77,7 +77,8 @@ def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | 
             return read_card(out)
         with finished_folder(out) as folder:
             tokenizer.save(folder / "tokenizer", chat_template=jinja)
-            write_json(folder / "build.json", {"identity": identity, "asked": asked, "config": config})
+            said = dataclasses.replace(config, processes=None)      # how many made it leaves no trace
+            write_json(folder / "build.json", {"identity": identity, "asked": asked, "config": said})
             card = _write(config, files, datasets, whose, path, folder, tokenizer, template, evaluations)
     return card
 
@@ -242,10 +243,7 @@ class _Places:
 
 def _write_shards(folder: pathlib.Path, config: BuildConfig, rows: Iterable[Row],
                   tally: Tally) -> tuple[_Places, str]:
-    """Writes all rows; returns where they are from, and a hash of the records.
-
-    Not of the files: a record's fields stand in an order that differs from process to process.
-    """
+    """Writes all rows; returns where they are from, and a hash of the records, which says nothing of the container."""
     writer, places, contents = ShardWriter(folder, description=config.name), _Places(), hashlib.sha256()
     for chunk in chunks(rows, 1000):
         writer.write([row.example for row in chunk])

@@ -4,7 +4,8 @@ Written with TFDS's SequentialWriter, which streams and keeps the order by natur
 of it); read back by anybody's `tfds.builder_from_directory(folder).as_data_source("train")`. No TensorFlow is needed.
 TFDS is imported where it is used: it takes a second, and workers of a build do not need it.
 
-A record is a serialized tf.train.Example, here of three features (their order differs from record to record):
+A record is a serialized tf.train.Example, here of three features (in the order of their names, as written here; TFDS
+alone would let it differ from process to process, so it is not relied upon):
 
     Example    1: Features
     Features   1: entry, again and again           entry      1: the feature's name, 2: Feature
@@ -49,6 +50,7 @@ class ShardWriter:
         info = tfds.core.DatasetInfo(builder=identity, features=features, description=description,
                                      disable_shuffling=True)
         self._writer = tfds.core.SequentialWriter(info, max_examples_per_shard=per_shard, file_format="array_record")
+        self._writer._serializer = _in_order(features)
         self._writer.initialize_splits([SPLIT])
 
     def write(self, examples: Sequence[Example]) -> None:
@@ -115,6 +117,16 @@ class Shards:
             self._readers[file] = _array_record().ArrayRecordReader(
                 self._paths[file], "readahead_buffer_size:0,max_parallelism:0")
         return self._readers[file]
+
+
+def _in_order(features: Any) -> Any:
+    """TFDS's serializer, with the fields of a record sorted by name: the same examples are the same bytes."""
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+    class Sorted(ExampleSerializer):
+        def serialize_example(self, example: dict[str, Any]) -> bytes:
+            return self.get_tf_example(example).SerializeToString(deterministic=True)
+    return Sorted(features.get_serialized_info())
 
 
 def open_shards(folder: str | os.PathLike) -> Shards:

@@ -13,7 +13,6 @@ from data_helpers import turns, write_lines
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.data import BuildConfig, Runner, SourceConfig, build_dataset
-from easylm_imitation.data.shards import open_shards
 from easylm_imitation.schema import UserError
 
 HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
@@ -51,13 +50,8 @@ def config(tmp_path, tokenizer_folder):
 
 
 def contents(folder):
-    """All that a dataset holds: each file's bytes, of shards the records (the order of their fields is not fixed)."""
-    shards = open_shards(folder / "shards")
-    records = [(record["id"], record["tokens"].tobytes(), record["loss_weights"].tobytes())
-               for record in (shards[i] for i in range(len(shards)))]
-    files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*")
-             if path.is_file() and "shards" not in path.parts}
-    return records, files
+    """All that a dataset holds."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @beam_path
