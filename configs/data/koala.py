@@ -35,5 +35,5 @@ def get_config(which="all"):
         "template": "koala",
         "seed": 0,
         "sources": teachers + (people if which == "all" else []),
-        "clean": [{"rule": "split", "tokens": 2048}],
+        "clean": [{"rule": "split", "tokens": 2048}, "diversity"],
     })

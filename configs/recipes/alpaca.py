@@ -2,10 +2,11 @@
 
     easylm-imitation train --config configs/recipes/alpaca.py:llama-7b --data DATA --init HF_DIR --workdir RUN
 
-DATA: configs/data/source.py:alpaca with --config.template=alpaca, or data of your own made by
-configs/collect/alpaca.py. As published: 512 tokens, 128 rows an update, 3 epochs at 2e-5 (13B: 5 epochs at 1e-5),
-cosine after 3 % of warm-up, no weight decay. Rows are packed here and were padded there, so an update reads more
-examples; --config.data.packing=none pads. Expected: MMLU of llama-13b 42.3 before, 45.0 after; AlpacaEval 21.9 (Tülu,
+DATA: configs/data/source.py:alpaca with --config.template=alpaca --config.sources.0.options.encoding=alpaca (two
+prompts, with an input and without, as published), or data of your own made by configs/collect/alpaca.py. As published:
+512 tokens, 128 rows an update, 3 epochs at 2e-5 (13B: 5 epochs at 1e-5), cosine after 3 % of warm-up, no weight decay.
+Rows are packed here and were padded there, so an update reads more examples; --config.data.packing=none pads.
+Expected: MMLU of llama-13b 42.3 before, 45.0 after; AlpacaEval 21.9 (Tülu,
 arXiv 2306.04751, which trained it by its own recipe).
 """
 from ml_collections import ConfigDict

@@ -145,8 +145,8 @@ _VICUNA = Template(
     default_system="A chat between a curious user and an artificial intelligence assistant. "
                    "The assistant gives helpful, detailed, and polite answers to the user's questions.")
 
-# Stanford Alpaca without "input" (a source's input joins the user's message); a system message replaces the
-# introduction.
+# Stanford Alpaca; a system message replaces the introduction. A source's input joins the user's message: with its
+# encoding "alpaca" under the original's heading, and with the original's other introduction as system message.
 _ALPACA = Template(
     "alpaca", system=Turn((), ("\n\n",)), user=Turn(("### Instruction:\n",), ("\n\n",)),
     assistant=Turn(("### Response:",), ("\n\n",)),
@@ -168,7 +168,8 @@ _KOALA = Template(
 _GPT4ALL = Template(
     "gpt4all", system=Turn((), ("\n",)), user=Turn((), ("\n",)), assistant=Turn((), ("\n",)))
 
-# Dolly's own prompt, its keys as text; it learns its "### End" too. A context joins the user's message.
+# Dolly's own prompt, its keys as text; it learns its "### End" too. A context joins the user's message: with a
+# source's encoding "dolly" under the original's heading.
 _DOLLY = Template(
     "dolly", system=Turn((), ("\n\n",)), user=Turn(("### Instruction:\n",), ("\n\n",)),
     assistant=Turn(("### Response:\n",), ("\n\n",)), tail="\n\n### End", stop_strings=("\n\n### End",),

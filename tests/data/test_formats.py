@@ -10,6 +10,7 @@ from easylm_imitation.data.public import PUBLIC
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.teacher.recipes import RECIPES
+from easylm_imitation.text import get_template, load_tokenizer, prompt_ids
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -140,6 +141,23 @@ def test_superni_draws_the_same_instances_in_every_build_and_shows_examples():
     assert [c.id for c in one] == [c.id for c in two]
     asked = [pairs(c)[0][1] for c in one]
     assert ["Input:\n1 1\nOutput:\n2\n\n" in text for text in asked] == [False, True, True]
+
+
+@pytest.mark.parametrize(("template", "given", "prompt"), [
+    ("alpaca", "2 1", "Below is an instruction that describes a task, paired with an input that provides further "
+     "context. Write a response that appropriately completes the request.\n\n### Instruction:\nSort.\n\n### Input:\n2 1"
+     "\n\n### Response:"),
+    ("alpaca", "", "Below is an instruction that describes a task. Write a response that appropriately completes the "
+     "request.\n\n### Instruction:\nSort.\n\n### Response:"),
+    ("dolly", "2 1", "Below is an instruction that describes a task. Write a response that appropriately completes the "
+     "request.\n\n### Instruction:\nSort.\n\nInput:\n2 1\n\n### Response:\n")])
+def test_an_input_stands_where_the_original_prompt_has_it(template, given, prompt, tokenizer_folder):
+    tokenizer = load_tokenizer(tokenizer_folder)
+    for form, key in (("alpaca", "input"), ("self-instruct", "input"), ("dolly", "context")):
+        record = {"instruction": "Sort.", key: given, "output": "1 2", "response": "1 2"}
+        [conversation] = made(form, record, encoding=template)
+        ids = prompt_ids(get_template(template), tokenizer, conversation.messages[:-1])
+        assert tokenizer.decode(ids).removesuffix(" ") == prompt
 
 
 def test_open_instructs_wordings_are_drawn_by_weight():

@@ -2,8 +2,15 @@
 from typing import Literal
 
 from easylm_imitation.data.formats.base import chance
+from easylm_imitation.records import Message
 
-Encoding = Literal["blank line", "tulu"]
+Encoding = Literal["blank line", "alpaca", "dolly", "tulu"]
+
+# Between an instruction and its input, in the originals' prompts.
+_BETWEEN = {"blank line": "\n\n", "alpaca": "\n\n### Input:\n", "dolly": "\n\nInput:\n"}
+# Stanford Alpaca begins another way where there is an input; a system message replaces the template's own words.
+_ALPACA_WITH_INPUT = ("Below is an instruction that describes a task, paired with an input that provides further "
+                      "context. Write a response that appropriately completes the request.")
 
 # open-instruct's choice of wordings, with their weights; "|" ends the question where the answer gets a beginning.
 # Wordings are as published, misspelling included: a reproduction wants the very same.
@@ -29,19 +36,24 @@ _ALONE = (
 
 
 def encode(instruction: str, given: str, answer: str, encoding: Encoding) -> tuple[str, str]:
-    """(question, answer). "blank line" puts the input after the instruction; "tulu" draws one of open-instruct's
-    wordings by weight.
+    """(question, answer). "blank line" puts the input after the instruction; "alpaca" and "dolly" under the heading of
+    their prompts; "tulu" draws one of open-instruct's wordings by weight.
 
         ("Add.", "1 2", "3"), "blank line"   ->   ("Add.\\n\\n1 2", "3")
     """
     has_input = bool(given.strip())
-    if encoding == "blank line":
-        return (f"{instruction}\n\n{given}" if has_input else instruction), answer
+    if encoding in _BETWEEN:
+        return (f"{instruction}{_BETWEEN[encoding]}{given}" if has_input else instruction), answer
     wording = _drawn(_WITH_INPUT if has_input else _ALONE, chance(instruction, given, answer))
     if has_input:
         instruction, given = instruction.strip(), given.strip()
     question, _, opening = wording.partition("|")
     return question.replace("{x}", "\0").replace("{i}", instruction).replace("\0", given), opening + answer
+
+
+def introduction(given: str, encoding: Encoding) -> list[Message]:
+    """The system message that belongs to a question made so; only "alpaca" has one, where there is an input."""
+    return [Message("system", _ALPACA_WITH_INPUT)] if encoding == "alpaca" and given.strip() else []
 
 
 def _drawn(wordings: tuple[tuple[float, str], ...], at: float) -> str:

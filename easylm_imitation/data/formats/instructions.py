@@ -3,9 +3,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from easylm_imitation.data.formats.base import Row, inside, listed, numbered, round_of, sound, system, text
-from easylm_imitation.data.formats.encodings import Encoding, encode
+from easylm_imitation.data.formats.encodings import Encoding, encode, introduction
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Message
+
+
+def _task(instruction: str, given: str, answer: str, encoding: Encoding) -> list[Message]:
+    """One round, after the system message that its encoding may want."""
+    return [*introduction(given, encoding), *round_of(*encode(instruction, given, answer, encoding))]
 
 
 def alpaca(record: dict[str, Any], *, encoding: Encoding = "blank line") -> Iterator[Row]:
@@ -16,9 +21,9 @@ def alpaca(record: dict[str, Any], *, encoding: Encoding = "blank line") -> Iter
             isinstance(pair, list) and [type(part) for part in pair] == [str, str] for pair in history):
         raise Drop("wrong shape", "'history' is not a list of [question, answer]")
     earlier = [message for pair in history for message in round_of(*pair)]
-    last = encode(text(record, "instruction"), text(record, "input", default=""), text(record, "output", "response"),
-                  encoding)
-    yield Row([*system(record, "system"), *earlier, *round_of(*last)])
+    *said, question, answer = _task(text(record, "instruction"), text(record, "input", default=""),
+                                    text(record, "output", "response"), encoding)
+    yield Row([*(system(record, "system") or said), *earlier, question, answer])
 
 
 def self_instruct(record: dict[str, Any], *, encoding: Encoding = "blank line") -> Iterator[Row]:
@@ -26,9 +31,9 @@ def self_instruct(record: dict[str, Any], *, encoding: Encoding = "blank line") 
     if "instances" not in record:
         yield from alpaca(record, encoding=encoding)
         return
-    made = [encode(text(record, "instruction"), text(one, "input", default=""), text(one, "output"), encoding)
+    made = [_task(text(record, "instruction"), text(one, "input", default=""), text(one, "output"), encoding)
             for one in listed(record, "instances", dict)]
-    yield from numbered(round_of(*pair) for pair in made)
+    yield from numbered(made)
 
 
 def unnatural(record: dict[str, Any], *, encoding: Encoding = "blank line",
@@ -39,7 +44,7 @@ def unnatural(record: dict[str, Any], *, encoding: Encoding = "blank line",
     tasks = [(_constrained(text(record, "instruction"), one), one) for one in instances]
     if reformulations and "reformulations" in record:
         tasks += [(text(one, "instruction"), one) for one in listed(record, "reformulations", dict)]
-    yield from numbered(round_of(*encode(instruction, text(one, "input", default=""), text(one, "output"), encoding))
+    yield from numbered(_task(instruction, text(one, "input", default=""), text(one, "output"), encoding)
                         for instruction, one in tasks)
 
 
@@ -50,8 +55,8 @@ def _constrained(instruction: str, instance: dict[str, Any]) -> str:
 
 def dolly(record: dict[str, Any], *, encoding: Encoding = "blank line") -> Iterator[Row]:
     """instruction, context ("" if none), response; people wrote them."""
-    yield Row(round_of(*encode(text(record, "instruction"), text(record, "context", default=""),
-                               text(record, "response"), encoding)), teacher="")
+    yield Row(_task(text(record, "instruction"), text(record, "context", default=""), text(record, "response"),
+                    encoding), teacher="")
 
 
 def halueval(record: dict[str, Any]) -> Iterator[Row]:
