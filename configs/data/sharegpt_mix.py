@@ -11,7 +11,7 @@ DIR holds
 Missing files are named, all at once. Budgets of the paper's scaling axis: --config.budget=20M, 80M or 150M, each the
 beginning of the next (0.3M is its NQ-synthetic, 6,000 rows that `collect` makes). Expected, by the paper's figures: of
 about 90K dialogues some 50K stay after the same-query and language rules, 27K answers of HC3, 10K pairs; all three some
-150M tokens, queries of a diversity of 8 % (mean BLEU to the nearest other one), which the card has. The paper names neither
+150M tokens; the mean BLEU of a query to its nearest other one (on the card) was 8 %. The paper names neither
 its language detector nor what it did to HTML.
 """
 from ml_collections import ConfigDict
