@@ -94,12 +94,15 @@ class Bucket(fsspec.AbstractFileSystem):
     # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
-        """Makes a folder; those above it are there by its name."""
+        """Makes a folder, and those above it, which stay when it goes. Raises FileExistsError."""
         bucket, key = self._split(path)
         if self._is_there(bucket, key + "/"):
             raise FileExistsError(17, "exists", f"gs://{path}")
         self._done(_store(bucket).write(key + "/", b""), path)
         self._note(bucket, key + "/", True)
+        above = key.rpartition("/")[0]
+        if create_parents and above:
+            self.makedirs(f"{bucket}/{above}", exist_ok=True)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Makes a folder. Raises FileExistsError."""

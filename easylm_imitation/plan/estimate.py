@@ -132,7 +132,8 @@ def flops(work: Work) -> tuple[float, float]:
     n, model, t = work.tokens, work.model, work.axes["tensor"]
     again = {"full": 1.0, "offload": 0.75, "save-qkv": 0.75, "dots": 0.0, "none": 0.0}[work.config.remat]
     products = n * model.matmul_weights() / t * ((4 if work.config.lora else 6) + 2 * again)    # frozen: no slopes
-    keys = work.config.data.context / 2
+    # of the device that has the end of the rows, which sees the most keys: all wait for it
+    keys = work.config.data.context * (1 - 0.5 / work.axes["sequence"])
     attention = n * model.layers * model.attention_dim / t * keys * 4 * (3.5 + (1 if again or
                                                                                work.config.remat == "dots" else 0))
     return products, attention
@@ -164,22 +165,24 @@ def _update(work: Work, pod: Pod) -> float:
 
 
 def _exchange_beside(work: Work, pod: Pod) -> float:
-    """Weights gathered forward and backward; keys and values along `sequence`."""
-    fsdp, sequence = work.axes["fsdp"], work.axes["sequence"]
+    """Weights gathered forward and backward."""
+    fsdp = work.axes["fsdp"]
     weights = 2 * work.model.parameters() / work.axes["tensor"] * work.width * (fsdp - 1) / fsdp
-    keys = 2 * work.model.kv_heads * work.model.head_dim / work.axes["tensor"] * work.width
-    rows = 3 * work.model.layers * work.tokens * keys * (sequence - 1)
-    return weights / bandwidth(pod, fsdp) + rows / bandwidth(pod, sequence)
+    return weights / bandwidth(pod, fsdp)
 
 
 def _exchange_after(work: Work, pod: Pod) -> float:
-    """Gradients summed over `fsdp` in the compute dtype, whole (the compiler makes no reduce-scatter of it); sums of
-    each layer over `tensor`."""
-    fsdp, tensor = work.axes["fsdp"], work.axes["tensor"]
-    gradients = 2 * work.model.parameters() / tensor * work.width * (fsdp - 1) / fsdp
+    """Gradients summed over `fsdp` and `sequence` in the compute dtype, whole (the compiler makes no reduce-scatter of
+    it); sums of each layer over `tensor`; keys and values gathered along `sequence` forward and backward, and their
+    slopes summed, before and behind the attention kernel."""
+    sequence, tensor = work.axes["sequence"], work.axes["tensor"]
+    ways = work.axes["fsdp"] * sequence
+    gradients = 2 * work.model.parameters() / tensor * work.width * (ways - 1) / ways
+    keys = 2 * work.model.kv_heads * work.model.head_dim / tensor * work.width
+    rows = 3 * work.model.layers * work.tokens * keys * (sequence - 1)
     passes = 4 + (2 if work.config.remat in ("full", "offload", "save-qkv") else 0)
     sums = passes * work.model.layers * 2 * work.tokens * work.model.d_model * work.width * (tensor - 1) / tensor
-    return gradients / bandwidth(pod, fsdp) + sums / bandwidth(pod, tensor)
+    return gradients / bandwidth(pod, ways) + sums / bandwidth(pod, tensor) + rows / bandwidth(pod, sequence)
 
 
 def _replicas(work: Work, pod: Pod) -> float:
