@@ -96,8 +96,8 @@ class Copy:
         known: set[str] = set()
         if self._bucket.exists(f"{self.url}/{_INDEX}"):
             known.update(json.loads(self._bucket.cat_file(f"{self.url}/{_INDEX}")))
-        inside = self._bucket.inside(self.url)
-        known.update(name for name in inside if not name.endswith("/") and not name.startswith(f"{CHECKPOINTS}/"))
+        known.update(name for name in self._bucket.inside(self.url)
+                     if name and not name.endswith("/") and not name.startswith(f"{CHECKPOINTS}/"))
         return sorted(known - {_INDEX})
 
 

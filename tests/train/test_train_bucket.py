@@ -42,8 +42,9 @@ def metrics(store, url):
 
 
 def steps(store, url):
-    return sorted({int(key.split("/")[4]) for key in store.keys(url.removeprefix("gs://") + "/checkpoints/")
-                   if key.split("/")[4].isdecimal()})
+    root = url.removeprefix("gs://") + "/checkpoints/"
+    found = {key.removeprefix(root).partition("/")[0] for key in store.keys(root)}
+    return sorted(int(name) for name in found if name.isdecimal())
 
 
 def losses(lines):
@@ -142,7 +143,7 @@ def test_a_damaged_newest_checkpoint_in_a_bucket_falls_back_to_the_one_before(da
     url = "gs://damaged/run"
     train(tiny_config(), data_dir=data, workdir=url, stop_after=6)
     for key in store.keys("damaged/run/checkpoints/6/params/"):
-        if "/d/" in key or "manifest" in key:
+        if "/c/" in key:        # parts of arrays
             store.put(tuple(key.split("/", 1)), b"garbage")
     monkeypatch.setattr(storage, "_copies", {})
     assert train(tiny_config(), data_dir=data, workdir=url).step == 9
