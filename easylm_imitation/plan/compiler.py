@@ -22,6 +22,7 @@ from easylm_imitation.schema import UserError, build, plain
 
 _ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "TPU_WORKER_HOSTNAMES": "localhost",
                 "TPU_ACCELERATOR_TYPE": "v5litepod-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+_UNWANTED = ("XLA_FLAGS",)      # of this machine's own backend; the TPU compiler ends where it does not know one
 _TEXT = "program.txt"
 
 
@@ -50,8 +51,9 @@ def compile_step(work: Work, pod: Pod) -> Compiled:
     with tempfile.TemporaryDirectory(prefix="easylm-plan-") as folder:
         request = {"config": plain(work.config), "model": _model(work), "axes": dict(work.axes),
                    "topology": pod.topology, "slices": pod.slices, "options": dict(pod.chip.options), "text": folder}
+        environment = {name: value for name, value in os.environ.items() if name not in _UNWANTED} | _ENVIRONMENT
         done = subprocess.run([sys.executable, "-m", __name__], input=json.dumps(request), capture_output=True,
-                              text=True, env=os.environ | _ENVIRONMENT)
+                              text=True, env=environment)
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         if done.returncode or not lines:
             raise UserError(f"--topology {pod.name}: the TPU compiler failed ({_last_words(done.stderr)}); try another "
