@@ -78,7 +78,7 @@ def serving_bucket() -> Iterator[tuple[BucketStandin, dict[str, str]]]:
     class Handler(_Handler):
         standin = store
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -88,6 +88,11 @@ def serving_bucket() -> Iterator[tuple[BucketStandin, dict[str, str]]]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that is killed breaks its connections; any other error is an answer that nobody gets."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -105,7 +110,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _handled(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fails = self.standin.unlucky()
+        fails = self.standin.unlucky()      # the client may be killed meanwhile: then nobody reads the answer
         answer = (503, b"try again", {}) if fails == "before" else self._answer(body)
         code, data, headers = (503, b"try again", {}) if fails else answer
         self.send_response(code)
@@ -118,7 +123,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         asked = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         parts = [urllib.parse.unquote(part) for part in url.path.strip("/").split("/")]
-        place = "/".join(parts[:-2] if len(parts) > 5 else parts)
         with self.standin.lock:
             if parts[0] == "upload" and self.command == "POST" and asked.get("uploadType") == "media":
                 return self._written((parts[4], asked["name"]), body, asked)
@@ -127,7 +131,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if parts[:3] == ["storage", "v1", "b"] and parts[4:5] == ["o"] and len(parts) == 6:
                 which = parts[3], parts[5]
                 return self._removed(which, asked) if self.command == "DELETE" else self._found(which, asked)
-        return 501, f"not in the stand-in: {self.command} {self.path} {place}".encode(), {}
+        return 501, f"not in the stand-in: {self.command} {self.path}".encode(), {}
 
     def _generation(self, which: tuple[str, str]) -> int:
         return self.standin.objects[which][1] if which in self.standin.objects else 0
