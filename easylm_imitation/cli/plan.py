@@ -151,10 +151,7 @@ def _shown(made: "Plan", tokens: float | None, args: argparse.Namespace) -> dict
               "memory": dataclasses.asdict(memory), "compiled": made.compiled}
     if made.fits:
         result |= _speed(made, tokens, price)
-        for found in made.collectives:
-            found_on = ",".join(found.axes) or "?"
-            console.say(f"  {found.kind} over {found_on}, {'beside' if found.beside else 'not beside'} other work: "
-                        f"{_giga(found.moved)} GB sent a device and update")
+        _exchanged(made)
     result["collectives"] = [dataclasses.asdict(found) for found in made.collectives]
     result["seconds"] = dataclasses.asdict(seconds) | {"step": seconds.step}
     if args.explain or not made.fits:
@@ -162,6 +159,19 @@ def _shown(made: "Plan", tokens: float | None, args: argparse.Namespace) -> dict
         for line in result["advice"]:
             console.say(f"  {line}")
     return result
+
+
+def _exchanged(made: "Plan") -> None:
+    """What goes over which network: sums of gradients inside a slice, and what is left of them between slices."""
+    from easylm_imitation import console
+    from easylm_imitation.plan import between_slices, exchange_seconds
+    rows = [[found.kind, ",".join(found.axes) or "?",
+             "between slices" if between_slices(found.axes, made.pod) else "links of the pod",
+             "beside" if found.beside else "alone", _giga(found.moved),
+             exchange_seconds(made.work.axes, found.axes, found.moved, made.pod)] for found in made.collectives]
+    if rows:
+        console.table("exchanged, " + ("as compiled" if made.compiled else "by formula"),
+                      ["what", "over", "network", "work", "GB sent a device", "s"], rows)
 
 
 def _speed(made: "Plan", tokens: float | None, price: float) -> dict[str, Any]:

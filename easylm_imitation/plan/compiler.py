@@ -22,7 +22,8 @@ from easylm_imitation.schema import UserError, build, plain
 
 _ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "TPU_WORKER_HOSTNAMES": "localhost",
                 "TPU_ACCELERATOR_TYPE": "v5litepod-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-_TEXT = "after_optimizations.txt"
+_UNWANTED = ("XLA_FLAGS",)      # of this machine's own backend; the TPU compiler ends where it does not know one
+_TEXT = "program.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +51,17 @@ def compile_step(work: Work, pod: Pod) -> Compiled:
     with tempfile.TemporaryDirectory(prefix="easylm-plan-") as folder:
         request = {"config": plain(work.config), "model": _model(work), "axes": dict(work.axes),
                    "topology": pod.topology, "slices": pod.slices, "options": dict(pod.chip.options), "text": folder}
+        environment = {name: value for name, value in os.environ.items() if name not in _UNWANTED} | _ENVIRONMENT
         done = subprocess.run([sys.executable, "-m", __name__], input=json.dumps(request), capture_output=True,
-                              text=True, env=os.environ | _ENVIRONMENT | {
-                                  "LIBTPU_INIT_ARGS": f"--xla_dump_to={folder} --xla_dump_hlo_as_text"})
+                              text=True, env=environment)
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         if done.returncode or not lines:
             raise UserError(f"--topology {pod.name}: the TPU compiler failed ({_last_words(done.stderr)}); try another "
                             "--mesh, or --analytic for an estimate without it")
-        text = _dumped(pathlib.Path(folder))
+        program = pathlib.Path(folder) / _TEXT
+        text = program.read_text() if program.exists() else ""
     found = json.loads(lines[-1])
-    return Compiled(**found, text=text or "", seconds=time.monotonic() - started)
+    return Compiled(**found, text=text, seconds=time.monotonic() - started)
 
 
 def compile_all(works: Sequence[Work], pod: Pod, beside: int) -> list[Compiled | UserError]:
@@ -78,12 +80,6 @@ def _model(work: Work) -> dict[str, Any]:
     return config_mapping(work.model)
 
 
-def _dumped(folder: pathlib.Path) -> str | None:
-    """The text of the optimised program, the largest if there are several."""
-    files = sorted(folder.glob(f"*{_TEXT}"), key=lambda file: file.stat().st_size)
-    return files[-1].read_text() if files else None
-
-
 def _last_words(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it said nothing"
@@ -96,13 +92,15 @@ def _main() -> None:
     request = json.loads(sys.stdin.read())
     import jax
     try:
-        memory = _lower(request).compile().memory_analysis()
+        compiled = _lower(request).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         words = next((line.strip() for line in str(error).splitlines() if "exceed" in line.lower()), str(error)[:300])
         print(json.dumps({"arguments": 0, "temporary": 0, "code": 0, "peak": None, "needed": words}))
         return
+    memory = compiled.memory_analysis()
+    (pathlib.Path(request["text"]) / _TEXT).write_text(compiled.as_text() or "")
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     rest = memory.output_size_in_bytes - memory.alias_size_in_bytes
     code = memory.generated_code_size_in_bytes

@@ -55,6 +55,15 @@ class Seconds:
 
 
 @dataclasses.dataclass(frozen=True)
+class Exchange:
+    """What devices send each other in an update, by formula."""
+    kind: str               # as HLO calls it
+    axes: tuple[str, ...]   # mesh axes that it runs over
+    beside: bool            # runs beside other work
+    moved: float            # bytes that a device sends
+
+
+@dataclasses.dataclass(frozen=True)
 class Work:
     """One training setting on one mesh, in the letters of docs/architecture.md; all sizes are those of a device."""
     config: TrainConfig
@@ -122,9 +131,11 @@ def _layer_weights(model: ModelConfig) -> float:
 
 def seconds(work: Work, pod: Pod) -> Seconds:
     """Of one update on a pod."""
-    micro = work.config.accumulate
-    return Seconds(micro * _arithmetic(work, pod), micro * _traffic(work, pod) + _update(work, pod),
-                   micro * _exchange_beside(work, pod), micro * _exchange_after(work, pod) + _replicas(work, pod))
+    micro, took = work.config.accumulate, {True: 0.0, False: 0.0}
+    for found in exchanges(work, pod):
+        took[found.beside] += exchange_seconds(work.axes, found.axes, found.moved, pod)
+    return Seconds(micro * _arithmetic(work, pod), micro * _traffic(work, pod) + _update(work, pod), took[True],
+                   took[False])
 
 
 def flops(work: Work) -> tuple[float, float]:
@@ -132,7 +143,8 @@ def flops(work: Work) -> tuple[float, float]:
     n, model, t = work.tokens, work.model, work.axes["tensor"]
     again = {"full": 1.0, "offload": 0.75, "save-qkv": 0.75, "dots": 0.0, "none": 0.0}[work.config.remat]
     products = n * model.matmul_weights() / t * ((4 if work.config.lora else 6) + 2 * again)    # frozen: no slopes
-    keys = work.config.data.context / 2
+    # of the device that has the end of the rows, which sees the most keys: all wait for it
+    keys = work.config.data.context * (1 - 0.5 / work.axes["sequence"])
     attention = n * model.layers * model.attention_dim / t * keys * 4 * (3.5 + (1 if again or
                                                                                work.config.remat == "dots" else 0))
     return products, attention
@@ -163,32 +175,40 @@ def _update(work: Work, pod: Pod) -> float:
     return 2 * (found.weights + found.optimizer + found.gradients) * pod.chip.cores / pod.chip.memory_bandwidth
 
 
-def _exchange_beside(work: Work, pod: Pod) -> float:
-    """Weights gathered forward and backward; keys and values along `sequence`."""
-    fsdp, sequence = work.axes["fsdp"], work.axes["sequence"]
-    weights = 2 * work.model.parameters() / work.axes["tensor"] * work.width * (fsdp - 1) / fsdp
-    keys = 2 * work.model.kv_heads * work.model.head_dim / work.axes["tensor"] * work.width
-    rows = 3 * work.model.layers * work.tokens * keys * (sequence - 1)
-    return weights / bandwidth(pod, fsdp) + rows / bandwidth(pod, sequence)
-
-
-def _exchange_after(work: Work, pod: Pod) -> float:
-    """Gradients summed over `fsdp` in the compute dtype, whole (the compiler makes no reduce-scatter of it); sums of
-    each layer over `tensor`."""
-    fsdp, tensor = work.axes["fsdp"], work.axes["tensor"]
-    gradients = 2 * work.model.parameters() / tensor * work.width * (fsdp - 1) / fsdp
+def exchanges(work: Work, pod: Pod) -> list[Exchange]:
+    """What devices exchange in an update. Gradients are summed in steps: over `fsdp` and `sequence` inside a slice, in
+    the compute dtype and whole (the compiler makes no reduce-scatter of it); then each device its own share, once an
+    update and in float32, over `data` and, between slices, over `replica`."""
+    axes, model, micro = work.axes, work.model, work.config.accumulate
+    fsdp, sequence, tensor = axes["fsdp"], axes["sequence"], axes["tensor"]
+    weights = model.parameters() / tensor * work.width
     passes = 4 + (2 if work.config.remat in ("full", "offload", "save-qkv") else 0)
-    sums = passes * work.model.layers * 2 * work.tokens * work.model.d_model * work.width * (tensor - 1) / tensor
-    return gradients / bandwidth(pod, fsdp) + sums / bandwidth(pod, tensor)
+    layer = work.tokens * model.d_model * work.width
+    keys = 2 * model.kv_heads * model.head_dim / tensor * work.tokens * work.width
+    share = 4 * model.parameters() / (fsdp * tensor)
+    ways = fsdp * sequence
+    found = [
+        # weights forward and backward, beside the arithmetic
+        Exchange("all-gather", ("fsdp",), True, micro * 2 * weights * (fsdp - 1) / fsdp),
+        Exchange("all-reduce", ("fsdp", "sequence"), False, micro * 2 * weights * (ways - 1) / ways),
+        # sums of each layer; keys and values before the attention kernel, forward and backward, and their slopes behind
+        Exchange("all-reduce", ("tensor",), False, micro * passes * model.layers * 2 * layer * (tensor - 1) / tensor),
+        Exchange("all-gather", ("sequence",), False, micro * 3 * model.layers * keys * (sequence - 1)),
+        *(Exchange("all-reduce", (axis,), False, 2 * share * (axes[axis] - 1) / axes[axis])
+          for axis in ("data", "replica"))]
+    return [dataclasses.replace(each, axes=tuple(axis for axis in each.axes if axes[axis] > 1))
+            for each in found if each.moved]
 
 
-def _replicas(work: Work, pod: Pod) -> float:
-    """Gradients summed once an update over `data` and, between slices, `replica`."""
-    share = 4 * work.model.parameters() / (work.axes["fsdp"] * work.axes["tensor"])
-    data, replica = work.axes["data"], work.axes["replica"]
-    slow = pod.chip.slow_bandwidth / pod.chip.cores if pod.devices > pod.fast_devices else bandwidth(pod, replica)
-    return (2 * share * (data - 1) / data / bandwidth(pod, data)
-            + 2 * share * (replica - 1) / replica / slow)
+def exchange_seconds(axes: Mapping[str, int], over: tuple[str, ...], moved: float, pod: Pod) -> float:
+    """Of so many bytes that a device sends over some axes of the mesh."""
+    slow = between_slices(over, pod)
+    return moved / bandwidth(pod, pod.fast_devices + 1 if slow else math.prod(axes[axis] for axis in over))
+
+
+def between_slices(over: tuple[str, ...], pod: Pod) -> bool:
+    """Whether an exchange over these axes goes over the data centre's network."""
+    return "replica" in over and pod.devices > pod.fast_devices
 
 
 def bandwidth(pod: Pod, size: int) -> float:

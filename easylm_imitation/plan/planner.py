@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from easylm_imitation.models import ModelConfig
 from easylm_imitation.plan import estimate
 from easylm_imitation.plan.compiler import Compiled, compile_all, compile_step
-from easylm_imitation.plan.estimate import ATTENTION, MATMULS, Memory, Seconds, Work
+from easylm_imitation.plan.estimate import ATTENTION, MATMULS, Exchange, Memory, Seconds, Work
 from easylm_imitation.plan.hlo import Collective, Program
 from easylm_imitation.plan.pods import Pod
 from easylm_imitation.schema import UserError
@@ -34,7 +34,7 @@ class Plan:
     peak: float | None                  # bytes a device; None: more than there is, as the compiler says
     needed: str                         # the compiler's words when it does not fit
     seconds: Seconds
-    collectives: tuple[Collective, ...] # as compiled; () by formula
+    collectives: tuple[Collective | Exchange, ...]      # as compiled, or by formula
     compiled: bool                      # whether the compiler was asked
     cycles: bool                        # whether the time of arithmetic is the compiler's estimate
 
@@ -135,7 +135,7 @@ def _smaller(found: Plan, state: float) -> str:
 def _plan(work: Work, pod: Pod, compiled: Compiled | UserError | None) -> Plan:
     memory, seconds = estimate.memory(work), estimate.seconds(work, pod)
     if not isinstance(compiled, Compiled):
-        return Plan(work, pod, memory, memory.peak, "", seconds, (), False, False)
+        return Plan(work, pod, memory, memory.peak, "", seconds, tuple(estimate.exchanges(work, pod)), False, False)
     collectives: list[Collective] = []
     clock = CLOCKS.get(pod.chip.name)
     if compiled.text:
@@ -154,11 +154,7 @@ def _exchanges(collectives: list[Collective], work: Work, pod: Pod) -> dict[str,
     """Seconds that collectives take beside other work, and alone."""
     took = {True: 0.0, False: 0.0}
     for found in collectives:
-        size = 1
-        for axis in found.axes:
-            size *= work.axes[axis]
-        slow = "replica" in found.axes and pod.slices > 1
-        took[found.beside] += found.moved / estimate.bandwidth(pod, pod.fast_devices + 1 if slow else size)
+        took[found.beside] += estimate.exchange_seconds(work.axes, found.axes, found.moved, pod)
     return {"beside": took[True], "after": took[False]}
 
 

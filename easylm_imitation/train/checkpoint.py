@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 from easylm_imitation.folders import refusing_disk
 from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError, plain
+from easylm_imitation.storage import is_url, located
 from easylm_imitation.train.state import TrainState, shardings_of
 from easylm_imitation.weights import DATA, LINEAGE, OPTIMIZER, PARAMS, PROGRESS
 
@@ -51,8 +52,11 @@ class Checkpoints:
         context = checkpoint_context()
         # Made behind the loop, a folder that cannot be made would leave threads waiting for it for 20 minutes.
         context.asynchronous.create_directories_asynchronously = False
+        # In one database for all arrays Orbax would merge what it finds in a listing, which in a bucket may come late:
+        # a checkpoint would count as whole, and hold nothing.
+        context.array.saving.use_ocdbt = not is_url(directory)
         self._checkpointer = ocp.training.Checkpointer(
-            os.path.abspath(directory), context=context, cleanup_tmp_directories=True,
+            located(directory), context=context, cleanup_tmp_directories=True,
             preservation_policy=policies.AnyPreservationPolicy(kept))
         self._pending: tuple[int, ocp.AsyncResponse] | None = None
         self._copy = _Copier()

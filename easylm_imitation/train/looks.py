@@ -9,11 +9,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from easylm_imitation import console
 from easylm_imitation.models import Model, merged
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import stop_ids
 from easylm_imitation.train.checkpoint import Progress
+from easylm_imitation.train.config import TrainConfig
 from easylm_imitation.train.metrics import MetricsLog
 from easylm_imitation.train.place import BatchPlace
 from easylm_imitation.train.start import Start, lineage_at
@@ -86,6 +89,16 @@ class Looks:
         self._log.beside(EVALUATIONS, [{"step": progress.step, "scores": scores}],
                          {f"evaluation/{name}": score for name, score in scores.items()})
         console.say(f"update {progress.step}: {_listed(scores)}")
+
+
+def check_looks(config: TrainConfig, evaluate: Evaluate | None) -> None:
+    """Raises UserError when there is nothing to look at, or nobody who can."""
+    if config.validation.every and not config.data.holdout and not evaluate:
+        raise UserError(f"validation.every is {config.validation.every}, but data.holdout is 0, so there is nothing to "
+                        "validate on; set data.holdout=0.02, say, or name --tasks")
+    if evaluate and jax.process_count() > 1:
+        raise UserError(f"a run of {jax.process_count()} processes cannot be evaluated on its way: one of them would "
+                        "need all weights; leave out --tasks, and `evaluate` its checkpoints (RUN@120)")
 
 
 def _listed(values: Mapping[str, float]) -> str:

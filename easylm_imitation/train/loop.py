@@ -17,18 +17,19 @@ from easylm_imitation.data import DataUse, batch_kinds, mixed_rows
 from easylm_imitation.models import Adapters, Model, Params, create
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.sharding import make_mesh
+from easylm_imitation.storage import on_disk
 from easylm_imitation.train.checkpoint import Checkpoints, Progress
 from easylm_imitation.train.compiled import CompiledStep
 from easylm_imitation.train.config import TrainConfig
 from easylm_imitation.train.interruption import Interruption
 from easylm_imitation.train.lock import RunLock
-from easylm_imitation.train.looks import Evaluate, Looks
+from easylm_imitation.train.looks import Evaluate, Looks, check_looks
 from easylm_imitation.train.metrics import MetricsLog, Recorder, read_metrics
 from easylm_imitation.train.mix import open_data
 from easylm_imitation.train.optimizer import make_optimizer
 from easylm_imitation.train.place import BatchPlace
 from easylm_imitation.train.profile import Profile, parse_profile
-from easylm_imitation.train.restore import restore_newest
+from easylm_imitation.train.restore import restore_newest, saved_steps
 from easylm_imitation.train.schedule import warmup_updates
 from easylm_imitation.train.speed import Speed
 from easylm_imitation.train.start import Start, check_origin, lineage_at, open_run, prepare, workdir_of
@@ -70,9 +71,10 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
     continues.
     """
     # ---- What shall run: checked whole, before the first file is written
-    workdir, data_dir, traced = workdir_of(workdir), pathlib.Path(data_dir), parse_profile(profile)
+    workdir, data_dir, traced = workdir_of(workdir), pathlib.Path(on_disk(data_dir)), parse_profile(profile)
+    mix, teacher = mix and on_disk(mix), teacher and on_disk(teacher)
     mesh = make_mesh(config.mesh)
-    _check_looks(config, evaluate)
+    check_looks(config, evaluate)
     start = prepare(config, data_dir, workdir, init, mesh, teacher, mix)
     model = create(start.model)
     adapters = Adapters(model, config.lora, config.seed) if config.lora else None
@@ -100,7 +102,8 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         update = CompiledStep(step_of, abstract, place.abstract(batch_kinds(taught.cache)), beside, mesh)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
                                                       config.validation.keep_best))
-        log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done, _wandb(config, run)))
+        stack.callback(run.publish)
+        log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done, _wandb(config, run), run.publish_soon))
         speed = Speed(start.model, config.data.context, mesh, frozen=adapters is not None)
         recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips, speed)
         looks = Looks(model, start, data_dir, mix, place, log, evaluate)
@@ -109,6 +112,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
 
         def save(wait: bool = False) -> None:
             recorder.flush()        # brings the totals up to this step, and says whether the weights can be trusted
+            run.publish()           # what the checkpoint stands on
             if recorder.sound:
                 checkpoints.save(state, loader.get_state(), recorder.progress, lineage_at(start, recorder.progress),
                                  looks.losses.get(recorder.progress.step))
@@ -148,7 +152,7 @@ def _begin(start: Start, trained: Model | Adapters, optimizer: optax.GradientTra
     """The run dir, made or found, and locked; its weights, restored, imported or fresh; how far it is, where in its
     data (None: at their start), and what adapters stand beside. Nothing else holds the weights at return: the first
     update gives them away."""
-    continued, frozen = bool(RunDir(workdir).numbered()), start.config.lora is not None
+    continued, frozen = bool(saved_steps(RunDir(workdir))), start.config.lora is not None
     dtype = jnp.dtype(start.config.compute_dtype) if frozen else jnp.float32
     loaded = open_model(init, dtype=dtype, mesh=mesh) if init and (frozen or not continued) else None
     if loaded is not None:
@@ -170,16 +174,6 @@ def step_keys(config: TrainConfig) -> dict[str, Any]:
             "normalise": config.loss, "dtype": jnp.dtype(config.compute_dtype), "remat": config.remat,
             "attention": config.attention,
             "mixed": mixed_rows(config.data.batch, config.mixed_rows) if config.mix else None}
-
-
-def _check_looks(config: TrainConfig, evaluate: Evaluate | None) -> None:
-    """Raises UserError when there is nothing to look at, or nobody who can."""
-    if config.validation.every and not config.data.holdout and not evaluate:
-        raise UserError(f"validation.every is {config.validation.every}, but data.holdout is 0, so there is nothing to "
-                        "validate on; set data.holdout=0.02, say, or name --tasks")
-    if evaluate and jax.process_count() > 1:
-        raise UserError(f"a run of {jax.process_count()} processes cannot be evaluated on its way: one of them would "
-                        "need all weights; leave out --tasks, and `evaluate` its checkpoints (RUN@120)")
 
 
 def _wandb(config: TrainConfig, run: RunDir) -> WandbRun | None:
@@ -237,6 +231,6 @@ def _result(run: RunDir, recorder: Recorder, start: Start, interruption: Interru
     lines = [recorder.last] if recorder.last else [x for x in read_metrics(run.metrics) if x["loss"] is not None]
     last = lines[-1] if lines else {"loss": float("nan"), "tokens_per_second": 0.0}
     return TrainResult(
-        str(run.path), progress.step, start.total_steps, last["loss"], progress.tokens, progress.loss_tokens,
+        run.shown, progress.step, start.total_steps, last["loss"], progress.tokens, progress.loss_tokens,
         last["tokens_per_second"], progress.seconds, interruption.noticed and progress.step < start.total_steps,
         start.use)

@@ -14,7 +14,7 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -41,9 +41,11 @@ class MetricsLog:
     A disk that refuses is a UserError. Nothing is left to a thread or a buffer, which would hide a full disk, or hang.
     """
 
-    def __init__(self, path: pathlib.Path, tensorboard: pathlib.Path, step: int, wandb: WandbRun | None = None) -> None:
-        """Opens the log of a run that stands at `step`; later lines of an earlier attempt are cut off."""
-        self._path, self._wandb = path, wandb
+    def __init__(self, path: pathlib.Path, tensorboard: pathlib.Path, step: int, wandb: WandbRun | None = None,
+                 sent: Callable[[], None] = lambda: None) -> None:
+        """Opens the log of a run that stands at `step`; later lines of an earlier attempt are cut off. `sent` is called
+        after each line: where the log is a copy, it may bring it to its place."""
+        self._path, self._wandb, self._sent = path, wandb, sent
         self._files = contextlib.ExitStack()
         self._file = self._board = None
         if jax.process_index() == 0:
@@ -68,6 +70,7 @@ class MetricsLog:
         with _writing(self._path):
             _append(self._file, line.encode())
             self._plot(values["step"], scalars)
+        self._sent()
 
     def beside(self, name: str, lines: list[dict[str, Any]], scalars: dict[str, float] | None = None) -> None:
         """Appends lines to another file of the run, one of BESIDE; each has a "step". Scalars go to TensorBoard."""

@@ -3,7 +3,6 @@
 Nothing is moved before an older one has been read well: what fails to read everything is not damage but the reader.
 """
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
@@ -15,10 +14,12 @@ from orbax.checkpoint import v1 as ocp
 from easylm_imitation import console
 from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError, build
+from easylm_imitation.storage import located
 from easylm_imitation.train.checkpoint import Progress, checkpoint_context
 from easylm_imitation.train.state import TrainState
 from easylm_imitation.weights import DATA, LINEAGE, OPTIMIZER, PARAMS, PROGRESS, RunDir, Unreadable, reading
 
+_SEEN = 256     # newest checkpoints that are looked at
 _CURE = "move the folder away, and the one before it is taken"
 
 
@@ -37,6 +38,16 @@ class _Position:
     grain: dict[str, Any]
 
 
+def saved_steps(run: RunDir) -> list[int]:
+    """Steps with a checkpoint, ascending, the same for all processes: those that the first sees. A bucket may list them
+    to one and not yet to another."""
+    if jax.process_count() == 1:
+        return run.numbered()
+    steps = run.numbered()[-_SEEN:] if jax.process_index() == 0 else []
+    known = multihost_utils.broadcast_one_to_all(np.array(steps + [-1] * (_SEEN - len(steps)), np.int32))
+    return [step for step in known.tolist() if step >= 0]
+
+
 def restore_newest(run: RunDir, abstract: TrainState) -> Restored:
     """What the newest readable checkpoint holds; all processes take the same one, and all have to call this.
 
@@ -44,7 +55,7 @@ def restore_newest(run: RunDir, abstract: TrainState) -> Restored:
     `abstract` has, which is not damage; then nothing is moved.
     """
     damaged: dict[int, str] = {}
-    for step in reversed(run.numbered()):
+    for step in reversed(saved_steps(run)):
         folder = run.checkpoints / str(step)
         try:
             found, cause = _restore(folder, abstract), "another process could not read it"
@@ -83,7 +94,7 @@ def _load(folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
     with context:
         try:
             with reading(f"{folder}: the checkpoint cannot be read", _CURE):
-                loaded = ocp.load_checkpointables(str(folder.absolute()), wanted)
+                loaded = ocp.load_checkpointables(located(folder), wanted)
                 return jax.block_until_ready(loaded)
         except Unreadable:
             _check_same_arrays(folder, wanted)
@@ -94,7 +105,7 @@ def _check_same_arrays(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
     """Raises UserError, naming the first difference, when it was for arrays of other names or shapes that a checkpoint
     could not be read; knows nothing of one whose own description cannot be read either."""
     try:
-        stored = ocp.checkpointables_metadata(str(folder.absolute())).metadata
+        stored = ocp.checkpointables_metadata(located(folder)).metadata
     except Exception:       # whatever the garbage in it makes Orbax raise
         return
     for part in (PARAMS, OPTIMIZER):
@@ -121,7 +132,7 @@ def _set_aside(run: RunDir, damaged: dict[int, str], good: int) -> None:
     for step, cause in damaged.items():
         folder = run.checkpoints / str(step)
         if jax.process_index() == 0:
-            os.rename(folder, _free(folder))
+            folder.rename(_free(folder))
         console.say(f"{folder}: the checkpoint is damaged ({cause}); moved aside to {folder.name}.damaged")
     if damaged:
         console.say(f"{run.checkpoints}: going on from the checkpoint of update {good}")

@@ -14,7 +14,8 @@ def check_same_run(run: RunDir, config: TrainConfig, model: ModelConfig, lineage
     """Raises UserError, naming the first difference, unless `run` is absent, empty, or this very run."""
     if not run.config.exists():
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise UserError(f"--workdir {run.path}: holds files that are no training run; choose a new or empty folder")
+            raise UserError(f"--workdir {run.shown}: holds files that are no training run; choose a new or empty "
+                            "folder")
         return
     known = read_json(Lineage, run.lineage)     # of step 0; a checkpoint's own may be damaged
     free = free_keys(config)
@@ -26,7 +27,7 @@ def check_same_run(run: RunDir, config: TrainConfig, model: ModelConfig, lineage
            "the initial weights' id": lineage.init, "who teaches": lineage.teachers}
     for key, before, now in changes(old, new):
         if key.partition(".")[0] not in free:
-            raise UserError(f"--workdir {run.path}: {key} is {now!r} here, but {before!r} in the run that the folder "
+            raise UserError(f"--workdir {run.shown}: {key} is {now!r} here, but {before!r} in the run that the folder "
                             "holds; continue it as it was, or choose a new workdir")
 
 

@@ -16,6 +16,7 @@ from easylm_imitation.models import ModelConfig, config_mapping, difference, mod
 from easylm_imitation.records import DataCard, Lineage, code_version, digest, write_json
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.sharding import BATCH, agree, code_digest
+from easylm_imitation.storage import on_disk
 from easylm_imitation.text import Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.config import TrainConfig, free_keys
@@ -124,6 +125,7 @@ def open_run(start: Start, workdir: pathlib.Path, loaded: LoadedModel | None) ->
                     write_json(run.mix_card, start.mixed)
                 write_json(run.data, start.use)
                 write_json(run.length, {"total_steps": start.total_steps})
+        RunDir(workdir).publish()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("easylm_imitation: run dir")
     return RunDir(workdir)
@@ -138,11 +140,8 @@ def lineage_at(start: Start, progress: Progress) -> Lineage:
 
 
 def workdir_of(path: str | os.PathLike) -> pathlib.Path:
-    """The workdir as a path. Raises UserError for a remote one, which cannot be written."""
-    if "://" in str(path):
-        raise UserError(f"--workdir {path}: only local folders can be written; copy the finished run there, "
-                        "or mount a bucket on every host (docs/pods.md)")
-    return pathlib.Path(path)
+    """The workdir on this disk; of one in a bucket, its copy. Raises UserError for a place that cannot be written."""
+    return pathlib.Path(on_disk(path))
 
 
 def _template(card: DataCard, data: pathlib.Path, tokenizer: Tokenizer) -> Template:

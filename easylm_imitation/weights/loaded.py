@@ -12,6 +12,7 @@ from easylm_imitation.models import Model, ModelConfig, Params, create
 from easylm_imitation.records import Lineage, read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import shardings
+from easylm_imitation.storage import on_disk
 from easylm_imitation.text import (
     Template,
     Tokenizer,
@@ -126,11 +127,11 @@ def is_model_path(path: str | os.PathLike) -> bool:
 
 
 def _at_step(path: str | os.PathLike) -> tuple[str, str | None]:
-    """`RUN@120` or `RUN@best` as (RUN, which); any other path as it is."""
+    """`RUN@120` or `RUN@best` as (RUN, which); any other path as it is; what lies in a bucket as its copy here."""
     path = os.fspath(path)
     folder, _, wanted = path.rpartition("@")
     is_step = folder and not os.path.exists(path) and (wanted == BEST or wanted.isdigit())
-    return (folder, wanted) if is_step else (path, None)
+    return (os.fspath(on_disk(folder)), wanted) if is_step else (os.fspath(on_disk(path)), None)
 
 
 def _run_at(path: str | os.PathLike) -> RunDir | None:

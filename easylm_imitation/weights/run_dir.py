@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
@@ -27,6 +28,7 @@ from easylm_imitation.models import ModelConfig, Params, config_mapping, create,
 from easylm_imitation.records import DataCard, Lineage, iter_jsonl, read_json, read_object, write_json
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.sharding import leaf_paths, map_paths
+from easylm_imitation.storage import CHECKPOINTS, copy_at, located, on_disk
 from easylm_imitation.text import OwnTemplate, Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.weights.hf_extras import NO_EXTRAS, HFExtras, load_extras, save_extras
 from easylm_imitation.weights.reading import reading
@@ -35,6 +37,7 @@ from easylm_imitation.weights.reading import reading
 PARAMS, OPTIMIZER, DATA, PROGRESS, LINEAGE = "params", "optimizer", "data", "progress", "lineage"
 VALIDATION, SAMPLES, EVALUATIONS = "validation.jsonl", "samples.jsonl", "evaluations.jsonl"
 BEST = "best"       # in place of a step's number
+_COMMITTED = "commit_success.txt"       # Orbax's, in a bucket, where no folder gets its name at the end
 _A_TURN = 2**26     # bytes of weights that are asked of Orbax at one time
 
 
@@ -45,10 +48,14 @@ class _TemplateFile:
 
 
 class RunDir:
-    """Paths inside a run dir, and reading and writing of what identifies its model. Nothing is created by looking."""
+    """Paths inside a run dir, and reading and writing of what identifies its model. Nothing is created by looking.
+
+    That of a run in a bucket (gs://...) is a copy on this disk, but for `checkpoints` (storage.py).
+    """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(on_disk(path))
+        self.copy = copy_at(self.path)      # None for a run dir of this disk
         self.config = self.path / "config.json"
         self.model = self.path / "model.json"
         self.data = self.path / "data.json"
@@ -63,7 +70,22 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.validation = self.path / VALIDATION
         self.tensorboard = self.path / "tensorboard"
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints = (self.path if self.copy is None else epath.Path(self.copy.url)) / CHECKPOINTS
+
+    @property
+    def shown(self) -> str:
+        """What a person calls it."""
+        return str(self.path if self.copy is None else self.copy.url)
+
+    def publish(self) -> None:
+        """Brings what was written into a run in a bucket there; elsewhere it is where it belongs. Raises UserError."""
+        if self.copy is not None and jax.process_index() == 0:
+            self.copy.send()
+
+    def publish_soon(self) -> None:
+        """The same behind the work, at most every half minute; a bucket that refuses is asked again."""
+        if self.copy is not None and jax.process_index() == 0:
+            self.copy.send_soon()
 
     def holds_model(self) -> bool:
         """Whether this is a run dir at all."""
@@ -75,9 +97,11 @@ class RunDir:
         return [step for step, p in folders if (p / PARAMS).is_dir() and ocp.is_orbax_checkpoint(p)]
 
     def numbered(self) -> list[int]:
-        """Steps that have a folder, ascending, whatever is left in it."""
+        """Steps that have a folder, ascending, whatever is left in it; in a bucket, where folders have their names from
+        the beginning, those that were once whole."""
         found = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
-        return sorted(int(p.name) for p in found if p.name.isdecimal() and p.is_dir())
+        return sorted(int(p.name) for p in found if p.name.isdecimal() and p.is_dir()
+                      and (self.copy is None or (p / _COMMITTED).exists()))
 
     def newest_step(self) -> int:
         """Step of the newest checkpoint. Raises UserError when there is none."""
@@ -120,7 +144,7 @@ class RunDir:
         if folder is None or not (folder / LINEAGE).is_dir():
             return read_json(Lineage, self.lineage)
         with reading(f"{folder}: the lineage cannot be read from it", "remove this step to use the one before"):
-            stored = ocp.load_checkpointables(str(folder.absolute()), {LINEAGE: None})[LINEAGE]
+            stored = ocp.load_checkpointables(located(folder), {LINEAGE: None})[LINEAGE]
         return build(Lineage, stored, f"{folder}/{LINEAGE}")
 
     def read_config(self) -> dict[str, Any] | None:
@@ -168,7 +192,7 @@ class RunDir:
         folder = self.checkpoints / str(step)
         with reading(f"{folder}: the weights of {self.model} cannot be read from it",
                      "remove this step to use the one before"):
-            return _load_in_turns(folder.absolute(), abstract)
+            return _load_in_turns(located(folder), abstract)
 
 
 def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer | None,
@@ -196,13 +220,13 @@ def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params,
     return RunDir(path)
 
 
-def _load_in_turns(folder: pathlib.Path, abstract: Params) -> Params:
+def _load_in_turns(folder: str, abstract: Params) -> Params:
     """The weights of a checkpoint, the largest first: Orbax holds twice what it is asked for, so never ask for all.
 
     Raises ValueError for a checkpoint of other parameters.
     """
     leaves = leaf_paths(abstract)
-    stored = set(leaf_paths(ocp.checkpointables_metadata(str(folder)).metadata[PARAMS]))
+    stored = set(leaf_paths(ocp.checkpointables_metadata(folder).metadata[PARAMS]))
     if stored != leaves.keys():
         raise ValueError(f"parameters that only one of them has: {', '.join(sorted(stored ^ leaves.keys())[:3])}")
     context, loaded = ocp.Context(), {}
@@ -212,7 +236,7 @@ def _load_in_turns(folder: pathlib.Path, abstract: Params) -> Params:
             if turn:
                 gc.collect()        # Orbax leaves its copy in a cycle
             asked = traverse_util.unflatten_dict({path: leaves[path] for path in paths}, sep="/")
-            found = ocp.load_checkpointables(str(folder), {PARAMS: asked})[PARAMS]
+            found = ocp.load_checkpointables(folder, {PARAMS: asked})[PARAMS]
             loaded |= leaf_paths(jax.block_until_ready(found))
     return map_paths(lambda path, leaf: loaded[path], abstract)
 

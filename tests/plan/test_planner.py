@@ -8,7 +8,7 @@ import pytest
 from easylm_imitation.cli.main import main
 from easylm_imitation.data import LoaderConfig
 from easylm_imitation.models import model_config
-from easylm_imitation.plan import advice, find_pod, plan, search
+from easylm_imitation.plan import advice, between_slices, find_pod, plan, search
 from easylm_imitation.plan.estimate import Work, bandwidth, memory
 from easylm_imitation.schema import UserError
 from easylm_imitation.train import OptimizerConfig, TrainConfig
@@ -66,6 +66,33 @@ def test_two_slices_sum_their_gradients_over_the_slow_network():
     assert bandwidth(find_pod("v5e-64x2"), 128) == find_pod("v5e-64x2").chip.slow_bandwidth
 
 
+def test_gradients_are_summed_in_steps_and_the_table_says_over_which_network(capsys):
+    pod = find_pod("v5e-64x2")
+    made = plan(setting(128, mesh="replica:2,fsdp:64"), LLAMA, pod, compiler=False)
+    moved = {(found.kind, found.axes): found.moved for found in made.collectives}
+    inside, between = moved["all-reduce", ("fsdp",)], moved["all-reduce", ("replica",)]
+    assert inside == pytest.approx(2 * 2 * LLAMA.parameters() * 63 / 64)    # bfloat16, whole
+    assert between == pytest.approx(4 * LLAMA.parameters() / 64)            # float32, a device's own share
+    assert not between_slices(("fsdp",), pod)
+    assert between_slices(("replica",), pod)
+    assert main(["plan", "--config", "configs/train/base.py:llama-2-7b", "--topology", "v5e-64x2", "--mesh",
+                 "replica:2,fsdp:-1", "--analytic"]) == 0
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "replica" in line and "all-reduce" in line]
+    assert "between slices" in line
+
+
+def test_a_sequence_axis_is_paid_for():
+    """It sums gradients as fsdp does, gathers keys besides, and its last device sees most keys: where there are rows
+    for all devices, nothing speaks for it."""
+    one, split = (plan(setting(128, mesh=mesh, remat="dots"), LLAMA, V5E, compiler=False)
+                  for mesh in ("fsdp:64", "fsdp:32,sequence:2"))
+    sums = [sum(found.moved for found in made.collectives if found.kind == "all-reduce") for made in (one, split)]
+    assert sums[0] == sums[1]
+    assert split.seconds.after > 1.2 * one.seconds.after
+    assert split.seconds.arithmetic > one.seconds.arithmetic
+    assert search(setting(128), LLAMA, V5E, compiler=False)[0].work.axes["sequence"] == 1
+
+
 def test_mfu_is_that_of_training():
     made = plan(setting(), LLAMA, V5E, compiler=False)
     expected = 64 * 2048 * LLAMA.flops_per_token(2048) / made.seconds.step / 64 / 197e12
@@ -98,9 +125,24 @@ def test_the_verb_refuses_an_unknown_pod(capsys):
     assert "v5e" in capsys.readouterr().err
 
 
+COMPILER = pytest.mark.skipif(not importlib.util.find_spec("libtpu"),
+                              reason="needs libtpu (pip install libtpu==0.0.52)")
+
+
+@pytest.mark.aot
+@COMPILER
+@pytest.mark.parametrize("name", ["v5e-8", "v4-16", "v5p-16"])
+def test_two_narrow_layers_compile_for_the_pod(name):
+    model = dataclasses.replace(LLAMA, layers=2, d_model=512, heads=4, kv_heads=4, d_ff=1408, vocab_size=4096)
+    made = plan(setting(8, context=256), model, find_pod(name), compiler=True)
+    assert made.compiled
+    assert made.fits
+    assert any(found.axes == ("fsdp",) for found in made.collectives)
+
+
 @pytest.mark.slow
 @pytest.mark.aot
-@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu (pip install libtpu==0.0.52)")
+@COMPILER
 @pytest.mark.parametrize("name", ["v5e-8", "v4-16", "v5p-16"])
 def test_the_compiler_is_asked(name):
     """Two layers of LLaMA-2-7B: peak and collectives are the compiler's."""
@@ -110,3 +152,30 @@ def test_the_compiler_is_asked(name):
     assert made.fits
     assert made.peak == pytest.approx(plan(setting(16), model, find_pod(name), compiler=False).peak, rel=0.3)
     assert any(found.axes == ("fsdp",) for found in made.collectives)
+
+
+@pytest.mark.slow
+@pytest.mark.aot
+@COMPILER
+def test_the_compiler_agrees_about_seven_billion_parameters_on_64_chips():
+    """As the page of pods recommends them."""
+    asked = setting(128, mesh="fsdp:64", remat="dots")
+    model = model_config({"preset": "llama-7b"})
+    made, formula = (plan(asked, model, V5E, compiler=compiler) for compiler in (True, False))
+    assert made.compiled
+    assert made.fits
+    assert made.peak == pytest.approx(formula.peak, rel=0.05)
+    assert made.mfu == pytest.approx(formula.mfu, rel=0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.aot
+@COMPILER
+def test_two_slices_sum_over_links_first_and_then_over_the_slow_network():
+    """As compiled: what crosses between slices is a fraction of what is summed inside them."""
+    model = dataclasses.replace(LLAMA, layers=2)
+    made = plan(setting(16, mesh="replica:2,fsdp:-1"), model, find_pod("v5e-4x2"), compiler=True)
+    between = [found for found in made.collectives if between_slices(found.axes, made.pod)]
+    inside = [found for found in made.collectives if found.axes == ("fsdp",)]
+    assert between
+    assert sum(found.moved for found in between) < sum(found.moved for found in inside) / 2

@@ -114,7 +114,11 @@ def test_a_process_that_dies_or_freezes_is_named_by_all(data, tmp_path, victim, 
 
 
 def test_any_of_four_killed_at_any_time_restart_goes_on_to_the_same_curve(data, tmp_path):
-    """Ten times by default; EASYLM_KILLS says otherwise. The restarts have four processes or two, in turn."""
+    """Ten times by default; EASYLM_KILLS says otherwise. The restarts have four processes or two, in turn.
+
+    Each third is killed while all start, and perhaps before it has come. Then it is missed when the patience ends that
+    the others have once they have come, so no limit of seconds is set to that here.
+    """
     steps, kills = 60, int(os.environ.get("EASYLM_KILLS", "10"))
     chance = random.Random(8)
     config = write_config(tmp_path, tiny_config(steps=steps, checkpoint_every=3, mesh="fsdp:4"))
@@ -123,20 +127,21 @@ def test_any_of_four_killed_at_any_time_restart_goes_on_to_the_same_curve(data, 
     workdir, took = tmp_path / "run", []
     for kill in range(kills):
         processes = (4, 2)[kill % 2]
-        running = start(config, data, workdir, processes, 4 // processes)
-        due = lines_logged(workdir) + chance.randint(0, 5) if kill % 3 else 0        # each third while it starts
+        starting = {"EASYLM_START_TIMEOUT": "30"} if kill % 3 == 0 else {}
+        running = start(config, data, workdir, processes, 4 // processes, **starting)
+        due = lines_logged(workdir) + chance.randint(1, 5) if kill % 3 else 0        # each third while it starts
         wait_for(running[0], lambda due=due: lines_logged(workdir) >= due)
         time.sleep(chance.random() * (5 if kill % 3 == 0 else 0.3))
         victim = chance.randrange(processes)
         running[victim].kill()
         since = time.monotonic()
-        codes, said = ended(running, workdir, without=[victim])
+        codes, said = ended(running, workdir, without=[victim], patience=300 if starting else LIMIT)
         took.append(time.monotonic() - since)
         assert all(codes.values()), (kill, victim, codes, said)
-        print(f"{kill}: process {victim} of {processes}: {took[-1]:.1f} s, codes {codes}")
+        print(f"{kill}: process {victim} of {processes}{' at its start' if starting else ''}: {took[-1]:.1f} s, "
+              f"codes {codes}")
     finished(start(config, data, workdir, 4, 1), workdir)
     one, many = (read_metrics(RunDir(path).metrics) for path in (alone, workdir))
     assert [line["step"] for line in many] == list(range(1, steps + 1))
     assert [line["tokens"] for line in one] == [line["tokens"] for line in many]
     np.testing.assert_allclose([line["loss"] for line in many], [line["loss"] for line in one], rtol=1e-4)
-    assert max(took) < LIMIT

@@ -56,7 +56,7 @@ def test_a_folder_with_something_else_is_left_alone(data, tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     _refused("holds files that are no training run", tmp_path, data)
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
-    _refused("only local folders", "gs://bucket/run", data)
+    _refused("only buckets of Google Cloud Storage are known", "s3://bucket/run", data)
 
 
 @pytest.mark.parametrize(("keys", "match"), [
