@@ -51,8 +51,8 @@ def compile_step(work: Work, pod: Pod) -> Compiled:
         request = {"config": plain(work.config), "model": _model(work), "axes": dict(work.axes),
                    "topology": pod.topology, "slices": pod.slices, "options": dict(pod.chip.options), "text": folder}
         done = subprocess.run([sys.executable, "-m", __name__], input=json.dumps(request), capture_output=True,
-                              text=True, env=os.environ | _ENVIRONMENT | {
-                                  "LIBTPU_INIT_ARGS": f"--xla_dump_to={folder} --xla_dump_hlo_as_text"})
+                              text=True, env=os.environ | _ENVIRONMENT | {     # libtpu's own arguments know no dump
+                                  "XLA_FLAGS": f"--xla_dump_to={folder} --xla_dump_hlo_as_text"})
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         if done.returncode or not lines:
             raise UserError(f"--topology {pod.name}: the TPU compiler failed ({_last_words(done.stderr)}); try another "
