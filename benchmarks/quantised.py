@@ -1,4 +1,5 @@
 """What rounding costs: perplexity on held-out conversations, and how often the likeliest next token stays the same.
+benchmarks/gguf_llama_cpp.py asks llama.cpp the same.
 
     python benchmarks/quantised.py --data DATA --models BASE BASE:int8 BASE:int4 RUN FILE.gguf
 
@@ -10,6 +11,7 @@ import argparse
 import itertools
 import os
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +30,17 @@ def rows_of(data, config, count):
     return [batch for batches in itertools.zip_longest(*loaders) for batch in batches if batch][:count // config.batch]
 
 
-def measured(name, rows):
-    """(bytes, mean loss, likeliest tokens, seconds) of one model."""
+class Measured(NamedTuple):
+    """What one model says of the rows, place by place, in the rows' order."""
+    size: int                   # bytes
+    loss: float                 # mean
+    best: np.ndarray            # the likeliest tokens
+    margin: np.ndarray          # by how much their logits are above the next ones
+    seconds: float
+
+
+def measured(name, rows, dtype=jnp.float32):
+    """Runs one model with arithmetic in `dtype`."""
     path, _, bits = name.rpartition(":") if name.endswith((":int8", ":int4")) else (name, "", "none")
     loaded = open_model(path, dtype=jnp.bfloat16 if os.path.isdir(path) else jnp.float32)
     model = create(loaded.config)
@@ -39,20 +50,24 @@ def measured(name, rows):
 
     @jax.jit
     def run(params, batch):
-        hidden = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], dtype=jnp.float32)
+        hidden = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], dtype=dtype)
         logits = model.unembed(params, hidden[:, :-1])
-        targets, same = batch["tokens"][:, 1:], batch["segment_ids"][:, 1:] == batch["segment_ids"][:, :-1]
-        counted = same & (batch["segment_ids"][:, 1:] > 0)
-        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        nll = jax.nn.logsumexp(logits, axis=-1) - picked
-        return jnp.sum(nll * counted), jnp.sum(counted), jnp.argmax(logits, axis=-1), counted
+        picked = jnp.take_along_axis(logits, batch["tokens"][:, 1:][..., None], axis=-1)[..., 0]
+        (first, second), best = (top := jax.lax.top_k(logits, 2))[0].swapaxes(0, -1), top[1][..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - picked, best, (first - second).T
 
-    start, total, count, best = time.monotonic(), 0.0, 0, []
+    start, found = time.monotonic(), []
     for batch in rows:
-        nll, number, likeliest, counted = run(few, {key: jnp.asarray(value) for key, value in batch.items()})
-        total, count = total + float(nll), count + int(number)
-        best.append(np.asarray(likeliest)[np.asarray(counted)])
-    return size, total / count, np.concatenate(best), time.monotonic() - start
+        said = run(few, {key: jnp.asarray(value) for key, value in batch.items()})
+        found.append([np.asarray(part)[counted(batch)] for part in said])
+    nll, best, margin = map(np.concatenate, zip(*found))
+    return Measured(size, float(np.mean(nll, dtype=np.float64)), best, margin, time.monotonic() - start)
+
+
+def counted(batch):
+    """Places [B, T - 1] whose next token belongs to the same conversation."""
+    segments = np.asarray(batch["segment_ids"])
+    return (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
 
 
 def bytes_of(leaf):
@@ -73,15 +88,15 @@ def main():
     rows = rows_of(args.data, config, args.rows)
     table, first = [], None
     for name in args.models:
-        size, loss, best, seconds = measured(name, rows)
-        first = first or (size, loss, best)
+        found = measured(name, rows)
+        first = first or found
         shown = os.path.basename(name.rstrip("/"))
-        table.append([shown, size / 1e6, size / first[0], loss, float(np.exp(loss)),
-                      f"{np.expm1(loss - first[1]):+.2%}", f"{np.mean(best == first[2]):.2%}"])
-        print(shown, f"{seconds:.0f} s", table[-1], flush=True)
+        table.append([shown, found.size / 1e6, found.size / first.size, found.loss, float(np.exp(found.loss)),
+                      f"{np.expm1(found.loss - first.loss):+.2%}", f"{np.mean(found.best == first.best):.2%}"])
+        print(shown, f"{found.seconds:.0f} s", table[-1], flush=True)
     report("Perplexity of weights in fewer bits", ["model", "MB", "of the first", "loss", "perplexity", "change",
                                                    "same likeliest token"], table,
-           f"{len(first[2]):,} places of held-out conversations, rows of {args.context} tokens.")
+           f"{len(first.best):,} places of held-out conversations, rows of {args.context} tokens.")
 
 
 if __name__ == "__main__":

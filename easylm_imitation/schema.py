@@ -27,6 +27,13 @@ class Incomplete(UserError):
         self.result = result
 
 
+def brief(value: Any) -> str:
+    """A stranger's value for a line of ours: at most 62 characters, all of them printable."""
+    if isinstance(value, str):
+        return ascii(value[:60])[:62]
+    return ascii(value)[:62] if value is None or isinstance(value, (bool, int, float)) else "a list"
+
+
 def nearest(name: str, known: collections.abc.Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or the list of known names when nothing is close."""
     by_lower = {str(k).lower(): str(k) for k in known}

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 EXTRAS=serve,eval,test
 source launch/environment.sh
 choose=(-m "not slow and not gpu")
-if [ "${1:-}" = "--slow" ]; then shift; choose=(-m "not gpu"); fi
+if [ "${1:-}" = "--slow" ]; then shift; choose=(-m "not gpu"); source launch/llama_cpp.sh; fi
 export JAX_PLATFORMS=cpu PYTHONUNBUFFERED=1
 .venv/bin/ruff check .
 spread=(-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder)

@@ -56,6 +56,16 @@ def test_an_environment_is_installed_once_for_each_set_of_extras(checkout):
     assert installs == [2, 2, 0, 0]
 
 
+def test_slow_tests_compile_llama_cpp_once_and_run_without_it_where_that_fails(checkout):
+    failing = NOTE + 'case "$*" in *llama*) exit 1;; esac\n'
+    (checkout / ".venv/bin/python").write_text(failing)
+    code, said, calls = run(checkout, "test.sh", "--slow")
+    assert (code, "llama.cpp could not be compiled, so its tests are skipped" in said) == (0, True), said
+    assert [".[llama]" in call for call in calls].count(True) == 1
+    assert "-m not gpu" in calls[-1]
+    assert not any(".[llama]" in call for call in run(checkout, "test.sh", "--slow")[2])
+
+
 def test_a_change_installs_again_and_so_does_changing_it_back(checkout):
     def installs():
         return any("pip install" in call for call in run(checkout, "quickstart.sh")[2])

@@ -3,6 +3,7 @@
 Byte-level BPE is `tokenizer.ggml.model` "gpt2": tokens, merges, and the name of the expression that cuts words. The
 other kind is "llama": tokens with scores, as in a tokenizer.model.
 """
+import array
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, brief
 from easylm_imitation.text.tokenizer import Tokenizer
 from easylm_imitation.text.tokenizer_sentencepiece import SentencePieceModel, backend_of
 from easylm_imitation.text.tokenizer_tiktoken import LLAMA3_WORDS
@@ -18,6 +19,7 @@ from easylm_imitation.text.tokenizer_tiktoken import LLAMA3_WORDS
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 _QWEN2_WORDS = LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
 _WORDS = {"gpt-2": None, "llama-bpe": LLAMA3_WORDS, "qwen2": _QWEN2_WORDS}     # None: ByteLevel's own expression
+_LONGEST = 1024     # characters of a token of SentencePiece's
 _K = "tokenizer.ggml."
 _IDS = {"bos": f"{_K}bos_token_id", "eos": f"{_K}eos_token_id", "pad": f"{_K}padding_token_id"}
 
@@ -50,28 +52,43 @@ def vocabulary_of(tokenizer: Tokenizer, entries: int) -> dict[str, Any]:
 
 def tokenizer_from(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
     """The tokenizer of a GGUF file; None where it has none. Raises UserError for one that is not read."""
-    tokens = metadata.get(f"{_K}tokens")
-    if tokens is None:
+    if f"{_K}tokens" not in metadata:
         return None
-    kind, types = metadata.get(f"{_K}model"), metadata.get(f"{_K}token_type") or [_NORMAL] * len(tokens)
-    if not isinstance(tokens, list) or len(types) != len(tokens):
-        raise UserError(f"{where}: {_K}token_type has {len(types)} entries for {len(tokens)} tokens")
+    tokens = _texts(metadata, "tokens", where)
+    kind, types = metadata.get(f"{_K}model"), _numbers(metadata, "token_type", len(tokens), _NORMAL, where)
     if kind == "gpt2":
         backend = _byte_level(metadata, tokens, types, where)
     elif kind == "llama":
         backend = _sentencepiece(metadata, tokens, types, where)
     else:
-        raise UserError(f"{where}: {_K}model is {kind!r}; 'gpt2' and 'llama' are read")
+        raise UserError(f"{where}: {_K}model is {brief(kind)}; 'gpt2' and 'llama' are read")
     names = {}
     for name, key in _IDS.items():
         number = metadata.get(key)
         if number is not None and not (type(number) is int and 0 <= number < len(tokens)):
-            raise UserError(f"{where}: {key} is {number!r}, and there are {len(tokens)} tokens")
+            raise UserError(f"{where}: {key} is {brief(number)}, and there are {len(tokens)} tokens")
         names[name] = None if number is None else tokens[number]
     if names["eos"] is None:
         raise UserError(f"{where}: {_IDS['eos']} is missing, so answers would never end")
     chat = metadata.get("tokenizer.chat_template")
     return Tokenizer(backend, **names, chat_template=chat if isinstance(chat, str) else None)
+
+
+def _texts(metadata: Mapping[str, Any], key: str, where: str) -> list[str]:
+    """A list of texts; empty where there is none. Raises UserError."""
+    found = metadata.get(f"{_K}{key}", [])
+    if not isinstance(found, list):
+        raise UserError(f"{where}: {_K}{key} is {brief(found)}; it must be a list of texts")
+    return found
+
+
+def _numbers(metadata: Mapping[str, Any], key: str, count: int, default: int | None, where: str) -> list[Any]:
+    """A list of `count` numbers; where there is none, of the default. Raises UserError."""
+    found = metadata.get(f"{_K}{key}", default and array.array("i", [default]) * count)
+    if not isinstance(found, array.array) or len(found) != count:
+        said = f"{len(found)} entries" if isinstance(found, array.array) else "no list of numbers"
+        raise UserError(f"{where}: {_K}{key} has {said} for {count} tokens")
+    return found.tolist()
 
 
 def _begins_with(tokenizer: Tokenizer) -> bool:
@@ -132,18 +149,18 @@ def _is_byte(text: str) -> bool:
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int],
                 where: str) -> tokenizers.Tokenizer:
     name = metadata.get(f"{_K}pre", "gpt-2")
-    if name not in _WORDS:
-        raise UserError(f"{where}: {_K}pre is {name!r}; {', '.join(_WORDS)} are read")
+    if not isinstance(name, str) or name not in _WORDS:
+        raise UserError(f"{where}: {_K}pre is {brief(name)}; {', '.join(_WORDS)} are read")
     added = [i for i, kind in enumerate(types) if kind in (_CONTROL, _USER_DEFINED)]
     last = len(tokens) - 1      # tokens that were added behind the vocabulary get their ids from their place
     while last >= 0 and types[last] != _NORMAL:
         last -= 1
     vocab = {text: i for i, (text, kind) in enumerate(zip(tokens, types)) if i <= last or kind == _NORMAL}
-    merges = [tuple(pair.split(" ")) for pair in metadata.get(f"{_K}merges", [])]
+    merges = [tuple(pair.split(" ")) for pair in _texts(metadata, "merges", where)]
     try:
         backend = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=name == "llama-bpe"))
     except Exception as error:      # the library raises plain Exception
-        raise UserError(f"{where}: its merges do not fit its tokens ({error})") from None
+        raise UserError(f"{where}: its merges do not fit its tokens ({brief(str(error))})") from None
     words = _WORDS[name]
     cut = [] if words is None else [pre_tokenizers.Split(Regex(words), "isolated")]
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -154,17 +171,19 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
     backend.add_tokens([AddedToken(tokens[i], normalized=False, special=types[i] == _CONTROL) for i in added])
     moved = next((i for i in added if backend.token_to_id(tokens[i]) != i), None)
     if moved is not None:
-        raise UserError(f"{where}: the token '{tokens[moved]}' has no place of its own at {moved}")
+        raise UserError(f"{where}: the token {brief(tokens[moved])} has no place of its own at {moved}")
     return backend
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int],
                    where: str) -> tokenizers.Tokenizer:
-    scores = metadata.get(f"{_K}scores")
-    if not isinstance(scores, list) or len(scores) != len(tokens):
-        raise UserError(f"{where}: {_K}scores has not one entry for each of the {len(tokens)} tokens")
+    scores = _numbers(metadata, "scores", len(tokens), None, where)
     kinds = [_NORMAL if kind == _UNUSED else _CONTROL if kind == _USER_DEFINED else kind for kind in types]
     unknown = metadata.get(f"{_K}unknown_token_id", next((i for i, kind in enumerate(types) if kind == _UNKNOWN), -1))
+    longest = max(map(len, tokens), default=0)
+    if type(unknown) is not int or longest > _LONGEST:      # merges are found by cutting tokens at every place
+        raise UserError(f"{where}: {_K}unknown_token_id is {brief(unknown)}, the longest token has {longest:,} "
+                        f"characters; read are a number, and {_LONGEST:,}")
     model = SentencePieceModel(
         tuple(zip(tokens, scores, kinds)), model_type=2, unk_id=unknown,
         add_prefix=bool(metadata.get(f"{_K}add_space_prefix", True)), collapse_spaces=False, escape_spaces=True,

@@ -81,10 +81,11 @@ def read_note(file: GGUFFile) -> dict[str, Any] | None:
         return None
     try:
         note = json.loads(text)
+        note = {key: note[key] for key in ("lineage", "template", "template_id", "tensors", "norm")}
         same = digest([(name, file.kinds[name].lower()) for name in file.tensors]) == note["tensors"]
         norm = file.tensors["output_norm.weight"].read()
         return note if same and digest(np.ascontiguousarray(norm, np.float32).tobytes()) == note["norm"] else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

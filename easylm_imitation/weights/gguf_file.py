@@ -4,6 +4,7 @@
 
 Numbers of few bits are turned into float32 by the `gguf` package, row by row as they are asked for.
 """
+import array
 import dataclasses
 import math
 import os
@@ -14,21 +15,22 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, brief
 from easylm_imitation.weights.stored import Stored, Tensor
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}     # struct's
 _STRING, _ARRAY = 8, 9
 _PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16"}       # of the format, of DTYPES
 _SMALLEST_KEY, _SMALLEST_TENSOR = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8      # bytes
 _LARGEST_ALIGNMENT = 2**16
+_LONGEST_NAME = 2**16       # bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class GGUFFile:
     """Metadata and tensors by name; no number of a tensor is read yet."""
     path: pathlib.Path
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any]     # a number, a text, a list of texts, or an array.array of numbers
     tensors: Mapping[str, Tensor]
     kinds: Mapping[str, str]        # of each tensor: "F16", "Q4_0", ...
 
@@ -106,7 +108,7 @@ class _Reader:
         count, keys = self._count(_SMALLEST_TENSOR, "tensors"), self._count(_SMALLEST_KEY, "keys")
         metadata: dict[str, Any] = {}
         for _ in range(keys):
-            key = self._string()
+            key = self._name()
             if key in metadata:
                 raise _Damaged(f"the key '{key[:60]}' comes twice")
             metadata[key] = self._value(self._one("I"), key)
@@ -115,10 +117,10 @@ class _Reader:
     def _with_tensors(self, metadata: dict[str, Any], count: int) -> GGUFFile:
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= _LARGEST_ALIGNMENT or alignment & (alignment - 1):
-            raise _Damaged(f"general.alignment is {alignment!r}")
+            raise _Damaged(f"general.alignment is {brief(alignment)}")
         infos: dict[str, tuple[tuple[int, ...], int, int]] = {}
         for _ in range(count):
-            name = self._string()
+            name = self._name()
             if name in infos:
                 raise _Damaged(f"the tensor '{name[:60]}' comes twice")
             dims = self._one("I")
@@ -169,7 +171,7 @@ class _Reader:
         if inner in _SCALARS:
             size = struct.calcsize(f"<{_SCALARS[inner]}")
             count = self._count(size, f"entries of '{key[:60]}'")
-            return np.frombuffer(self._bytes(count * size), f"<{_SCALARS[inner]}").tolist()
+            return array.array(_SCALARS[inner].replace("?", "B"), self._bytes(count * size))
         if inner != _STRING:
             raise _Damaged(f"the key '{key[:60]}' is a list of type {inner}, which is not known")
         return [self._string() for _ in range(self._count(8, f"entries of '{key[:60]}'"))]
@@ -180,6 +182,13 @@ class _Reader:
         if count * smallest > self._size - self._file.tell():
             raise _Damaged(f"it says that it has {count:,} {what}, more than fit into its {self._size:,} bytes")
         return count
+
+    def _name(self) -> str:
+        """A text that may stand in a line of ours."""
+        name = self._string()
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise _Damaged(f"a name of {len(name):,} characters that is none: {brief(name)}")
+        return name
 
     def _string(self) -> str:
         size = self._one("Q")

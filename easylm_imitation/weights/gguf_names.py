@@ -4,6 +4,7 @@
 turn halves, as Hugging Face files do. Every kernel lies as [out, in].
 """
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from easylm_imitation.models import GPT2Config, LlamaConfig, ModelConfig, RopeScaling, hf_family
 from easylm_imitation.models.rope import frequencies
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, brief
 
 FREQUENCIES = "rope_freqs.weight"       # what llama3's scaling divides each frequency by
 _LLAMA = {
@@ -28,9 +29,11 @@ _GPT2 = {
 _TABLES = {"llama": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA, "gpt2": _GPT2}
 # Keys behind "<architecture>."; others say what is not computed here, unless they are empty.
 _SIZES = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count")
-_KNOWN = (*_SIZES, "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon",
-          "attention.key_length", "attention.value_length", "rope.freq_base", "rope.dimension_count", "vocab_size",
-          "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length", "attention.causal")
+_NUMBERS = (*_SIZES, "attention.head_count_kv", "attention.key_length", "attention.value_length",
+            "rope.dimension_count", "rope.scaling.original_context_length", "vocab_size")
+_FRACTIONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "rope.freq_base",
+              "rope.scaling.factor")
+_KNOWN = (*_NUMBERS, *_FRACTIONS, "rope.scaling.type")
 
 
 def architecture(config: ModelConfig) -> str:
@@ -100,22 +103,35 @@ def config_of(metadata: Mapping[str, Any], names: Mapping[str, tuple[int, ...]],
 
     Raises UserError for what is missing or not computed here."""
     kind = metadata.get("general.architecture")
-    if kind not in _TABLES:
-        raise UserError(f"general.architecture is {kind!r}; those that are read: {', '.join(_TABLES)}")
+    if not isinstance(kind, str) or kind not in _TABLES:
+        raise UserError(f"general.architecture is {brief(kind)}; those that are read: {', '.join(_TABLES)}")
     own = {key.removeprefix(f"{kind}."): value for key, value in metadata.items() if key.startswith(f"{kind}.")}
-    for key, value in own.items():
-        if key not in _KNOWN and value not in (0, 0.0, False, ""):
-            raise UserError(f"{kind}.{key}={value!r} asks for something that is not computed here")
-    for key in _SIZES:
-        if type(own.get(key)) is not int:
-            raise UserError(f"{kind}.{key} is {own.get(key)!r}; it must be a number")
+    _check_keys(kind, own)
     if "token_embd.weight" not in names:
         raise UserError("the tensor 'token_embd.weight' is missing")
+    if own["block_count"] > len(names):
+        raise UserError(f"{kind}.block_count is {own['block_count']:,}, and the file has {len(names):,} tensors")
     mapping = _gpt2_mapping(own, names) if kind == "gpt2" else _llama_mapping(kind, own, names)
     config = hf_family(mapping["model_type"]).config_from_hf(mapping)
     if factors is not None:
         config = _with_llama3(config, factors, own.get("rope.scaling.original_context_length"))
     return config, kind
+
+
+def _check_keys(kind: str, own: Mapping[str, Any]) -> None:
+    """Raises UserError for a key that asks for what is not computed, or whose value is of another sort."""
+    for key, value in own.items():
+        shown = f"{kind}.{key} is {brief(value)}"
+        empty = isinstance(value, (int, float, str)) and not value
+        if key not in _KNOWN and not (value is True if key == "attention.causal" else empty):
+            raise UserError(f"{shown}, which asks for something that is not computed here")
+        if key in _NUMBERS and type(value) is not int:
+            raise UserError(f"{shown}; it must be a number")
+        if key in _FRACTIONS and not (type(value) in (int, float) and 0 < value < math.inf):
+            raise UserError(f"{shown}; it must be a number above 0")
+    missing = [key for key in _SIZES if key not in own]
+    if missing:
+        raise UserError(f"{kind}.{missing[0]} is missing")
 
 
 def _llama_mapping(kind: str, own: Mapping[str, Any], names: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -126,7 +142,7 @@ def _llama_mapping(kind: str, own: Mapping[str, Any], names: Mapping[str, tuple[
                         "computed here")
     scaling = own.get("rope.scaling.type", "none")
     if scaling not in ("none", "linear", ""):
-        raise UserError(f"{kind}.rope.scaling.type '{scaling}' is not computed here")
+        raise UserError(f"{kind}.rope.scaling.type is {brief(scaling)}, which is not computed here")
     rope = {"rope_type": "linear", "factor": own.get("rope.scaling.factor")} if scaling == "linear" else None
     return {
         "model_type": kind, "vocab_size": names["token_embd.weight"][0],
@@ -150,13 +166,13 @@ def _gpt2_mapping(own: Mapping[str, Any], names: Mapping[str, tuple[int, ...]]) 
 
 def _with_llama3(config: ModelConfig, factors: np.ndarray, original: int | None) -> ModelConfig:
     """The config with LLaMA 3's scaling, whose largest factor is the file's. Raises UserError when it makes others."""
-    if isinstance(config, LlamaConfig) and len(factors):
+    if isinstance(config, LlamaConfig) and factors.shape == (config.head_dim // 2,):
         factor = float(np.round(factors.max(), 3))
         for context in filter(None, (original, 8192)):
             scaled = dataclasses.replace(config, rope_scaling=RopeScaling("llama3", max(factor, 1.0),
                                                                           original_context=context))
             found = frequency_factors(scaled)
-            if found.shape == factors.shape and np.allclose(found, factors, rtol=1e-3):
+            if np.allclose(found, factors, rtol=1e-3):
                 return scaled
     raise UserError(f"the factors of '{FREQUENCIES}' are not those of LLaMA 3's scaled positions; others are not "
                     "computed here")
