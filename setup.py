@@ -11,7 +11,8 @@ EVAL = ["lm-eval[api]>=0.4.13", "matplotlib", "scipy"]
 DATA = ["fsspec", "pyarrow", "zstandard", "markdownify", "py3langid"]
 WANDB = ["wandb>=0.31"]
 GGUF = ["gguf>=0.19"]
-TEST = [*DATA, *WANDB, *GGUF, "torch==2.13.0", "peft>=0.21", "accelerate>=1.15", "sentencepiece",
+CLASSIFIER = ["torch==2.13.0"]      # toxicity, by a checkpoint of the user's
+TEST = [*DATA, *WANDB, *GGUF, *CLASSIFIER, "peft>=0.21", "accelerate>=1.15", "sentencepiece",
         "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "openai", "schemathesis>=4.32", "playwright"]
 
 setuptools.setup(
@@ -26,7 +27,7 @@ setuptools.setup(
     install_requires=CORE,
     extras_require={
         "data": DATA, "serve": SERVE, "eval": EVAL, "test": TEST, "beam": [*DATA, "apache-beam>=2.77"], "wandb": WANDB,
-        "gguf": GGUF,
+        "gguf": GGUF, "classifier": CLASSIFIER,
         "tpu": ["jax[tpu]"],
         "plan": ["libtpu==0.0.52"],     # the compiler alone; jax[tpu] brings an older one, for real TPUs
         "cuda": ["jax[cuda13]"],
