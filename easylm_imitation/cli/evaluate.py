@@ -19,6 +19,7 @@ EXAMPLE = """easylm-imitation evaluate --suite paper --task-data DATA --list
   easylm-imitation evaluate --model http://HOST/v1 --prompts prompts.jsonl --answers-out teacher.jsonl
   easylm-imitation evaluate --answers answers.jsonl --reference teacher.jsonl --out results/style.json
   easylm-imitation evaluate --published chatgpt --out results/chatgpt.json"""
+_OWN_SECONDS = 3600.0      # what the server itself gives a request
 INTERRUPTED = "answers to tasks and --prompts are kept, and the same command continues them"
 
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         slots = max(config.concurrency, config.answers.concurrency)
         with served(args.model, "--model", slots=slots, chat=args.prompt in ("chat", "both"),
                     quantize=args.quantize, http=not args.in_process) as model:
-            results, answered = _measure(args, config, model, tasks)
+            results, answered = _measure(args, _patient(config) if model.tokenizer else config, model, tasks)
     else:
         results, answered = _style(args, args.answers), None
     if results is None:
@@ -201,6 +202,14 @@ def _measure(args: argparse.Namespace, config: Any, model: Served,
         style = _style(args, args.answers_out)
         results = dataclasses.replace(results, tasks=results.tasks + style.tasks) if results else style
     return results, answers and len(answers)
+
+
+def _patient(config: Any) -> Any:
+    """The config for a server of this process: on a busy machine an answer may take long, and asking again, as of a
+    server that may have lost the request, would only begin it anew."""
+    own = max(config.timeout, _OWN_SECONDS)
+    answers = dataclasses.replace(config.answers, timeout=max(config.answers.timeout, _OWN_SECONDS))
+    return dataclasses.replace(config, timeout=own, answers=answers)
 
 
 def _style(args: argparse.Namespace, path: str) -> Results:

@@ -200,6 +200,8 @@ def test_the_verb_measures_tasks_answers_and_style_in_one_go(server, tiny, task_
     (["--model", "http://h", "--prompts", "p", "--answers-out", "a", "--prompt", "both", "--tasks", "t", "--out", "x"],
      "put one way"),
     (["--model", "http://h", "--prompts", "p", "--answers-out", "a", "--limit", "3"], "--limit is for --tasks"),
+    (["--model", "http://h", "--tasks", "t", "--in-process", "--out", "x"], "--in-process is for the tasks"),
+    (["--model", "d", "--prompts", "p", "--answers-out", "a", "--in-process"], "--in-process is for the tasks"),
     (["--answers", "a", "--reference", "b", "--out", "x", "--limit", "3"], "--limit is for --tasks"),
     (["--answers", "a", "--reference", "b", "--out", "x", "--task-data", "d"], "--task-data is for --tasks"),
     (["--answers", "a", "--reference", "b", "--out", "x", "--prompt", "raw"], "leave out --prompt"),
@@ -239,3 +241,9 @@ def test_a_folder_is_served_meanwhile_for_both_verbs(tiny, task_files, prompts, 
     assert code == 0
     assert read_json(Results, tmp_path / "r.json").model.id == tiny.lineage.id
     assert [t["items"] for t in said["tasks"]] == [10, 10]
+    (tmp_path / "cache").rename(tmp_path / "asked before")
+    from easylm_imitation.serve import server
+    monkeypatch.setattr(server, "Front", lambda *_: pytest.fail("a socket"))
+    assert run(capsys, "--model", tmp_path / "hf", "--tasks", ",".join(task_files), "--in-process",
+               "--out", tmp_path / "here.json")[0] == 0
+    assert read_json(Results, tmp_path / "here.json").tasks == read_json(Results, tmp_path / "r.json").tasks
