@@ -29,15 +29,21 @@ def served(model: str, flag: str, *, slots: int = 8, chat: bool = False,
     if "://" in model:
         yield Served(model)
         return
-    from easylm_imitation.weights import is_model_path, open_model
+    with serving(_opened(model, flag, chat, quantize), slots=slots, quantize=quantize, http=http) as found:
+        yield found
+
+
+def _opened(model: str, flag: str, chat: bool, quantize: str) -> Any:
+    """The model in the dtype that it is served in."""
+    from easylm_imitation.serve import ServeConfig, open_weights
+    from easylm_imitation.weights import is_model_path
     if not is_model_path(model):
         raise UserError(f"{flag} {model}: neither an address (http://HOST:PORT) nor a folder that holds a model")
-    loaded = open_model(model)
+    loaded = open_weights(model, ServeConfig(quantize=quantize))
     if chat and loaded.template is None:    # before the slow part
         raise UserError(f"{flag} {model} names no chat template; convert --from {model} --to DIR --format hf "
                         "--template NAME gives it one")
-    with serving(loaded, slots=slots, quantize=quantize, http=http) as found:
-        yield found
+    return loaded
 
 
 @contextlib.contextmanager
@@ -45,6 +51,8 @@ def serving(loaded: Any, *, slots: int = 8, quantize: str = "none", http: bool =
     """Yields where a LoadedModel answers, on loopback and for this process alone, or not `http` at all."""
     from easylm_imitation.serve import LocalModel, ServeConfig, open_server
     console.say(f"{loaded.lineage.name}: compiling")
-    config = ServeConfig(slots=slots, api_key_env="", quantize=quantize)
-    with open_server(loaded, config) if http else LocalModel(loaded, config) as running:
-        yield Served(running.url, loaded.tokenizer) if http else Served("", loaded.tokenizer, running)
+    config, tokenizer = ServeConfig(slots=slots, api_key_env="", quantize=quantize), loaded.tokenizer
+    running = open_server(loaded, config) if http else LocalModel(loaded, config)
+    del loaded      # the engine has weights of its own by now: on a CPU other arrays, elsewhere other dtypes
+    with running:
+        yield Served(running.url, tokenizer) if http else Served("", tokenizer, running)
