@@ -8,6 +8,7 @@ float32 both. Texts are kept in the folder `--keep`, so that the same command co
 how many texts are equal.
 """
 import argparse
+import dataclasses
 import json
 import pathlib
 import resource
@@ -20,7 +21,7 @@ from easylm_imitation.evaluate.sandbox import check_all
 from easylm_imitation.records import Message
 from easylm_imitation.serve import LocalModel, ServeConfig
 from easylm_imitation.text import prompt_ids
-from easylm_imitation.weights import open_model
+from easylm_imitation.weights import LoadedModel, open_model
 
 TOKENS = 1024       # of an answer, as in the task
 
@@ -43,26 +44,30 @@ class Kept:
                 file.write(json.dumps([name, text]) + "\n")
 
 
-def ours(loaded, asked: dict[str, str], kept: Kept, slots: int) -> None:
-    """Answers by /v1/chat/completions' own function, all at once: the engine batches them."""
-    with LocalModel(loaded, ServeConfig(slots=slots, context=2048)) as model:
+def ours(path: str, asked: dict[str, str], kept: Kept, slots: int) -> LoadedModel:
+    """Answers by the function of /v1/chat/completions, all at once. Returns the model without its weights."""
+    loaded = open_model(path)
+    words, model = dataclasses.replace(loaded, params={}), LocalModel(loaded, ServeConfig(slots=slots, context=2048))
+    del loaded      # the engine has weights of its own
+    with model:
         waiting = {name: model.post("/v1/chat/completions", {
             "messages": [{"role": "user", "content": text}], "max_tokens": TOKENS, "temperature": 0})
             for name, text in asked.items() if name not in kept.texts}
         for name, future in waiting.items():
             kept.add(name, future.result()["choices"][0]["message"]["content"])
+    return words
 
 
-def theirs(path: str, loaded, asked: dict[str, str], kept: Kept, batch: int) -> None:
+def theirs(path: str, words: LoadedModel, asked: dict[str, str], kept: Kept, batch: int) -> None:
     """The same ids through `generate`, padded on the left, `batch` at a time."""
     import torch
     import transformers
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     left = [name for name in asked if name not in kept.texts]
-    ends = loaded.end_ids()
+    ends = words.end_ids()
     for start in range(0, len(left), batch):
         names = left[start:start + batch]
-        rows = [prompt_ids(loaded.template, loaded.tokenizer, [Message("user", asked[name])]) for name in names]
+        rows = [prompt_ids(words.template, words.tokenizer, [Message("user", asked[name])]) for name in names]
         width = max(map(len, rows))
         ids = torch.tensor([[ends[0]] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
@@ -72,7 +77,7 @@ def theirs(path: str, loaded, asked: dict[str, str], kept: Kept, batch: int) -> 
                                   pad_token_id=ends[0])
         for name, row in zip(names, made[:, width:].tolist()):
             end = next((i for i, token in enumerate(row) if token in ends), len(row))
-            kept.add(name, loaded.tokenizer.decode(row[:end]))
+            kept.add(name, words.tokenizer.decode(row[:end]))
 
 
 def passed(rows: dict[str, dict], texts: dict[str, str]) -> set[str]:
@@ -97,11 +102,10 @@ def main() -> None:
     request = task.asked("chat").config["doc_to_text"]
     rows = {row["id"]: row for row in task.rows[:args.limit]}
     asked = {name: request.replace("{{prompt}}", row["prompt"]) for name, row in rows.items()}
-    loaded = open_model(args.ours or args.model)
     mine, other, spent = Kept(args.keep, "ours"), Kept(args.keep, "transformers"), [_cpu()]
-    ours(loaded, asked, mine, args.slots)
+    words = ours(args.ours or args.model, asked, mine, args.slots)
     spent.append(_cpu())
-    theirs(args.model, loaded, dict(list(asked.items())[:args.rival]), other, args.rival)
+    theirs(args.model, words, dict(list(asked.items())[:args.rival]), other, args.rival)
     spent.append(_cpu())
     right = {"ours": passed(rows, mine.texts), "transformers": passed(rows, other.texts)}
     both = [name for name in other.texts if name in mine.texts]
