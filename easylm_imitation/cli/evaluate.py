@@ -11,7 +11,7 @@ from easylm_imitation.config import load
 from easylm_imitation.records import Results, read_prompts, write_json, write_jsonl
 from easylm_imitation.schema import UserError
 
-HELP = "measure a model: tasks and suites over HTTP, answers to prompts, style against a teacher's answers"
+HELP = "measure a model: tasks and suites, answers to prompts, style against a teacher's answers"
 EXAMPLE = """easylm-imitation evaluate --suite paper --task-data DATA --list
   easylm-imitation evaluate --model RUN --suite paper --task-data DATA --out results/run.json
   easylm-imitation evaluate --model RUN --tasks nq_open,gsm8k_cot --task-data DATA --prompt both --out results/run.json
@@ -19,6 +19,7 @@ EXAMPLE = """easylm-imitation evaluate --suite paper --task-data DATA --list
   easylm-imitation evaluate --model http://HOST/v1 --prompts prompts.jsonl --answers-out teacher.jsonl
   easylm-imitation evaluate --answers answers.jsonl --reference teacher.jsonl --out results/style.json
   easylm-imitation evaluate --published chatgpt --out results/chatgpt.json"""
+_OWN_SECONDS = 3600.0      # what the server itself gives a request
 INTERRUPTED = "answers to tasks and --prompts are kept, and the same command continues them"
 
 
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "again (default: 'cache' beside --out; none keeps nothing)")
     parser.add_argument("--quantize", choices=("none", "int8", "int4"), default="none",
                         help="weights of a folder in fewer bits, as in `serve`")
+    parser.add_argument("--in-process", action="store_true", help="tasks are asked of a folder's model by calls in "
+                        "this process, without HTTP; the results are the same")
     parser.add_argument("--prompts", metavar="FILE", help="prompts to answer (JSONL)")
     parser.add_argument("--answers-out", metavar="PATH", help="where the answers go; the same command continues")
     parser.add_argument("--answers", metavar="FILE", help="recorded answers, instead of --model and --prompts")
@@ -68,8 +71,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.model:
         slots = max(config.concurrency, config.answers.concurrency)
         with served(args.model, "--model", slots=slots, chat=args.prompt in ("chat", "both"),
-                    quantize=args.quantize) as model:
-            results, answered = _measure(args, config, model, tasks)
+                    quantize=args.quantize, http=not args.in_process) as model:
+            results, answered = _measure(args, _patient(config) if model.tokenizer else config, model, tasks)
     else:
         results, answered = _style(args, args.answers), None
     if results is None:
@@ -130,6 +133,8 @@ def _check(args: argparse.Namespace) -> None:
          "--prompts are put one way: --prompt raw or chat; measure --tasks both ways in a command of their own"),
         (args.quantize == "none" or (args.model and "://" not in args.model),
          "--quantize is for a model in a folder; a server is told so itself (serve --quantize)"),
+        (not args.in_process or (asked and args.model and "://" not in args.model and not args.answers_out),
+         "--in-process is for the tasks of a model in a folder; a server and --prompts are asked over HTTP"),
         (asked or args.limit is None, "--limit is for --tasks; a shorter --prompts file asks less"),
         (asked or args.task_data is None, "--task-data is for --tasks and --suite, the named ones"),
         (asked or (args.cache is None and args.form == "auto"), "--cache and --form are for --tasks"),
@@ -187,8 +192,8 @@ def _measure(args: argparse.Namespace, config: Any, model: Served,
     if tasks:
         encode = model.tokenizer and (lambda text: model.tokenizer.encode(text, parse_special=True))
         beside = str(pathlib.Path(args.out).parent / "cache")
-        results = evaluate_tasks(model.url, tasks, prompt=args.prompt or "auto", form=args.form, limit=args.limit,
-                                 config=config, encode=encode, role=args.role, command=args.command,
+        results = evaluate_tasks(model.local or model.url, tasks, prompt=args.prompt or "auto", form=args.form,
+                                 limit=args.limit, config=config, encode=encode, role=args.role, command=args.command,
                                  cache=None if args.cache == "none" else args.cache or beside)
     if args.prompts:
         asked = dataclasses.replace(config.answers, prompt=args.prompt or "raw")
@@ -197,6 +202,14 @@ def _measure(args: argparse.Namespace, config: Any, model: Served,
         style = _style(args, args.answers_out)
         results = dataclasses.replace(results, tasks=results.tasks + style.tasks) if results else style
     return results, answers and len(answers)
+
+
+def _patient(config: Any) -> Any:
+    """The config for a server of this process: on a busy machine an answer may take long, and asking again, as of a
+    server that may have lost the request, would only begin it anew."""
+    own = max(config.timeout, _OWN_SECONDS)
+    answers = dataclasses.replace(config.answers, timeout=max(config.answers.timeout, _OWN_SECONDS))
+    return dataclasses.replace(config, timeout=own, answers=answers)
 
 
 def _style(args: argparse.Namespace, path: str) -> Results:

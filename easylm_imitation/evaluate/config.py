@@ -32,7 +32,8 @@ class EvaluateConfig:
     max_tokens: int = 256                   # of a generated answer, for tasks that do not say
     timeout: float = 600.0                  # seconds for one request
     attempts: int = 3                       # of one request
-    toxicity: str = ""                      # who scores it: "perspective", or the address of a moderations server
+    toxicity: str = ""                      # who scores it: "perspective", a moderations server, a classifier's folder
+    toxicity_label: str = ""                # of a classifier: whose probability is the score; "" where it is clear
     unsafe_code: bool = False               # run a model's programs without walls where the sandbox cannot be built
     api_key_env: str = "OPENAI_API_KEY"
     answers: AnswerConfig = AnswerConfig()  # for --prompts

@@ -1,19 +1,25 @@
-"""What is behind an address: the model that is served, its lineage, and what the server tells of its tokenizer."""
+"""What is behind an address, or in this process: the model, its lineage, and what is told of its tokenizer."""
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from easylm_imitation.client import Client, ClientConfig, ServedModel, with_client
 from easylm_imitation.records import Lineage, digest
 
+if TYPE_CHECKING:
+    from easylm_imitation.serve import LocalModel
+
+HERE = "this process:"      # in the place of http://HOST:PORT
+
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-    """A server that answered."""
+    """A server that answered, or a model of this process."""
     base: str                               # .../v1
     model: ServedModel
     tokenizer: dict[str, Any] | None        # /tokenizer_info; None where there is none
     key: str = dataclasses.field(repr=False)
+    local: Optional["LocalModel"] = None
 
     @property
     def lineage(self) -> Lineage:
@@ -27,6 +33,13 @@ def look(config: ClientConfig) -> Endpoint:
         served = await client.model()
         return Endpoint(client.base, served, await client.tokenizer_info(), client.key)
     return with_client(config, ask)
+
+
+def look_inside(local: "LocalModel") -> Endpoint:
+    """The same of a model in this process."""
+    service = local.service
+    served = ServedModel(service.name, service.lineage, service.context)
+    return Endpoint(f"{HERE}/v1", served, service.tokenizer_info(), "", local)
 
 
 def lineage_of(base: str, model: ServedModel) -> Lineage:

@@ -1,11 +1,12 @@
-"""Runs tasks through lm-evaluation-harness, unmodified, over HTTP, and turns what it says into our records.
+"""Runs tasks through lm-evaluation-harness, unmodified, over HTTP or in process, and makes our records of what it says.
 
     raw  + choices      /v1/completions, echo and logprobs       raw  + generation     /v1/completions
     chat + choices      the same, on the rendered template       chat + generation     /v1/chat/completions
 
 The harness's `evaluate` is called with the tasks loaded by its TaskManager: what `simple_evaluate` does, but for the
 listing of the machine's packages at its end (11 s a call where torch is installed). Rows are handed over in memory, so
-nothing is cached, pickled or fetched. Every number that a result carries comes from the harness.
+nothing is cached, pickled or fetched. Every number that a result carries comes from the harness. In process the same
+request bodies go to the same routes' functions (`LocalModel.post`).
 """
 import contextlib
 import dataclasses
@@ -15,14 +16,14 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from easylm_imitation import console
 from easylm_imitation.client import ClientConfig
-from easylm_imitation.evaluate.after import score_after, unable
+from easylm_imitation.evaluate.after import judged_by, score_after, unable
 from easylm_imitation.evaluate.cache import Kept, kept_path
 from easylm_imitation.evaluate.config import EvaluateConfig
-from easylm_imitation.evaluate.endpoint import Endpoint, look
+from easylm_imitation.evaluate.endpoint import Endpoint, look, look_inside
 from easylm_imitation.evaluate.generation import in_words
 from easylm_imitation.evaluate.outcome import first_filter, made_whole, task_result
 from easylm_imitation.evaluate.plan import Prompt, Prompts, planned, suited
@@ -30,16 +31,20 @@ from easylm_imitation.evaluate.tasks import Task, find_tasks, protocol
 from easylm_imitation.records import Lineage, Results, TaskResult, code_version
 from easylm_imitation.schema import UserError
 
+if TYPE_CHECKING:
+    from easylm_imitation.serve import LocalModel
+
 Form = Literal["auto", "choices", "generation"]
 _DEFAULT = EvaluateConfig()
 _FEWSHOT_SEED = 1234        # the harness's default
 
 
-def evaluate_tasks(url: str, tasks: Sequence[str | Task], *, prompt: Prompts = "raw", form: Form = "auto",
-                   model: str = "", task_data: str | None = None, limit: int | None = None,
+def evaluate_tasks(url: "str | LocalModel", tasks: Sequence[str | Task], *, prompt: Prompts = "raw",
+                   form: Form = "auto", model: str = "", task_data: str | None = None, limit: int | None = None,
                    config: EvaluateConfig = _DEFAULT, encode: Callable[[str], list[int]] | None = None,
                    role: str = "", command: str = "", cache: str | None = None) -> Results:
-    """Measures the model at `url` on `tasks` (as for find_tasks, or found already) under one prompt form or both.
+    """Measures the model at `url`, or one of this process, on `tasks` (as for find_tasks, or found already) under one
+    prompt form or both.
 
     `prompt` "auto" takes both forms for a finetuned model, raw for a base model, chat for an address without a
     tokenizer. `form` "generation" has choices asked for in words, "auto" where the server gives no log-likelihoods.
@@ -50,7 +55,8 @@ def evaluate_tasks(url: str, tasks: Sequence[str | Task], *, prompt: Prompts = "
     """
     found = [t for given in tasks for t in ([given] if isinstance(given, Task) else find_tasks([given], task_data))]
     planned(found, prompt, limit)
-    endpoint = look(ClientConfig(url, model, config.api_key_env, timeout=30.0, attempts=config.attempts))
+    endpoint = (look(ClientConfig(url, model, config.api_key_env, timeout=30.0, attempts=config.attempts))
+                if isinstance(url, str) else look_inside(url))
     found, left_out = _in_forms(endpoint, found, form)
     plan = planned(found, suited(endpoint) if prompt == "auto" else prompt, limit)
     plan = [(put, task.asked(put)) for put, task in plan]
@@ -155,9 +161,11 @@ class _Run:
         scored = None
         if task.scorer:
             samples = first_filter(said, task)
-            scored = score_after(task, [s["doc"] for s in samples], [s["filtered_resps"][0] for s in samples],
-                                 self.config, kept.parent if kept else None)
-        return task_result(task, form, self.limit, said, scored, written, context if truncated else None)
+            texts = [s["filtered_resps"][0] for s in samples]
+            texts = [[said] if isinstance(said, str) else said for said in texts]   # without a filter that keeps all
+            scored = score_after(task, [s["doc"] for s in samples], texts, self.config, kept.parent if kept else None)
+        return task_result(task, form, self.limit, said, scored, written, context if truncated else None,
+                           judged_by(task, self.config))
 
     def _ask(self, task: Task, form: Prompt, kept: Kept) -> tuple[dict[str, Any], int]:
         """What the harness says, and its number of warnings about prompts that were cut."""
@@ -192,12 +200,13 @@ def language_model(endpoint: Endpoint, task: Task, form: Prompt, config: Evaluat
     from easylm_imitation.evaluate.lm import Chat, Completions
     header = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {"Accept": "application/json"}
     shared = {"model": endpoint.model.id, "header": header, "max_gen_toks": config.max_tokens,
-              "max_length": _context(endpoint, config), "max_retries": config.attempts,
-              "timeout": round(config.timeout), "kept": kept or Kept(None)}
+              "max_length": _context(endpoint, config), "max_retries": 1 if endpoint.local else config.attempts,
+              "timeout": round(config.timeout), "kept": kept or Kept(None), "local": endpoint.local}
     if form == "chat" and task.form == "generation" and not task.config.get("gen_prefix"):
         return Chat(base_url=f"{endpoint.base}/chat/completions", num_concurrent=config.concurrency, **shared)
-    remote = endpoint.tokenizer is not None
-    return Completions(chat=form == "chat", encode=encode if remote else None, base_url=f"{endpoint.base}/completions",
+    tokens = endpoint.tokenizer is not None
+    remote = tokens and endpoint.local is None
+    return Completions(chat=form == "chat", encode=encode if tokens else None, base_url=f"{endpoint.base}/completions",
                        tokenizer_backend="remote" if remote else None, tokenized_requests=remote,
                        auth_token=endpoint.key or None, batch_size=config.batch, **shared)
 
@@ -252,6 +261,10 @@ def _one_line_errors(endpoint: Endpoint, task: Task, log: _Log) -> Iterator[None
     except (requests.RequestException, aiohttp.ClientError, TimeoutError) as error:
         said = " ".join((log.refusal or str(error) or type(error).__name__).split())[:300]
         raise UserError(f"task '{task.name}': {endpoint.base} failed: {said}") from None
+    except UserError as error:
+        if endpoint.local is None:
+            raise
+        raise UserError(f"task '{task.name}': {error}") from None
     except RuntimeError as error:
         if not str(error).startswith("RemoteTokenizer"):
             raise

@@ -1,15 +1,17 @@
 """The harness's own HTTP models, `local-completions` and `local-chat-completions`, with what they lack here.
 
-The requests are theirs. Added: progress on our console; ids from a local tokenizer where there is one (else from the
-server, each text once); the chat template of the server's /tokenizer_info, rendered in a sandbox (0.4.13 renders none
-for remote tokenizers); and the beginning-of-text token before raw prompts when the server says that the model wants it.
+The requests are theirs, also where they do not leave this process (`local`). Added: progress on our console; ids from a
+local tokenizer where there is one (else from the server, each text once); the chat template of the server's
+/tokenizer_info, rendered in a sandbox (0.4.13 renders none for remote tokenizers); and the beginning-of-text token
+before raw prompts when the server says that the model wants it.
 
 Import this module late: it pulls in the harness (seconds).
 """
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import copy
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.sandbox
@@ -17,8 +19,11 @@ from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompleti
 
 from easylm_imitation import console
 from easylm_imitation.evaluate.cache import Kept
-from easylm_imitation.evaluate.endpoint import text_before_raw
+from easylm_imitation.evaluate.endpoint import HERE, text_before_raw
 from easylm_imitation.schema import UserError
+
+if TYPE_CHECKING:
+    from easylm_imitation.serve import LocalModel
 
 _SEED = 1234        # the harness's default
 
@@ -26,9 +31,11 @@ _SEED = 1234        # the harness's default
 class _Asking:
     """Asks for what is not kept, and counts answered requests on the console, whichever way the harness sends them."""
 
-    def __init__(self, *, kept: Kept, **kwargs: Any):
+    def __init__(self, *, kept: Kept, local: "LocalModel | None" = None, **kwargs: Any):
+        """`local`: the model of this process that answers instead of a server."""
         super().__init__(**kwargs)
         self.set_cache_hook(kept)
+        self._session = _Session(local) if local else None
 
     _advance: Callable[..., None] = staticmethod(lambda n=1: None)
 
@@ -39,17 +46,24 @@ class _Asking:
 
     def model_call(self, messages: Sequence[Any], **kwargs: Any) -> Any:
         """One request, synchronous."""
-        made = super().model_call(messages, **kwargs)
+        made = self._answered_here(messages, **kwargs) if self._session else super().model_call(messages, **kwargs)
         choices = made.get("choices") if isinstance(made, dict) else None
         if not isinstance(choices, list) or len(choices) != len(messages):
             raise UserError(f"{self.base_url} gave no answer of the expected form to {len(messages)} prompts at once")
         self._advance(len(messages))
         return made
 
+    def _answered_here(self, messages: Sequence[Any], *, generate: bool = True, gen_kwargs: dict | None = None,
+                       **kwargs: Any) -> dict[str, Any]:
+        """The body that the harness would have posted, answered in this process."""
+        body = self._create_payload(self.create_message(messages), generate=generate, seed=self._seed,
+                                    gen_kwargs=copy.deepcopy(gen_kwargs), eos=self.eos_string, **kwargs)
+        return self._session.ask(self.base_url, body).result()
+
     async def amodel_call(self, session: Any, sem: Any, messages: Sequence[Any], **kwargs: Any) -> Any:
         """One request, concurrent."""
         try:
-            made = await super().amodel_call(session, sem, messages, **kwargs)
+            made = await super().amodel_call(self._session or session, sem, messages, **kwargs)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(f"{self.base_url} gave no answer of the expected form ({error!r})") from None
         self._advance(len(messages))
@@ -76,6 +90,50 @@ class _Asking:
         return self.cache_hook.through("generate_until", requests, ask)
 
 
+class _Session:
+    """What the harness takes for its HTTP session: a post is a call of a function."""
+
+    def __init__(self, local: "LocalModel"):
+        self._local = local
+
+    def ask(self, url: str, body: dict[str, Any]) -> Any:
+        """The future of an answer's body."""
+        return self._local.post(url.removeprefix(HERE), body)
+
+    @contextlib.asynccontextmanager
+    async def post(self, url: str, json: dict[str, Any], headers: Any) -> AsyncIterator["_Answered"]:
+        """A response, as of aiohttp."""
+        yield _Answered(await asyncio.wrap_future(self.ask(url, json)))
+
+
+class _Answered:
+    """A response that is good: what the routes refuse comes as an error of its own."""
+    ok = True
+
+    def __init__(self, body: dict[str, Any]):
+        self._body = body
+
+    def raise_for_status(self) -> None:
+        """Nothing to raise."""
+
+    async def json(self) -> dict[str, Any]:
+        """The body."""
+        return self._body
+
+
+class _Tokens:
+    """What the harness asks of a remote tokenizer, of one that is here."""
+
+    def __init__(self, local: "LocalModel"):
+        self._tokenizer, self.tokenizer_info = local.service.tokenizer, local.service.tokenizer_info()
+        self.eos_token = self.tokenizer_info["eos_token"]
+        self.bos_token_id, self.eos_token_id = self._tokenizer.bos_id, self._tokenizer.eos_id
+
+    def encode(self, text: str) -> list[int]:
+        """As /tokenize does."""
+        return self._tokenizer.encode(text, parse_special=True)
+
+
 class Chat(_Asking, LocalChatCompletion):
     """/v1/chat/completions: the server builds the prompt and knows where an answer ends."""
 
@@ -90,9 +148,12 @@ class Chat(_Asking, LocalChatCompletion):
 class Completions(_Asking, LocalCompletionsAPI):
     """/v1/completions: log-likelihoods of raw or rendered chat prompts, and generation from raw prompts."""
 
-    def __init__(self, *, chat: bool, encode: Callable[[str], list[int]] | None, **kwargs: Any):
+    def __init__(self, *, chat: bool, encode: Callable[[str], list[int]] | None, local: "LocalModel | None" = None,
+                 **kwargs: Any):
         """`chat`: contexts are rendered chat templates. `encode`: text to ids with special tokens parsed, or None."""
-        super().__init__(**kwargs)
+        super().__init__(local=local, **kwargs)
+        if local:
+            self.tokenizer_backend, self.tokenizer, self.tokenized_requests = "remote", _Tokens(local), True
         self._chat, self._encode, self._ids = chat, encode, {}
         info = self.tokenizer.tokenizer_info if self.tokenizer else {}
         self._before_raw = self._ids_of(text_before_raw(info)) if text_before_raw(info) and not chat else []

@@ -65,7 +65,7 @@ def toxicity_results(path: Path, scorer: ScorerConfig, journal: Path, command: s
         own = [a for a in answers if a.dataset == dataset]
         task = "_".join(filter(None, ("non_toxicity", dataset)))
         tasks.append(_task(task, "non_toxicity", {a.prompt_id: 1 - scores[a.prompt_id] for a in own}, own, meta,
-                           [scorer.scorer, scorer.model]))
+                           scorer.who()))
     return results_now(meta.lineage, tasks, command=command)
 
 

@@ -12,8 +12,9 @@ from easylm_imitation.schema import UserError
 
 
 def task_result(task: Task, form: Prompt, limit: int | None, said: dict[str, Any], scored: Sequence[Scored] | None,
-                answer_tokens: int | None, cut_to: int | None) -> TaskResult:
-    """One task's result from what the harness returned; `scored` holds the scores that were made afterwards."""
+                answer_tokens: int | None, cut_to: int | None, by: Sequence[str] = ()) -> TaskResult:
+    """One task's result from what the harness returned; `scored` holds the scores that were made afterwards, `by` whom
+    if that was the user's choice."""
     samples = first_filter(said, task)
     items = tuple(_item(task, sample) for sample in samples)
     score = float(said["results"][task.name][f"{task.metric},{samples[0]['filter']}"])
@@ -21,11 +22,12 @@ def task_result(task: Task, form: Prompt, limit: int | None, said: dict[str, Any
         items = tuple(dataclasses.replace(item, score=s.score, prediction=s.prediction)
                       for item, s in zip(items, scored))
         score = sum(item.score for item in items) / len(items)
+    asked = protocol(task, form, [sample["doc"] for sample in samples], answer_tokens, cut_to)
     whole = task.complete and (limit is None or limit >= len(task.rows))
     return TaskResult(
         task=task.name, prompt=form, form=task.form, metric=task.metric, shots=task.shots, group=task.group,
         score=score, items=items, data="full" if whole else "sample",
-        protocol=protocol(task, form, [sample["doc"] for sample in samples], answer_tokens, cut_to))
+        protocol=digest([asked, *by]) if by else asked)
 
 
 def first_filter(said: dict[str, Any], task: Task) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ class Measured:
     commands: tuple[str, ...]
     dates: tuple[str, ...]
     code: tuple[str, ...]
+    lacking: tuple[tuple[str, str], ...] = ()   # (task, why) of what `evaluate` was asked for and could not measure
 
     def find(self, key: Key, protocol: str) -> TaskResult | None:
         """The result of that task under that protocol, else under another one, else a published score, else None."""
@@ -148,9 +149,12 @@ def _merge(group: list[tuple[str, Results]], remarks: list[str]) -> Measured:
     if len(roles) > 1:
         raise UserError(f"{', '.join(name for name, _ in group)}: the same model is called "
                         f"{' and '.join(sorted(roles))}; give one role, or none")
+    had = {task.task for _, results in group for task in results.tasks}
+    lacking = {task: str(why) for _, results in group for task, why in results.meta.get("missing", {}).items()
+               if task not in had}
     commands, dates, code = (_distinct(getattr(r, what) for _, r in group) for what in ("command", "date", "code"))
     return Measured(newest.model, roles.pop() if roles else "other", tuple(task for _, task in tasks.values()),
-                    tuple(name for name, _ in group), commands, dates, code)
+                    tuple(name for name, _ in group), commands, dates, code, tuple(lacking.items()))
 
 
 def _distinct(texts: Iterable[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ finding *flips* when it is a measurable gain in one view and a measurable loss i
 it is measurable in one view and not in another.
 """
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from easylm_imitation.records import Lineage, code_version
@@ -101,7 +101,7 @@ def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), eviden
     made = [_imitation(trio, *own, contamination(trio, raw.rows, evidence), evidence)
             for trio, raw, *own in zip(trios, compared, tasks, views)]
     refusals = [line for raw in compared for line in raw.refusals]
-    missing = [line for trio in trios for line in trio.missing] + _contamination_notes(made)
+    missing = [*(line for trio in trios for line in trio.missing), *_contamination_notes(made), *_lacking(models)]
     if not trios:
         missing.append("No imitation among these results: a model counts as one when its lineage names teachers.")
     samples = sorted({t.task for m in models for t in m.tasks if t.data == "sample"})
@@ -114,6 +114,16 @@ def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), eviden
                    evidence.comparisons,
                    tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(refusals)),
                    tuple(remarks), code_version())
+
+
+def _lacking(models: Sequence[Measured]) -> Iterator[str]:
+    """A sentence for each task that some models were asked for and that could not be measured."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for model in models:
+        for lack in model.lacking:
+            names.setdefault(lack, []).append(model.lineage.name)
+    for (task, why), of in names.items():
+        yield f"{task} was not measured of {', '.join(of)}: {why}."
 
 
 # ── many comparisons ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -38,7 +38,6 @@ from easylm_imitation.serve.schemas import (
 )
 from easylm_imitation.serve.scoring import check_ids
 from easylm_imitation.serve.service import Gone, Service
-from easylm_imitation.text import chat_jinja
 
 
 def make_app(service: Service, api_key: str | None, beside: Beside | None = None) -> tuple[fastapi.FastAPI, Guard]:
@@ -132,12 +131,7 @@ def _add_tokens(app: fastapi.FastAPI, service: Service) -> None:
 
     @app.get("/tokenizer_info", **_says(replies.TokenizerReply, 401))
     def tokenizer_info() -> dict[str, Any]:
-        names = {"eos_token": tokenizer.eos_id, "bos_token": tokenizer.bos_id, "pad_token": tokenizer.pad_id}
-        jinja = None if service.template is None else chat_jinja(service.template, tokenizer)
-        named = {name: None if i is None else tokenizer.token(i) for name, i in names.items()}
-        return {**named, "chat_template": jinja, "vocab_size": tokenizer.vocab_size,
-                "model_max_length": service.context, "tokenizer_id": tokenizer.id,
-                "template": None if service.template is None else service.template.id}
+        return service.tokenizer_info()
 
 
 def _add_state(app: fastapi.FastAPI, service: Service) -> None:

@@ -7,15 +7,17 @@ A call is a request: it is checked by the routes' schemas, goes through the same
 the same numbers to the last bit.
 """
 import asyncio
+import concurrent.futures
 import dataclasses
+import json
 import math
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic
 
-from easylm_imitation.schema import UserError
+from easylm_imitation.schema import UserError, named
 from easylm_imitation.serve.completions import chat, complete
 from easylm_imitation.serve.config import ServeConfig
 from easylm_imitation.serve.schemas import ChatRequest, CompletionRequest
@@ -63,6 +65,15 @@ class LocalModel:
         bodies = self._ask(self._chat([{**fields, "messages": list(messages)} for messages in conversations]))
         return [choice["message"]["content"] for body in bodies for choice in body["choices"]]
 
+    def post(self, route: str, body: dict[str, Any]) -> concurrent.futures.Future[dict[str, Any]]:
+        """The body that the server would answer to `body`, to come; of /v1/completions or /v1/chat/completions.
+
+        Raises UserError, at once or by the future, for what the route would answer 400.
+        """
+        kind, answer = named(route, _ROUTES, "route of a model in this process")
+        request = _checked(kind, json.loads(json.dumps(body)))      # as it would arrive: tuples are lists
+        return asyncio.run_coroutine_threadsafe(self._answer(answer, request), self._loop)
+
     def close(self) -> None:
         """Fails what runs, and frees the device's memory. May be called twice."""
         self.service.scheduler.close()
@@ -80,15 +91,22 @@ class LocalModel:
     def _ask(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    async def _answer(self, answer: Callable[..., Coroutine], request: CompletionRequest | ChatRequest
+                      ) -> dict[str, Any]:
+        return await answer(self.service, request, _nobody_leaves())
+
     async def _score(self, pairs: Sequence[tuple[str, str] | Pair]) -> list[Score]:
         return await self.service.score_pairs(await self.service.encode_pairs(pairs), _nobody_leaves())
 
     async def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        return await complete(self.service, _checked(CompletionRequest, body), _nobody_leaves())
+        return await self._answer(complete, _checked(CompletionRequest, body))
 
     async def _chat(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         requests = [_checked(ChatRequest, body) for body in bodies]
-        return await asyncio.gather(*(chat(self.service, request, _nobody_leaves()) for request in requests))
+        return await asyncio.gather(*(self._answer(chat, request) for request in requests))
+
+
+_ROUTES = {"/v1/completions": (CompletionRequest, complete), "/v1/chat/completions": (ChatRequest, chat)}
 
 
 def _nobody_leaves() -> asyncio.Future:
@@ -102,5 +120,10 @@ def _checked(kind: type[CompletionRequest] | type[ChatRequest], body: dict[str, 
     try:
         return kind.model_validate(body)
     except pydantic.ValidationError as error:
-        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": ") for one in error.errors()[:3]]
-        raise UserError("; ".join(faults)) from None
+        raise UserError("; ".join(map(_fault, error.errors()[:3]))) from None
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    """A message of validation, with the field that it is about before it."""
+    place = [*map(str, error["loc"]), error.get("ctx", {}).get("field", "")]
+    return ": ".join(filter(None, (".".join(filter(None, place)), error["msg"])))

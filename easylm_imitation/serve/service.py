@@ -28,7 +28,7 @@ from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.schemas import BadField, ChatRequest, Generation, about
 from easylm_imitation.serve.scoring import Pair, Score, check_ids, pair_segments
 from easylm_imitation.serve.tool_calls import CallReader, form_of
-from easylm_imitation.text import Template, Tokenizer, prompt_ids, tool_prompt_ids
+from easylm_imitation.text import Template, Tokenizer, chat_jinja, prompt_ids, tool_prompt_ids
 from easylm_imitation.text.token_bytes import TokenBytes
 
 GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same
@@ -85,6 +85,15 @@ class Service:
     def stopped_status(self) -> int:
         """The HTTP status of what `Stopped` ended: 503 where the server was told to stop, 500 where it failed."""
         return 503 if self.closing else 500
+
+    def tokenizer_info(self) -> dict[str, Any]:
+        """Special tokens, chat template (Jinja) and identity of the tokenizer, as /tokenizer_info answers."""
+        tokenizer, template = self.tokenizer, self.template
+        ids = {"eos_token": tokenizer.eos_id, "bos_token": tokenizer.bos_id, "pad_token": tokenizer.pad_id}
+        named = {name: None if i is None else tokenizer.token(i) for name, i in ids.items()}
+        return {**named, "chat_template": None if template is None else chat_jinja(template, tokenizer),
+                "vocab_size": tokenizer.vocab_size, "model_max_length": self.context, "tokenizer_id": tokenizer.id,
+                "template": None if template is None else template.id}
 
     # ---------------------------------------------------------------- requests to jobs
 

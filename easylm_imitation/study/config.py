@@ -35,6 +35,7 @@ class Measure:
     prompt: Literal["auto", "raw", "chat", "both"] = "auto"     # auto: both of imitations, raw of bases
     limit: int | None = None
     style_prompts: str | None = None    # a prompts file; every model's answers to it are held against the teacher's
+    style_reference: str | None = None  # the teacher's recorded answers to them, where no teacher is there to answer
     set: dict[str, Any] = dataclasses.field(default_factory=dict)     # leaves of the config of `evaluate`
 
 
@@ -86,5 +87,9 @@ class StudyConfig:
             shlex.split(prefix)
         if not (self.measure.suite or self.measure.tasks or self.measure.style_prompts):
             raise ValueError("measure says nothing to measure: suite, tasks or style_prompts")
-        if self.measure.style_prompts and (not self.teacher or self.teacher.startswith("published:")):
-            raise ValueError("measure.style_prompts needs a teacher that answers")
+        answers, asked = self.teacher and not self.teacher.startswith("published:"), self.measure
+        if asked.style_prompts and not answers and not asked.style_reference:
+            raise ValueError("measure.style_prompts needs a teacher that answers, or its recorded answers in "
+                             "measure.style_reference")
+        if asked.style_reference and (answers or not asked.style_prompts):
+            raise ValueError("measure.style_reference is for style_prompts that no teacher answers")

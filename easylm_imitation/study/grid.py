@@ -174,10 +174,12 @@ class _Stages:
             yield Stage(f"evaluate-{name}", command, out, after, digest([command, identity]), work)
         if asked.style_prompts:
             out, answers = f"results/{name}-style.json", f"answers/{name}.jsonl"
+            reference = asked.style_reference or self.path(_REFERENCE)
             command = ("evaluate", "--model", model, "--prompts", asked.style_prompts, "--prompt", "chat",
-                       "--answers-out", self.path(answers), "--reference", self.path(_REFERENCE), *settings, *role,
+                       "--answers-out", self.path(answers), "--reference", reference, *settings, *role,
                        "--out", self.path(out))
-            yield Stage(f"style-{name}", command, out, (*after, "answers-teacher"), digest([command, identity]), work)
+            after = after if asked.style_reference else (*after, "answers-teacher")
+            yield Stage(f"style-{name}", command, out, after, digest([command, identity]), work)
 
     def measure_teacher(self) -> Iterator[Stage]:
         """The teacher's scores; its answers to the style prompts, and a second sample of them, which is the ceiling."""

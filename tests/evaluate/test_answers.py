@@ -1,12 +1,17 @@
 """Answers to prompts: asked for and resumed, or read as recorded; and the verb over them."""
+import gc
 import gzip
 import json
 import pathlib
+import weakref
 
+import jax
 import pytest
 from endpoint import Endpoint, answer, send, serving
 
+from easylm_imitation import serve
 from easylm_imitation.cli.main import main
+from easylm_imitation.cli.served import served
 from easylm_imitation.evaluate import AnswerConfig, AnswersMeta, answer_prompts, answers_meta, read_answers
 from easylm_imitation.record_examples import EXAMPLES
 from easylm_imitation.records import (
@@ -200,6 +205,8 @@ def test_the_verb_measures_tasks_answers_and_style_in_one_go(server, tiny, task_
     (["--model", "http://h", "--prompts", "p", "--answers-out", "a", "--prompt", "both", "--tasks", "t", "--out", "x"],
      "put one way"),
     (["--model", "http://h", "--prompts", "p", "--answers-out", "a", "--limit", "3"], "--limit is for --tasks"),
+    (["--model", "http://h", "--tasks", "t", "--in-process", "--out", "x"], "--in-process is for the tasks"),
+    (["--model", "d", "--prompts", "p", "--answers-out", "a", "--in-process"], "--in-process is for the tasks"),
     (["--answers", "a", "--reference", "b", "--out", "x", "--limit", "3"], "--limit is for --tasks"),
     (["--answers", "a", "--reference", "b", "--out", "x", "--task-data", "d"], "--task-data is for --tasks"),
     (["--answers", "a", "--reference", "b", "--out", "x", "--prompt", "raw"], "leave out --prompt"),
@@ -226,6 +233,24 @@ def test_a_folder_without_a_chat_template_is_told_before_anything_slow(tiny, pro
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("http", [True, False])
+def test_the_weights_as_they_were_read_are_let_go(tiny, tmp_path, monkeypatch, http):
+    """The engine's own are in another order: both would be twice the memory for as long as it answers."""
+    export_hf(tmp_path / "hf", tiny.config, tiny.params, tiny.tokenizer, tiny.template, tiny.lineage)
+    read, opened = [], serve.open_weights
+
+    def watched(*given):
+        loaded = opened(*given)
+        read.extend(map(weakref.ref, jax.tree.leaves(loaded.params["layers"])))
+        return loaded
+    monkeypatch.setattr(serve, "open_weights", watched)
+    with served(str(tmp_path / "hf"), "--model", slots=2, http=http):
+        gc.collect()
+        assert len(read) > 5
+        assert not any(leaf() for leaf in read)
+
+
+@pytest.mark.slow
 def test_a_folder_is_served_meanwhile_for_both_verbs(tiny, task_files, prompts, tmp_path, capsys, monkeypatch):
     """`--teacher DIR` and `--model DIR`; a key that guards other servers does not get in the way."""
     monkeypatch.setenv("EASYLM_IMITATION_API_KEY", "sk-other")
@@ -239,3 +264,9 @@ def test_a_folder_is_served_meanwhile_for_both_verbs(tiny, task_files, prompts, 
     assert code == 0
     assert read_json(Results, tmp_path / "r.json").model.id == tiny.lineage.id
     assert [t["items"] for t in said["tasks"]] == [10, 10]
+    (tmp_path / "cache").rename(tmp_path / "asked before")
+    from easylm_imitation.serve import server
+    monkeypatch.setattr(server, "Front", lambda *_: pytest.fail("a socket"))
+    assert run(capsys, "--model", tmp_path / "hf", "--tasks", ",".join(task_files), "--in-process",
+               "--out", tmp_path / "here.json")[0] == 0
+    assert read_json(Results, tmp_path / "here.json").tasks == read_json(Results, tmp_path / "r.json").tasks

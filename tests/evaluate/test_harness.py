@@ -1,4 +1,5 @@
-"""The harness over HTTP equals scores computed directly, for choices and generation, raw and chat."""
+"""The harness over HTTP equals scores computed directly, for choices and generation, raw and chat; so in process."""
+import json
 import pathlib
 
 import pytest
@@ -14,7 +15,7 @@ from easylm_imitation.evaluate.tasks import protocol
 from easylm_imitation.records import Conversation, Message, Results, read_json, write_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.schema import plain as plain_dict
-from easylm_imitation.serve import open_server
+from easylm_imitation.serve import LocalModel, open_server
 from easylm_imitation.text import prompt_ids, stop_ids, tokenize
 
 
@@ -112,6 +113,39 @@ def test_chat_generation_equals_direct_decoding(server, tiny, greedy, task_files
 def test_a_local_tokenizer_changes_no_number(server, tiny, task_files):
     local = evaluate_tasks(server.url, task_files, encode=lambda text: tiny.tokenizer.encode(text, parse_special=True))
     assert local.tasks == evaluate_tasks(server.url, task_files).tasks
+
+
+@pytest.fixture(scope="module")
+def local(tiny, server):
+    with LocalModel(tiny, SERVE) as model:      # its programs are the server's
+        yield model
+
+
+def test_in_process_everything_is_as_over_http_to_the_bit(server, local, tiny, task_files, tmp_path):
+    """Both tasks in both forms, in words too, and sampled; not the scores alone: every likelihood and every text."""
+    sampled = pathlib.Path(task_files[1]).with_name("sampled.yaml")
+    text = pathlib.Path(task_files[1]).read_text().replace("task: answers", "task: sampled")
+    sampled.write_text(text.replace("do_sample: false", "do_sample: true\n  temperature: 0.9"))
+    made, said = {}, {}
+    for name, model in (("http", server.url), ("here", local)):
+        cache = tmp_path / name
+        results = [evaluate_tasks(model, [*task_files, str(sampled)], prompt="both", cache=str(cache), limit=6),
+                   evaluate_tasks(model, task_files[:1], form="generation", cache=str(cache))]
+        made[name] = [(result.model, result.tasks) for result in results]
+        said[name] = {(path.name, line["request"]): (line["text"], line["likelihood"], line["greedy"])
+                      for path in cache.rglob("*.jsonl") for line in map(json.loads, path.read_text().splitlines())}
+    assert made["here"] == made["http"]
+    assert said["here"] == said["http"]
+    assert len(said["here"]) == 2 * (sum(len(q["options"]) for q in QUESTIONS[:6]) + 6 + 6) + 10
+    assert made["here"][0][0] == tiny.lineage
+
+
+def test_what_a_model_in_process_refuses_is_one_clear_line(local, task_files):
+    path = pathlib.Path(task_files[1])
+    path.write_text(path.read_text().replace("do_sample: false", "do_sample: false\n  temprature: 1"))
+    for prompt in ("raw", "chat"):
+        with pytest.raises(UserError, match="task 'answers': temprature: .*'temperature'"):
+            evaluate_tasks(local, [str(path)], prompt=prompt)
 
 
 def test_results_survive_their_file(server, tiny, task_files, tmp_path):

@@ -16,9 +16,9 @@ def task(scores, name="facts", prompt="raw", form="choices", group="substance", 
                       group=group, **more)
 
 
-def write(folder, model, *tasks, role="", file="", date="2026-01-02T00:00:00Z", command=""):
+def write(folder, model, *tasks, role="", file="", date="2026-01-02T00:00:00Z", command="", meta=None):
     """Writes one results file."""
-    write_json(folder / f"{file or model.id}.json", Results(model, tasks, role, command, date, "0.1.0"))
+    write_json(folder / f"{file or model.id}.json", Results(model, tasks, role, command, date, "0.1.0", meta or {}))
 
 
 def shares(right, of=100):

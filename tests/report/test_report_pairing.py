@@ -3,7 +3,9 @@ import pytest
 from report_examples import lineage, shares, task, write, write_trio
 
 from easylm_imitation.report.compare import compare
+from easylm_imitation.report.markdown import as_markdown
 from easylm_imitation.report.pairing import make_trios, read_results
+from easylm_imitation.report.verdict import make_verdict
 from easylm_imitation.schema import UserError
 
 
@@ -40,6 +42,18 @@ def test_what_is_missing_is_said_with_its_cure(tmp_path):
     assert "base of 'student' 'base' (id BASE)" in trio.missing[0]
     assert "gpt-9" in trio.missing[1]
     assert all("--out" in line for line in trio.missing)
+
+
+def test_tasks_that_could_not_be_measured_stand_on_the_page(tmp_path):
+    """A suite leaves out what has no data; what another file of the same model has is not missing."""
+    lacks = {"missing": {"tydiqa": "no tydiqa/dev.json under DATA", "more": "no data"}}
+    write(tmp_path, lineage("base"), task(shares(50)), meta=lacks)
+    write(tmp_path, lineage("student", "base", ["gpt-9"]), task(shares(60)), meta=lacks)
+    write(tmp_path, lineage("base"), task(shares(5), "more"), file="later")
+    made = make_verdict(read_results(tmp_path)[0])
+    assert "tydiqa was not measured of base, student: no tydiqa/dev.json under DATA." in made.missing
+    assert "more was not measured of student: no data." in made.missing
+    assert "tydiqa was not measured of base, student" in as_markdown(made)
 
 
 def test_stated_roles_pair_recorded_outputs_without_lineage(tmp_path):

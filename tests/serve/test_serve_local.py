@@ -38,6 +38,16 @@ def test_answers_equal_those_of_the_routes(local, http):
     assert said == body["choices"][0]["message"]["content"]
 
 
+@pytest.mark.parametrize(("route", "asks"), [
+    ("/v1/completions", {"prompt": ((5, 6), [7, 8]), "echo": True, "logprobs": 2, "max_tokens": 1, "temperature": 0}),
+    ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 3, "temperature": 0, "logprobs": True})])
+def test_a_posted_body_has_the_routes_answer(local, http, route, asks):
+    here, there = local.post(route, asks).result(), http.post(route, json=asks).json()
+    assert {**here, "id": "", "created": 0} == {**there, "id": "", "created": 0}
+    with pytest.raises(UserError, match="'/v1/complete' is no route of a model in this process.*'/v1/completions'"):
+        local.post("/v1/complete", asks)
+
+
 def test_more_may_be_asked_at_once_than_of_a_server(local):
     assert len(local.generate([[5]] * 600, max_tokens=1)) == 600
     assert len(local.generate([[5]], max_tokens=1, n=20, stop=["e" * 300] * 40)) == 20

@@ -101,6 +101,21 @@ def test_every_command_is_one_that_the_verbs_take(files):
     assert "--config.loss=row_mean" in study.stage("train-large-talk-all-rows-s0").command
 
 
+def test_recorded_answers_of_a_teacher_take_the_place_of_one_that_answers(files):
+    asks = (f"--config.measure.style_reference={files}/said.jsonl", "--config.teacher=published:chatgpt")
+    study = opened(files, *asks)
+    style = [stage for stage in study.stages if stage.name.startswith("style-")]
+    assert len(style) == 2 + 8
+    for stage in style:
+        assert stage.command[stage.command.index("--reference") + 1] == f"{files}/said.jsonl"
+        assert all(name.startswith("train-") for name in stage.after)
+    assert [s.name for s in study.stages if "teacher" in s.name] == ["evaluate-teacher"]
+    with pytest.raises(UserError, match="style_reference is for style_prompts that no teacher answers"):
+        opened(files, asks[0])
+    with pytest.raises(UserError, match="needs a teacher that answers, or its recorded answers in measure.style_ref"):
+        opened(files, asks[1])
+
+
 def test_each_stage_runs_once_and_a_study_may_grow(files):
     study = opened(files)
     first = Recorder(study)
