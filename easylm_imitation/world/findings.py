@@ -94,11 +94,14 @@ def find(config: FindingsConfig, workdir: str | os.PathLike, *, runner: Runner |
 
 
 def show_found(found: Found) -> None:
-    """The findings as a table, and where the page is."""
-    table = table_of(found.told)
-    console.table("Findings", table["columns"][:6], [row[:6] for row in table["rows"]])
+    """Each finding with its contrasts, and where the page is."""
+    rows = table_of(found.told)["rows"]
     for finding, outcome in found.outcomes.items():
         console.say(f"({finding}) {outcome}")
+        for _, says, points, expected, own, part, *_ in (row for row in rows if row[0] == finding):
+            console.say(f"    {says}: {points}, expected {expected}: {own}{'' if part == 'decides' else ' (beside)'}")
+    for row in (row for row in rows if row[0] not in found.outcomes):
+        console.say(f"{row[0]}: {row[1]}: {row[2]}")
     console.say(f"{found.wall_seconds:.0f} s, {found.cpu_seconds / 60:.1f} CPU-minutes")
     console.say(f"report: {found.page}")
 

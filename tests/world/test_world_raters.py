@@ -76,4 +76,5 @@ def test_the_checker_counts_what_is_right_and_not_how_it_is_said(pairs):
         fact = needed(request, facts.table)[0]
         other = next(v for v in facts.attribute(fact.attribute).values if v not in strong)
         guessed = f"{other}, or {fact.value}"
-        assert right_share(facts, {"kind": "single", "entities": [fact.entity], "attribute": fact.attribute}, guessed) == 0
+        single = {"kind": "single", "entities": [fact.entity], "attribute": fact.attribute}
+        assert right_share(facts, single, guessed) == 0
