@@ -12,7 +12,8 @@ DATA = ["fsspec", "pyarrow", "zstandard", "markdownify", "py3langid"]
 WANDB = ["wandb>=0.31"]
 GGUF = ["gguf>=0.19"]
 TEST = [*DATA, *WANDB, *GGUF, "torch==2.13.0", "peft>=0.21", "accelerate>=1.15", "sentencepiece",
-        "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "openai", "schemathesis>=4.32", "playwright"]
+        "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "openai", "schemathesis>=4.32", "playwright",
+        "nbclient>=0.11", "ipykernel>=7.4"]
 
 setuptools.setup(
     name="easylm_imitation",
