@@ -79,8 +79,8 @@ def measure(model: Path, out: Path, *, tasks: Sequence[str] = (), task_data: str
             role: Literal["", "base", "imitation", "teacher"] = "", config: EvaluateConfig = _EVALUATE) -> Results:
     """Asks `model` the harness's `tasks` (names or YAML files), and writes its scores, item by item, to `out`.
 
-    With `prompts` and `reference` (a teacher's answers to them) it answers those too, beside `out`, and its style is
-    measured against the teacher's. `prompt` "auto": both forms of a finetuned model, raw text for a base.
+    With `prompts` and `reference` (a teacher's answers to them) it answers those too, in `answers/` beside `out`, and
+    its style is measured against the teacher's. `prompt` "auto": both forms of a finetuned model, raw text for a base.
     """
     if bool(prompts) != bool(reference):
         raise UserError("measure: prompts and reference go together; style is measured against a teacher's answers")
@@ -92,7 +92,7 @@ def measure(model: Path, out: Path, *, tasks: Sequence[str] = (), task_data: str
             results = evaluate_tasks(url, tasks, prompt=prompt, task_data=task_data, limit=limit, config=config,
                                      role=role, command="easylm_imitation.measure", cache=str(out.parent / "cache"))
         if prompts and reference:
-            own = out.with_suffix(".answers.jsonl")
+            own = out.parent / "answers" / f"{out.stem}.jsonl"      # `report` reads what lies beside results
             answer_prompts(url, prompts, own, config=config.answers)
             results = _with_style(results, own, reference, role)
     write_json(out, results)
