@@ -12,12 +12,15 @@ A *model* is an address with OpenAI's routes, or a folder: a run dir or a Huggin
 while it is asked. All functions raise `UserError`, one sentence that says what to mend, and continue their own
 unfinished work when they are called again.
 """
+import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, ParamSpec, TypeVar
 
 from easylm_imitation.data import BuildConfig, LoaderConfig, SourceConfig
 from easylm_imitation.data import build_dataset as build
@@ -45,7 +48,21 @@ __all__ = ["AnswerConfig", "BuildConfig", "CollectConfig", "CollectResult", "Eva
            "Verdict", "answer", "build", "collect", "export", "measure", "report", "serve", "train"]
 
 Path = str | os.PathLike[str]
+P, T = ParamSpec("P"), TypeVar("T")
 _SERVE, _ASK, _EVALUATE = ServeConfig(slots=8, api_key_env=""), CollectConfig(), EvaluateConfig()
+
+
+def _in_notebooks_too(function: Callable[P, T]) -> Callable[P, T]:
+    """A notebook's thread runs an event loop, in which no other may: there the work is done in a thread of its own."""
+    @functools.wraps(function)
+    def done(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return function(*args, **kwargs)
+        with concurrent.futures.ThreadPoolExecutor(1) as one:
+            return one.submit(function, *args, **kwargs).result()
+    return done
 
 
 @contextlib.contextmanager
@@ -60,12 +77,14 @@ def serve(model: Path, config: ServeConfig = _SERVE) -> Iterator[str]:
         yield server.url
 
 
+@_in_notebooks_too
 def collect(teacher: Path, prompts: Path, out: Path, config: CollectConfig = _ASK) -> CollectResult:
     """Has `teacher` answer each line of the file `prompts`; conversations go to `out`, with a ledger beside it."""
     with serve(teacher, dataclasses.replace(_SERVE, slots=config.concurrency)) as url:
         return collect_answers(config, url, prompts, out)
 
 
+@_in_notebooks_too
 def answer(model: Path, prompts: Path, out: Path, config: AnswerConfig = _EVALUATE.answers) -> Path:
     """A model's answers to the file `prompts`, in `out`, which is given back: a `reference` for `measure`."""
     with serve(model, dataclasses.replace(_SERVE, slots=config.concurrency)) as url:
@@ -73,6 +92,7 @@ def answer(model: Path, prompts: Path, out: Path, config: AnswerConfig = _EVALUA
     return out
 
 
+@_in_notebooks_too
 def measure(model: Path, out: Path, *, tasks: Sequence[str] = (), task_data: str | None = None,
             prompt: Literal["auto", "raw", "chat", "both"] = "auto", limit: int | None = None,
             prompts: Path | None = None, reference: Path | None = None,

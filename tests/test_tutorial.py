@@ -51,7 +51,7 @@ def place(tmp_path, monkeypatch):
     """A folder like a checkout, with a base as Hugging Face stores it and a teacher's answers."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     tokenizer = byte_tokenizer(("<eos>", *CONTROL))
-    model, params = made("llama", vocab_size=tokenizer.vocab_size, context=512, d_model=32, d_ff=64)
+    model, params = made("llama", vocab_size=tokenizer.vocab_size, context=512, d_model=32, head_dim=8, d_ff=64)
     export_hf(tmp_path / "hf", model.config, params, tokenizer, None, Lineage("base", "base", "base", "base"))
     lines = (json.dumps(line) + "\n" for line in conversations(36))
     (tmp_path / "given.jsonl").write_text("".join(lines))
