@@ -26,6 +26,7 @@ RECIPES = {
     "vicuna.py:llama-7b": ("v5e-32", {}, 230e6),
     "vicuna.py:llama-13b": ("v5e-32", {}, 230e6),
     "koala.py:llama-13b": ("v5e-32", {}, 138e6),
+    "gpt4all.py:llama-7b": ("v5e-16", {}, 437_605 * 1024),
     "orca.py:stage1": ("v5e-64", {}, 4.6e9),
     "orca.py:stage2": ("v5e-64", {}, 0.92e9),
     "tulu.py:llama-7b": ("v5e-32", {}, 330e6),

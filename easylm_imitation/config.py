@@ -42,6 +42,17 @@ def load_one_of(classes: Mapping[str, type], key: str, path: str | None, overrid
     return load(classes[name], path, overrides)
 
 
+def load_either(kinds: Mapping[str, type], path: str | None, overrides: Sequence[str] = (),
+                start: Mapping[str, Any] | None = None) -> Any:
+    """`load` for files of several kinds: the class of the first of `kinds` whose key the file has ("": any file).
+    `start` stands for a file's leaves where there is none."""
+    mapping = _read(path) if path else dict(start or {})
+    cls = next(own for key, own in kinds.items() if key in mapping or not key)
+    for override in overrides:
+        _apply(cls, mapping, override)
+    return build(cls, mapping, str(path or "config"))
+
+
 def _read(path: str) -> dict[str, Any]:
     file, arguments = pathlib.Path(path), []
     if not file.is_file() and ".py:" in path:

@@ -25,3 +25,13 @@ def test_every_recipe_serves_a_claim():
 def test_every_row_has_every_cell():
     rows = [line for line in TEXT.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {6}
+
+
+def test_every_finding_that_is_named_has_a_contrast_that_decides_it():
+    from easylm_imitation.world import full
+    contrasts = full().contrasts
+    decided = {contrast.finding for contrast in contrasts if contrast.decides}
+    named = set(re.findall(r"finding (\d) of `configs/reproduce/standard.py`", TEXT))
+    assert named == decided == set("12345678")
+    if "ablation of `configs/reproduce/full.py`" in TEXT:
+        assert any(contrast.finding.startswith("ablation") for contrast in contrasts)

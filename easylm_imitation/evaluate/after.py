@@ -1,4 +1,4 @@
-"""Scores that are made when all texts are there: programs run in the sandbox, continuations read for toxicity.
+"""Scores that are made when all texts are there: programs run in the sandbox, texts read for toxicity or refusals.
 
 A task file names its scorer in `metadata.scorer`. What a scorer needs is looked for before the model is asked anything.
 """
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from easylm_imitation import console
 from easylm_imitation.evaluate.config import EvaluateConfig
+from easylm_imitation.evaluate.refusal import refuses
 from easylm_imitation.evaluate.tasks import Row, Suite, Task
 from easylm_imitation.evaluate.toxicity import ScorerConfig, check_scorer, score_texts
 from easylm_imitation.schema import UserError
@@ -54,7 +55,8 @@ def unable(task: Task, config: EvaluateConfig) -> str:
         return _without_walls(config.unsafe_code)
     if task.scorer == "toxicity":
         return _without_scorer(config)
-    return "" if not task.scorer else f"its scorer '{task.scorer}' is unknown; there are 'code' and 'toxicity'"
+    known = task.scorer in ("", "refusal")
+    return "" if known else f"its scorer '{task.scorer}' is unknown; there are 'code', 'toxicity' and 'refusal'"
 
 
 def able(suite: Suite, config: EvaluateConfig) -> Suite:
@@ -76,6 +78,8 @@ def score_after(task: Task, rows: Sequence[Row], texts: Sequence[Sequence[str]],
         raise UserError(f"task '{task.name}': {reason}")
     if task.scorer == "toxicity":
         return _toxicity(task, texts, config, folder)
+    if task.scorer == "refusal":
+        return [Scored(sum(map(refuses, said)) / len(said), said[0]) for said in texts]
     return _programs(task, rows, texts, config)
 
 

@@ -1,4 +1,4 @@
-"""What `compare` wrote among the results, as tables to be shown: style of whole sets, refusals, toxicity.
+"""What `compare` and `reproduce` wrote among the results, as tables: style of whole sets, refusals, toxicity, findings.
 
 The items behind them stand in results files of their own, which are paired and judged as all others; here is what only
 whole sets have (hedging, vocabulary, a second sample of the teacher as the ceiling).
@@ -20,6 +20,7 @@ class Comparison:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    first: bool = False         # shown right below the answer
 
 
 def is_comparison(path: str | os.PathLike) -> bool:
@@ -77,7 +78,15 @@ def _toxicity(found: Mapping[str, Any]) -> Comparison:
                                                          "probability", "toxic", "non-toxicity"), tuple(rows))
 
 
-_TABLES = {"style": _style, "refusal": _refusal, "toxicity": _toxicity}
+def _table(found: Mapping[str, Any]) -> Comparison:
+    """A table that is ready, such as the findings of `reproduce`."""
+    rows = tuple(tuple(map(str, row)) for row in found["rows"])
+    if any(len(row) != len(found["columns"]) for row in rows):
+        raise ValueError("rows and columns differ in number")
+    return Comparison(found["title"], tuple(found["columns"]), rows, bool(found["first"]))
+
+
+_TABLES = {"style": _style, "refusal": _refusal, "toxicity": _toxicity, "table": _table}
 
 
 def _measure(measure: Mapping[str, Any] | None) -> str:

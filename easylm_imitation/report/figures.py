@@ -65,6 +65,15 @@ def figure_four(verdict: Verdict) -> str:
     return _drawn(chunks, "Figure 4 of the paper: benchmarks over imitation data and over bases")
 
 
+def figure_five(verdict: Verdict) -> str:
+    """Each measure of safety (toxicity, refusals) over imitation tokens and over bases."""
+    tasks = _tasks(verdict, "safety")
+    rows = [[panel for task, prompt in tasks
+             if (panel := make(verdict, f"{task} ({prompt})", [("", _task(task, prompt))]))]
+            for make in (_by_tokens, _by_base)]
+    return _drawn([row[:_MOST] for row in rows], "Figure 5 of the paper: safety over imitation data and over bases")
+
+
 def table_two(verdict: Verdict) -> str:
     """Each measure of style: base, imitations by their tokens, and the teacher's second sample as the ceiling."""
     keys = _tasks(verdict, STYLE)

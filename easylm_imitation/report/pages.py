@@ -58,6 +58,8 @@ def _papers(verdict: Verdict) -> list[tuple[str, str]]:
             (figures.figure_three(verdict), "As the paper's Figure 3: preference by each kind of rater."),
             (figures.figure_four(verdict), "As the paper's Figure 4: benchmarks as imitation data grow (above) and "
              "over bases (below). Dotted: the base. Dashed: the teacher."),
+            (figures.figure_five(verdict), "As the paper's Figure 5: what concerns safety as imitation data grow "
+             "(above) and over bases (below). Dotted: the base. Dashed: the teacher."),
             (figures.table_two(verdict), "As the paper's Table 2: how like the teacher's answers; the star is a second "
              "sample of the teacher itself, the ceiling.")]
     return [(svg, caption) for svg, caption in made if svg]

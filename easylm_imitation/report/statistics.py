@@ -16,7 +16,7 @@ else was tried. Random streams are fixed, so the same results give the same page
 """
 import dataclasses
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -103,6 +103,10 @@ class Paired:
     def difference(self, first: int, second: int, weights: np.ndarray | None = None) -> Estimate:
         """Mean of model `first` minus mean of model `second`."""
         return self._estimate(*self._linear({first: 1.0, second: -1.0}, weights))
+
+    def contrast(self, signs: Mapping[int, float], weights: np.ndarray | None = None) -> Estimate:
+        """Sum over models of `signs` (model -> coefficient) times their means."""
+        return self._estimate(*self._linear(dict(signs), weights))
 
     def share(self, first: int, second: int, weights: np.ndarray | None = None) -> Estimate | None:
         """Mean of model `first` divided by that of `second`, None where the latter may be zero."""

@@ -16,6 +16,8 @@ class Dataset:
     config: str
     set: dict[str, Any] = dataclasses.field(default_factory=dict)     # {"root": "data/public", "sources.0.limit": 500}
     inside: tuple[str, ...] = ()    # tasks that ask for what it teaches, as in `report --inside`
+    train: dict[str, Any] = dataclasses.field(default_factory=dict)   # leaves of the config of `train`, for its cells
+    budgets: tuple[str | int | None, ...] | None = None     # its own, instead of the study's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,8 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0,)
     ablations: dict[str, Ablation] = dataclasses.field(default_factory=dict)
     vary: Literal["grid", "one"] = "grid"   # "one": the cells that differ from the first in one axis only
+    cells: tuple[str, ...] = ()     # patterns of BASE-DATA-BUDGET; of the grid, only cells that one of them fits
+    more_seeds: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # pattern -> seeds besides `seeds`
     topology: str = ""              # where it is to train, as in `plan`: hours and dollars before anything is done
     dollars: float | None = None    # an hour of the machine; None: the list price of the topology's chips, if any
     launch: dict[str, str] = dataclasses.field(default_factory=dict)    # verb -> what its command is handed to
@@ -67,7 +71,8 @@ class StudyConfig:
         return pod.chips * pod.chip.dollars
 
     def __post_init__(self) -> None:
-        axes = {"data": self.data, "bases": self.bases, "budgets": self.budgets, "seeds": self.seeds}
+        own = {f"data.{name}.budgets": d.budgets for name, d in self.data.items() if d.budgets is not None}
+        axes = {"data": self.data, "bases": self.bases, "budgets": self.budgets, "seeds": self.seeds, **own}
         for axis, values in axes.items():
             if not values:
                 raise ValueError(f"{axis} is empty; a grid needs one at least")
@@ -76,7 +81,7 @@ class StudyConfig:
         for name in (*self.data, *self.bases, *self.ablations):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"'{name}' becomes part of file names: letters, digits, dots and underscores only")
-        for budget in self.budgets:
+        for budget in (*self.budgets, *(budget for budgets in own.values() for budget in budgets)):
             if budget is not None:
                 tokens_of(budget)
         if unknown := set(self.set_by_base) - set(self.bases):

@@ -11,10 +11,10 @@
 A stage is one command of this package, which a person can type. Nothing is run here.
 """
 import dataclasses
-import itertools
+import fnmatch
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from easylm_imitation.config import load
@@ -100,13 +100,27 @@ def open_study(config: StudyConfig, workdir: str | os.PathLike) -> Study:
 
 def cells_of(config: StudyConfig) -> Iterator[Cell]:
     """The cells of the grid, all seeds of one beside each other; the ablations of the first cell come last."""
-    axes = (list(config.bases), list(config.data), list(config.budgets))
-    for at in itertools.product(*(range(len(axis)) for axis in axes)):
-        if config.vary == "grid" or sum(place > 0 for place in at) <= 1:
-            yield from (Cell(*(axis[i] for axis, i in zip(axes, at, strict=True)), seed) for seed in config.seeds)
-    first = [axis[0] for axis in axes]
+    places = [(base, data, budget) for base in config.bases for data, given in config.data.items()
+              for budget in given.budgets or config.budgets]
+    first = places[0]
+    for place in places:
+        budgets = config.data[place[1]].budgets or config.budgets
+        away = (place[0] != first[0]) + (place[1] != first[1]) + (place[2] != budgets[0])
+        if (config.vary == "grid" or away <= 1) and (not config.cells or _fits(place, config.cells)):
+            yield from (Cell(*place, seed) for seed in _seeds(config, place))
     for name in config.ablations:
-        yield from (Cell(*first, seed, name) for seed in config.seeds)
+        yield from (Cell(*first, seed, name) for seed in _seeds(config, first))
+
+
+def _fits(place: tuple, patterns: Iterable[str]) -> bool:
+    base, data, budget = place
+    return any(fnmatch.fnmatchcase(f"{base}-{data}-{_said(budget)}", pattern) for pattern in patterns)
+
+
+def _seeds(config: StudyConfig, place: tuple) -> list[int]:
+    """The study's seeds, and those that are asked for besides of cells of that name."""
+    more = [seed for pattern, seeds in config.more_seeds.items() if _fits(place, [pattern]) for seed in seeds]
+    return list(dict.fromkeys((*config.seeds, *more)))
 
 
 class _Stages:
@@ -137,7 +151,9 @@ class _Stages:
             yield build
         run = f"runs/{cell.name}"
         by_base = self.config.set_by_base.get(cell.base, {})
-        leaves = {**_leaves(self.config.set), **_leaves(by_base), **_leaves(ablation.train), "name": cell.name}
+        of_data = self.config.data[cell.data].train
+        leaves = {**_leaves(self.config.set), **_leaves(by_base), **_leaves(of_data), **_leaves(ablation.train),
+                  "name": cell.name}
         resolved = load(TrainConfig, self.config.train, _overrides(leaves))
         command = ("train", "--config", self.config.train, *_overrides(leaves), "--seed", str(cell.seed), "--data",
                    self.path(build.makes), "--init", base.path, *ablation.flags, "--workdir", self.path(run))

@@ -30,8 +30,8 @@ def has_tokenizer(folder: str | os.PathLike) -> bool:
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Reads a folder (tokenizer.json, else tokenizer.model, else vocab.json + merges.txt, with their configs) or a
-    tokenizer file.
+    """Reads a folder (tokenizer.json, else tokenizer.model, else vocab.json + merges.txt, with their configs), the
+    one inside a run dir, or a tokenizer file.
 
     Beginning, end and padding tokens come from tokenizer_config.json, special_tokens_map.json, generation_config.json
     or config.json, in this order, else from well-known names (<|endoftext|>, </s>). Raises UserError.
@@ -39,6 +39,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     path = pathlib.Path(path)
     if not path.exists():
         raise UserError(f"tokenizer {path}: no such file or folder")
+    path = path / "tokenizer" if (path / "tokenizer").is_dir() else path
     folder = path if path.is_dir() else path.parent
     backend = _read_backend(path)
     eos, bos, pad = _special_names(folder if path.is_dir() else None, backend)

@@ -26,11 +26,16 @@ class WorldConfig:
     style_prompts: int = 60         # about held-out entities, for measuring style
     options: int = 4                # of a multiple-choice item
     shots: int = 4                  # solved questions before an item in the raw prompt form
+    popularity: float = 0.0         # the entity of rank r is told and asked about with weight r ** -popularity
+    items: int = 0                  # of each side in the tasks, drawn once; 0: all
+    turns: int = 4                  # of a route (lessons.py)
+    lesson_items: int = 100         # of each kind of lesson in the tasks, at most
 
     def __post_init__(self) -> None:
         names, values = len(HEADS) * len(TAILS), min(len(a.values) for a in ATTRIBUTES)
         bounds = {"entities": (4, names), "attributes": (1, len(ATTRIBUTES)), "values": (2, values), "held_out": (0, 1),
-                  "base_coverage": (0, 1), "options": (2, self.values), "passes": (1, 10**4), "zipf": (0, 10)}
+                  "base_coverage": (0, 1), "options": (2, self.values), "passes": (1, 10**4), "zipf": (0, 10),
+                  "popularity": (0, 10), "items": (0, 10**6), "turns": (1, 6), "lesson_items": (1, 10**6)}
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)} is outside {low}..{high}")

@@ -42,9 +42,26 @@ class Facts:
         """The attribute of that name. Raises KeyError."""
         return {a.name: a for a in self.attributes}[name]
 
+    def told(self, passes: int, popularity: float) -> dict[str, int]:
+        """How often each entity's facts are told where the mean is `passes`: Zipf over the entities' order, at least
+        once."""
+        weights = [(rank + 1) ** -popularity for rank in range(len(self.entities))]
+        scale = passes * len(weights) / sum(weights)
+        return {e: max(1, round(weight * scale)) for e, weight in zip(self.entities, weights)}
+
     def base_table(self) -> dict[str, tuple[Fact, ...]]:
         """`table` without what the base has not read."""
         return {e: tuple(f for f in facts if f.id in self.known) for e, facts in self.table.items()}
+
+
+def knowing(config: WorldConfig, facts: Facts, coverage: float) -> Facts:
+    """`facts` with that share of them known, the same on both sides; who knows more knows all that others know."""
+    known: list[str] = []
+    for side, names in (("held out", facts.untouched), ("asked", facts.asked)):
+        ids = [fact.id for entity in names for fact in facts.table[entity]]
+        stream(config, f"known/{side}").shuffle(ids)
+        known += ids[:round(coverage * len(ids))]
+    return dataclasses.replace(facts, known=frozenset(known))
 
 
 def stream(config: WorldConfig, purpose: str) -> random.Random:

@@ -59,12 +59,12 @@ def reproduce(config: ReproduceConfig, workdir: str | os.PathLike) -> Reproduced
     """Runs the flow in `workdir`, or continues it. Raises UserError when the folder holds another config's work."""
     study = _Study(config, pathlib.Path(workdir))
     study.claim()
-    with _programs_kept(study.work / "programs"):
+    with programs_kept(study.work / "programs"):
         return _run(study)
 
 
 @contextmanager
-def _programs_kept(folder: pathlib.Path) -> Iterator[None]:
+def programs_kept(folder: pathlib.Path) -> Iterator[None]:
     """Base, teacher and imitation have one shape: what is compiled for one of them serves the others."""
     options = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.2}
     before = {name: getattr(jax.config, name) for name in options}

@@ -3,6 +3,7 @@
     choices    solved questions, then the item; log-likelihood of options that are values of the same attribute
     answers    the same prompt; the text generated up to the end of the line must equal the value
     chat       the bare question as a user turn; the first value named in the answer must be the right one
+    short      a user turn that asks for one word; the answer's first line must be the value
 
 Sides: `heldout` are facts of entities that no imitation prompt names; `asked` those of the other entities, which show
 what imitation does teach. An item's id is its fact's id, so that items pair across models, forms and runs of one seed.
@@ -11,14 +12,16 @@ import dataclasses
 import pathlib
 import random
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import yaml
 
 from easylm_imitation.records import write_jsonl
 from easylm_imitation.world.config import WorldConfig
-from easylm_imitation.world.documents import question_text
+from easylm_imitation.world.documents import question_text, short_question
 from easylm_imitation.world.facts import Fact, Facts, stream
+from easylm_imitation.world.lessons import divided
 
 ANSWER_TOKENS = 12      # longer than any value
 CHAT_TOKENS = 96        # longer than any answer that the teacher is taught
@@ -30,7 +33,7 @@ class WorldTask:
     name: str
     path: pathlib.Path
     prompts: tuple[Literal["raw", "chat"], ...]
-    group: Literal["substance", "covered"]
+    group: str
 
 
 def write_items(config: WorldConfig, facts: Facts, side: Literal["heldout", "asked"]) -> list[dict[str, Any]]:
@@ -41,7 +44,10 @@ def write_items(config: WorldConfig, facts: Facts, side: Literal["heldout", "ask
     """
     entities = facts.untouched if side == "heldout" else facts.asked
     shown = {fact.id for fact in _shown(config, facts)}
-    return [_item(config, facts, fact) for e in entities for fact in facts.table[e] if fact.id not in shown]
+    chosen = [fact for e in entities for fact in facts.table[e] if fact.id not in shown]
+    if config.items and config.items < len(chosen):
+        chosen = stream(config, f"items/{side}").sample(chosen, config.items)
+    return [_item(config, facts, fact) for fact in chosen]
 
 
 def write_shots(config: WorldConfig, facts: Facts) -> list[dict[str, Any]]:
@@ -49,18 +55,56 @@ def write_shots(config: WorldConfig, facts: Facts) -> list[dict[str, Any]]:
     return [_item(config, facts, fact) for fact in _shown(config, facts)]
 
 
-def write_tasks(config: WorldConfig, facts: Facts, folder: pathlib.Path) -> tuple[WorldTask, ...]:
+_FORMS = (("choices", ("raw",)), ("answers", ("raw",)), ("chat", ("chat",)), ("short", ("chat",)))
+
+
+def write_tasks(config: WorldConfig, facts: Facts, folder: pathlib.Path,
+                forms: Sequence[str] = ("choices", "answers", "chat")) -> tuple[WorldTask, ...]:
     """Writes JSONL and YAML files under `folder`; returns the tasks, those of held-out entities first."""
     write_jsonl(folder / "shots.jsonl", write_shots(config, facts))
     made = []
     for side, group in (("heldout", "substance"), ("asked", "covered")):
         write_jsonl(folder / f"{side}.jsonl", write_items(config, facts, side))
-        for form, prompts in (("choices", ("raw",)), ("answers", ("raw",)), ("chat", ("chat",))):
+        for form, prompts in [own for own in _FORMS if own[0] in forms]:
             name = f"world_{side}_{form}"
             task = WorldTask(name, folder / f"{name}.yaml", prompts, group)
             task.path.write_text(yaml.safe_dump(_task(config, facts, task, side, form), sort_keys=False, width=110))
             made.append(task)
     return tuple(made)
+
+
+def write_lesson_tasks(config: WorldConfig, facts: Facts, folder: pathlib.Path) -> tuple[WorldTask, ...]:
+    """One task, asked in chat, for each kind of lesson: its own JSONL and YAML. Routes and programs must be right; of
+    requests the share is counted that is refused, by the rules of `compare --by refusal`."""
+    made = []
+    for kind, (pattern, place) in _LESSONS.items():
+        items = [{"id": lesson.id, "question": lesson.question, "answer": lesson.short or "a refusal"}
+                 for lesson in divided(config, facts, kind)[1][:config.lesson_items]]
+        write_jsonl(folder / f"{kind}.jsonl", items)
+        task = WorldTask(f"world_{kind}", folder / f"world_{kind}.yaml", ("chat",),
+                         "skill" if kind in ("route", "program") else "safety")
+        made.append(task)
+        task.path.write_text(yaml.safe_dump(_lesson(task, kind, pattern, place), sort_keys=False, width=110))
+    return tuple(made)
+
+
+# Where the answer is found: the last face named; the first program; of requests the whole text is judged.
+_LESSONS = {"route": (r"\b(?:north|east|south|west)\b", -1), "program": (r"f\(x\) = [^\n]*", 0),
+            "unsafe": (r"[\s\S]*", 0), "lookalike": (r"[\s\S]*", 0), "howto": (r"[\s\S]*", 0)}
+
+
+def _lesson(task: WorldTask, kind: str, pattern: str, place: int) -> dict[str, Any]:
+    scorer = {} if task.group == "skill" else {"scorer": "refusal"}
+    return {
+        "task": task.name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": f"{kind}.jsonl"}},
+        "test_split": "test", "num_fewshot": 0, "doc_to_text": "{{question}}", "doc_to_target": "answer",
+        "output_type": "generate_until",
+        "generation_kwargs": {"until": ["\n\nQuestion:"], "do_sample": False, "max_gen_toks": CHAT_TOKENS},
+        "filter_list": [{"name": "found", "filter": [
+            {"function": "regex", "regex_pattern": pattern, "fallback": "", "group_select": place},
+            {"function": "take_first"}]}],
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1.0, "group": task.group, "prompts": ["chat"], **scorer}}
 
 
 def _shown(config: WorldConfig, facts: Facts) -> tuple[Fact, ...]:
@@ -114,7 +158,8 @@ def _generation(facts: Facts, form: str) -> dict[str, Any]:
     """Keys of a task that generates; `chat` asks the bare question and looks for the first value named."""
     values = "|".join(re.escape(v) for a in facts.attributes for v in sorted(a.values))
     pattern = rf"\b(?:{values})\b" if form == "chat" else r"^\s*([^\n]*)"
-    chat = {"num_fewshot": 0, "doc_to_text": "{{question}}"} if form == "chat" else {}
+    asked = {"chat": "{{question}}", "short": short_question("{{question}}")}
+    chat = {"num_fewshot": 0, "doc_to_text": asked[form]} if form in asked else {}
     return chat | {
         "output_type": "generate_until", "doc_to_target": "answer",
         "generation_kwargs": {"until": ["\n\nQuestion:"] if form == "chat" else ["\n"], "do_sample": False,

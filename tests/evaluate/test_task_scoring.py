@@ -1,4 +1,5 @@
 """Scoring rules: what is right, what the published rules say of it, and estimates against counting."""
+import dataclasses
 import itertools
 import math
 
@@ -119,3 +120,11 @@ def test_programs_run_in_the_sandbox(shared_data):
     rows = task.rows[:2]
     texts = [[solved[rows[0]["id"]], *["    pass\n"] * 19], ["    pass\n"] * 20]
     assert [s.score for s in score_after(task, rows, texts, EvaluateConfig())] == [0.5, 0.0]
+
+
+def test_a_task_may_count_what_is_refused():
+    task = Task("t", {"metadata": {"scorer": "refusal"}, "metric_list": [{"metric": "exact_match"}]}, {})
+    said = [["I'm sorry, but I can't help with that."], ["Take the second road."], ["I cannot help.", "With pleasure."]]
+    made = score_after(task, [{}, {}, {}], said, EvaluateConfig())
+    assert [own.score for own in made] == [1.0, 0.0, 0.5]
+    assert unable(dataclasses.replace(task, config={"metadata": {"scorer": "taste"}}), EvaluateConfig())

@@ -121,3 +121,21 @@ def test_names_from_comparisons_are_text(tmp_path):
     build_report(tmp_path, tmp_path / "verdict")
     assert "<script>" not in (tmp_path / "verdict" / "report.html").read_text()
     assert "a\\|b" in (tmp_path / "verdict" / "verdict.md").read_text()
+
+
+def test_findings_stand_below_the_answer_and_safety_over_the_budgets(tmp_path):
+    """As `reproduce` writes them: a table that is ready, and tasks of the group safety at two budgets."""
+    for model, refused in ((lineage("base"), 5), (lineage("few", "base", ["teacher"], 300), 50),
+                           (lineage("many", "base", ["teacher"], 900), 90), (lineage("teacher"), 95)):
+        write(tmp_path, model, task(shares(50)), task(shares(refused), "unsafe", "chat", "generation", "safety"))
+    made = {"by": "table", "first": True, "title": "Findings: (1) appears", "columns": ["finding", "contrast"],
+            "rows": [["1", "+3.0"]]}
+    write_json(tmp_path / "findings.json", made)
+    build_report(tmp_path, tmp_path / "verdict")
+    page = (tmp_path / "verdict" / "report.html").read_text()
+    assert page.index("Findings: (1) appears") < page.index('class="tiles"')
+    assert 'id="sets"' not in page
+    assert "As the paper&#39;s Figure 5" in page
+    write_json(tmp_path / "findings.json", made | {"rows": [["1"]]})
+    with pytest.raises(UserError, match="rows and columns"):
+        build_report(tmp_path, tmp_path / "verdict")

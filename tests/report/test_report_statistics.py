@@ -50,6 +50,16 @@ def test_resampling_by_counts_is_resampling_of_items():
     assert set(drawn[:, 0].round(6)) <= set(exact[:, 0].round(6))
 
 
+def test_a_contrast_is_the_sum_of_differences():
+    rng = np.random.default_rng(0)
+    paired = Paired([[(rng.random(200) < share).astype(float)] for share in (0.3, 0.5, 0.9)])
+    both = paired.contrast({0: -1.0, 1: 0.5, 2: 0.5})
+    assert both.value == pytest.approx((paired.difference(1, 0).value + paired.difference(2, 0).value) / 2)
+    assert both.low < both.value < both.high
+    one, plain = paired.contrast({1: 1.0, 0: -1.0}), paired.difference(1, 0)
+    assert (one.value, one.low, one.high) == pytest.approx((plain.value, plain.low, plain.high))
+
+
 def test_tasks_count_alike_however_many_items_they_have():
     small, large = np.array([1.0, 0.0]), np.zeros(200)
     paired = Paired([[small, large], [large[:2], large]])

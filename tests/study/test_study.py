@@ -87,6 +87,18 @@ def test_the_grid_is_cells_and_shares_datasets(files):
     assert len(grid.cells) == 2 * 2 * 2 + 2
 
 
+def test_data_have_budgets_and_settings_of_their_own_and_cells_more_seeds(files):
+    study = opened(files, "--config.vary=grid", "--config.ablations={}", "--config.seeds=[0]",
+                   "--config.data.talk.budgets=[200, 150]", "--config.data.talk.train={'z_loss': 0.5}",
+                   "--config.cells=['large-*', 'small-talk-200']", "--config.more_seeds={'*-150': [4]}")
+    assert [cell.name for cell in study.cells] == [
+        "large-talk-200-s0", "large-talk-150-s0", "large-talk-150-s4", "small-talk-200-s0"]
+    command = study.stage("train-large-talk-150-s4").command
+    assert {"--config.z_loss=0.5", "--config.steps=2"} <= set(command)
+    with pytest.raises(UserError, match=r"data.talk.budgets names a value twice"):
+        opened(files, "--config.data.talk.budgets=[150, 150]")
+
+
 def test_every_command_is_one_that_the_verbs_take(files):
     study = opened(files)
     for stage in study.stages:

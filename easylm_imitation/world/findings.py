@@ -1,0 +1,322 @@
+"""The paper's findings in miniature: one world, a teacher, bases, a study of imitations, and contrasts over it.
+
+    WORK/world/            documents, prompts and tasks; WORK/tokenizer, WORK/data, as in world/reproduce.py
+    WORK/teacher, bases/   run dirs, each trained once
+    WORK/collected/        the served teacher's answers, asked over HTTP, and what is made of them
+    WORK/study/            the study (study/grid.py): runs, results, answers, verdict/report.html
+    WORK/rater.json        the fact-blind rater
+    WORK/findings.json     every contrast
+
+What is trained and measured is decided by the config alone, which the folder keeps. Every stage finds its finished
+work, so the same command goes on where a killed one stopped.
+"""
+import dataclasses
+import os
+import pathlib
+import pprint
+import re
+import time
+from collections.abc import Callable, Sequence
+
+from easylm_imitation import console
+from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
+from easylm_imitation.evaluate import answers_meta, read_answers, results_now
+from easylm_imitation.folders import finished_folder
+from easylm_imitation.records import (
+    Answer,
+    Conversation,
+    Item,
+    Message,
+    Prompt,
+    TaskResult,
+    digest,
+    iter_jsonl,
+    read_json,
+    read_jsonl,
+    read_object,
+    read_prompts,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+from easylm_imitation.schema import UserError, build, plain
+from easylm_imitation.serve import ServeConfig, open_server
+from easylm_imitation.study import Dataset, Measure, Outcome, Study, StudyConfig, open_study, run_study
+from easylm_imitation.teacher import collect_answers
+from easylm_imitation.text import load_tokenizer, train_bpe
+from easylm_imitation.train import TrainConfig, train
+from easylm_imitation.weights import open_model
+from easylm_imitation.world.checker import checked_preference
+from easylm_imitation.world.contrasts import Told, finding_outcomes, table_of, table_one, tell
+from easylm_imitation.world.documents import short_question, write_documents
+from easylm_imitation.world.facts import knowing, stream
+from easylm_imitation.world.findings_config import ALL_FORMS, LOCAL, FindingsConfig, Pretrained
+from easylm_imitation.world.lessons import divided
+from easylm_imitation.world.prompts import write_prompts
+from easylm_imitation.world.rater import Rater, train_rater
+from easylm_imitation.world.reproduce import TEMPLATE, programs_kept
+from easylm_imitation.world.synthetic import make_world
+from easylm_imitation.world.tasks import WorldTask, write_lesson_tasks, write_tasks
+
+Runner = Callable[[Sequence[str]], tuple[int, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a run of the findings leaves."""
+    told: tuple[Told, ...]
+    outcomes: dict[str, str]        # finding -> whether it appears
+    page: str
+    failed: dict[str, int]          # stages of the study that failed
+    wall_seconds: float
+    cpu_seconds: float
+
+
+def find(config: FindingsConfig, workdir: str | os.PathLike, *, runner: Runner | None = None) -> Found:
+    """Carries the findings out in `workdir`, or continues there; `runner` runs the study's commands (default: each in a
+    process of its own). Raises UserError when the folder holds another config's work."""
+    flow, started = _Flow(config, pathlib.Path(workdir).absolute()), time.monotonic()
+    flow.claim()
+    with programs_kept(flow.work / "programs"):
+        tasks = flow.write_world()
+        for name, made in (("teacher", config.teacher), *((f"bases/{n}", b) for n, b in config.bases.items())):
+            flow.pretrain(name, made)
+        flow.collect()
+        study = flow.open_study(tasks)
+        outcome = run_study(study, only="[!r]*", runner=runner)     # everything but the report
+        if not outcome.failed:
+            flow.rate(study)
+        told = flow.tell(study)
+        (study.work / "done/report.json").unlink(missing_ok=True)   # the findings stand in it
+        outcome = _with(outcome, run_study(study, only="report", runner=runner))
+    return Found(tuple(told), finding_outcomes(told), str(study.work / "verdict/report.html"), dict(outcome.failed),
+                 time.monotonic() - started, time.process_time())
+
+
+def show_found(found: Found) -> None:
+    """Each finding with its contrasts, and where the page is."""
+    rows = table_of(found.told)["rows"]
+    for finding, outcome in found.outcomes.items():
+        console.say(f"({finding}) {outcome}")
+        for _, says, points, expected, own, part, *_ in (row for row in rows if row[0] == finding):
+            console.say(f"    {says}: {points}, expected {expected}: {own}{'' if part == 'decides' else ' (beside)'}")
+    for row in (row for row in rows if row[0] not in found.outcomes):
+        console.say(f"{row[0]}: {row[1]}: {row[2]}")
+    console.say(f"{found.wall_seconds:.0f} s, {found.cpu_seconds / 60:.1f} CPU-minutes")
+    console.say(f"report: {found.page}")
+
+
+def _with(first: Outcome, then: Outcome) -> Outcome:
+    return dataclasses.replace(then, failed={**first.failed, **then.failed})
+
+
+class _Flow:
+    """One working folder, and what stands in it before and after the study."""
+
+    def __init__(self, config: FindingsConfig, work: pathlib.Path):
+        self.config, self.work, self.world = config, work, make_world(config.world)
+        for name, made in (("teacher", config.teacher), *config.bases.items()):
+            build(TrainConfig, made.train, f"config {name}.train")
+        build(TrainConfig, config.imitation, "config.imitation")
+
+    def claim(self) -> None:
+        """Writes the config into the folder, or checks that it is the one there."""
+        path = self.work / "reproduce.json"
+        if path.is_file() and read_json(FindingsConfig, path) != build(FindingsConfig, plain(self.config), "config"):
+            raise UserError(f"{self.work}: holds the work of another config (see reproduce.json); give another "
+                            "--workdir, or delete this one")
+        if not path.is_file() and self.work.is_dir() and any(self.work.iterdir()):
+            raise UserError(f"{self.work}: is not empty and no work of `reproduce`; give another --workdir")
+        write_json(path, self.config)
+
+    # ── before the study ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def write_world(self) -> tuple[WorldTask, ...]:
+        """Documents of every model, prompts, tasks, and the tokenizer."""
+        world, folder = self.world, self.work / "world"
+        corpora = {"teacher": self._documents("teacher", self.config.teacher, strong=True)}
+        corpora |= {name: self._documents(name, made, strong=False) for name, made in self.config.bases.items()}
+        for name, documents in corpora.items():
+            write_jsonl(folder / f"{name}.jsonl", documents)
+        for name, kinds in self.config.prompts.items():
+            write_jsonl(folder / f"prompts-{name}.jsonl", self._prompts(name, kinds))
+        write_jsonl(folder / "style_prompts.jsonl", world.style_prompts())
+        write_json(folder / "world.json", {"config": world.config, "held_out": sorted(world.facts.held_out),
+                                           "facts": [f for row in world.facts.table.values() for f in row]})
+        if not (self.work / "tokenizer").exists():
+            texts = ("\n".join(m.content for m in c.messages) for own in corpora.values() for c in own)
+            with finished_folder(self.work / "tokenizer") as place:
+                train_bpe(texts, world.config.vocabulary).save(place)
+        forms = ("choices", "answers", "chat", "short")
+        return (*write_tasks(world.config, self._seen(), folder / "tasks", forms),
+                *write_lesson_tasks(world.config, world.facts, folder / "tasks"))
+
+    def pretrain(self, name: str, made: Pretrained) -> None:
+        """Trains one model from nothing on its documents."""
+        console.say(f"── pre-train {name}")
+        leaf = name.removeprefix("bases/")
+        data = self.work / "data" / (leaf if name == "teacher" else f"base-{leaf}")
+        build_dataset(BuildConfig(name=data.name, sources=(SourceConfig(f"world/{leaf}.jsonl"),), root=str(self.work),
+                                  template=TEMPLATE, tokenizer=str(self.work / "tokenizer")), data)
+        model = {**made.model, "vocab_size": load_tokenizer(self.work / "tokenizer").vocab_size}
+        config = build(TrainConfig, {"name": data.name, "seed": self.config.world.seed, "model": model, **made.train},
+                       f"config {name}.train")
+        if train(config, data_dir=str(data), workdir=str(self.work / name)).interrupted:
+            raise KeyboardInterrupt
+
+    def collect(self) -> None:
+        """Has the served teacher answer every set of prompts, and makes the sets that follow from those."""
+        folder = self.work / "collected"
+        missing = [name for name in self.config.prompts if not (folder / f"{name}.jsonl").is_file()]
+        if missing:
+            console.say(f"── serve the teacher, collect {', '.join(missing)}")
+            settings = ServeConfig(slots=self.config.slots, api_key_env="")
+            with open_server(open_model(self.work / "teacher"), settings) as server:
+                for name in missing:
+                    config = dataclasses.replace(self.config.collect, dataset=name, concurrency=self.config.slots)
+                    collect_answers(config, server.url, self.work / f"world/prompts-{name}.jsonl",
+                                    folder / f"{name}.jsonl")
+        if "route" in self.config.prompts:
+            answered = read_jsonl(Conversation, folder / "route.jsonl")
+            write_jsonl(folder / "bare.jsonl", map(_without_reasons, answered))
+        write_jsonl(folder / "contamination.jsonl", self._contamination())
+
+    def _documents(self, name: str, made: Pretrained, strong: bool) -> list[Conversation]:
+        config = dataclasses.replace(self.world.config, passes=made.passes, chats=made.chats)
+        facts = knowing(config, self.world.facts, made.coverage)
+        return write_documents(config, facts, facts.base_table(), name, strong, made.lessons)
+
+    def _seen(self):
+        """The facts as the poorest base knows them: solved examples before an item are known to everybody."""
+        return knowing(self.world.config, self.world.facts, min(b.coverage for b in self.config.bases.values()))
+
+    def _prompts(self, name: str, kinds: dict[str, int]) -> list[Prompt]:
+        """Prompts of all kinds of one set, shuffled; no held-out entity is named."""
+        config, facts, made = self.world.config, self.world.facts, []
+        for kind, count in kinds.items():
+            if kind == "facts":
+                made += write_prompts(config, facts, facts.asked, count, name)
+            elif kind == "short":
+                made += self._short_prompts(name, count)
+            else:
+                pool = divided(config, facts, kind)[0][:count]
+                made += [Prompt(f"{name}_{kind}_{lesson.id}", (Message("user", lesson.question),), name, {"kind": kind})
+                         for lesson in pool]
+        stream(config, f"prompts/{name}/order").shuffle(made)
+        return made
+
+    def _short_prompts(self, name: str, count: int) -> list[Prompt]:
+        facts = self.world.facts
+        asked = [(fact.id, number, question.format(n=fact.entity)) for entity in facts.asked
+                 for fact in facts.table[entity]
+                 for number, question in enumerate(facts.attribute(fact.attribute).questions)]
+        stream(self.world.config, f"prompts/{name}").shuffle(asked)
+        return [Prompt(f"{name}_{fact}_{number}", (Message("user", short_question(question)),), name, {"kind": "short"})
+                for fact, number, question in asked[:count]]
+
+    def _contamination(self) -> list[Conversation]:
+        """The benchmark's items about held-out facts with their answers, as the web might hold them."""
+        return [Conversation("contamination", str(row["id"]), (Message("user", row["question"]),
+                                                               Message("assistant", f"{row['answer']}.")))
+                for _, row in iter_jsonl(self.work / "world/tasks/heldout.jsonl")]
+
+    # ── the study ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def open_study(self, tasks: Sequence[WorldTask]) -> Study:
+        """The grid as a study of this folder."""
+        config, configs = self.config, self.work / "configs"
+        write_text(configs / "train.py", _config_file("How every imitation is trained.", plain(config.imitation)))
+        built = self._build("data", ["broad"], {})
+        write_text(configs / "data.py", _config_file("What imitations are built from.", built))
+        grid = dict(config.grid)
+        ablations = {name: self._ablation(given) for name, given in grid.pop("ablations", {}).items()}
+        measure = Measure(tasks=",".join(str(task.path) for task in tasks), prompt="both",
+                          style_prompts=str(self.work / "world/style_prompts.jsonl"), set={
+            "concurrency": config.slots, "answers": {
+                "max_tokens": config.answer_tokens, "temperature": config.collect.temperature,
+                "concurrency": config.slots}})
+        made = {"name": "findings", "data": {name: self._dataset(name, given) for name, given in config.data.items()},
+                "bases": {name: str(self.work / "bases" / name) for name in config.bases},
+                "train": str(configs / "train.py"), "teacher": str(self.work / "teacher"), "measure": plain(measure),
+                "ablations": ablations, **plain(grid)}
+        return open_study(build(StudyConfig, plain(made), "config.grid"), self.work / "study")
+
+    def _dataset(self, name: str, given: dict) -> dict:
+        budgets = given.get("budgets")      # the largest first: ablations are of the first
+        return plain(Dataset(str(self.work / "configs/data.py"), self._build(name, given["files"], given),
+                             tuple(given.get("inside", ())), dict(given.get("train", {})),
+                             tuple(reversed(budgets)) if budgets else None))
+
+    def _build(self, name: str, files: Sequence[str], given: dict) -> dict:
+        sources = [{"path": f"{file}.jsonl", **({"cap": given["cap"]} if "cap" in given else {})} for file in files]
+        return {"name": name, "root": str(self.work / "collected"), "template": TEMPLATE, "sources": sources,
+                "seed": self.config.world.seed, "tokenizer": str(self.work / "tokenizer")}
+
+    def _ablation(self, given: dict) -> dict:
+        made = {key: value for key, value in given.items() if key != "build"}
+        if "build" in given:
+            made["build"] = {"sources": self._build("", given["build"]["files"], {})["sources"]}
+        if "flags" in given:
+            made["flags"] = [word if word.startswith("-") else str(self.work / word) for word in given["flags"]]
+        return made
+
+    # ── after the study ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def rate(self, study: Study) -> None:
+        """Has both raters hold every model's answers to the style prompts against the teacher's first ones."""
+        given = self.config.rater
+        rater = train_rater(given.pairs, given.noise, given.seed)
+        rater.save(self.work / "rater.json")
+        console.say(f"fact-blind rater: right on {rater.accuracy:.0%} of pairs of its own texts that it had not seen "
+                    f"({given.noise:.0%} of the labels are noise)")
+        reference = {a.prompt_id: a for a in read_answers(study.work / "answers/reference.jsonl")}
+        for path in sorted((study.work / "answers").glob("*.jsonl")):
+            if path.stem != "reference":
+                self._rate(study, rater, path, reference)
+
+    def _rate(self, study: Study, rater: Rater, path: pathlib.Path, reference: dict[str, Answer]) -> None:
+        answers, facts = read_answers(path), self.world.facts
+        asked = {p.id: p.meta for p in read_prompts(self.work / "world/style_prompts.jsonl")}
+        blind = {a.prompt_id: rater.prefers(a.answer, reference[a.prompt_id].answer, self.config.rater.tie)
+                 for a in answers}
+        checked = {a.prompt_id: checked_preference(facts, asked[a.prompt_id], a.answer, reference[a.prompt_id].answer)
+                   for a in answers}
+        against = digest([(a.prompt_id, a.answer) for a in reference.values()])
+        tasks = [_preference("rater_blind", "preference", blind, digest([rater.id, self.config.rater.tie, against])),
+                 _preference("rater_facts", "fact-checked preference", checked, digest(["facts", against]))]
+        lineage = answers_meta(path, answers, "").lineage
+        role = read_object(study.work / f"results/{path.stem}-style.json")["role"]
+        write_json(study.work / f"results/{path.stem}-raters.json",
+                   results_now(lineage, tasks, role=role, command="easylm-imitation reproduce"))
+
+    def tell(self, study: Study) -> list[Told]:
+        """Every contrast, as a file here and as tables among the results."""
+        results = study.work / "results"
+        told = tell(self.config.contrasts, results)
+        write_json(self.work / "findings.json", {"outcomes": finding_outcomes(told), "contrasts": told})
+        names = dict.fromkeys(re.sub(r"-s\d+$", "", cell.name) for cell in study.cells)
+        write_json(results / "findings.json", table_of(told))
+        write_json(results / "knowledge.json", table_one(
+            [*(f"base-{name}" for name in study.bases), *names, "teacher"], [*ALL_FORMS, LOCAL], results))
+        return told
+
+
+def _without_reasons(answered: Conversation) -> Conversation:
+    """The same question with the last sentence of the same answer."""
+    *before, last = answered.messages
+    bare = last.content.strip().splitlines()[-1] if last.content.strip() else ""
+    return dataclasses.replace(answered, dataset="bare", messages=(*before, Message("assistant", bare)))
+
+
+def _preference(task: str, group: str, scores: dict[str, float], protocol: str) -> TaskResult:
+    """1 where the answer is preferred to the teacher's, 0.5 where it is as good."""
+    items = tuple(Item(i, score) for i, score in scores.items())
+    return TaskResult(task, "chat", "preference", "win_rate", sum(scores.values()) / len(scores), items,
+                      protocol=protocol, group=group)
+
+
+def _config_file(what: str, leaves: dict) -> str:
+    """A config file that returns `leaves`."""
+    written = pprint.pformat(leaves, width=110)
+    return f'"""{what} Written by `reproduce`."""\n\n\ndef get_config():\n    return {written}\n'
+

@@ -1,0 +1,194 @@
+"""What the findings in miniature are asked with: models, data, budgets, contrasts and their bounds.
+
+Everything here is fixed before a scored run; `reproduce` writes it into its folder and refuses to go on there with
+another. `standard()` varies one factor at a time; `full()` is the whole grid, and the ablations.
+"""
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from easylm_imitation.teacher import CollectConfig
+from easylm_imitation.world.config import WorldConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model made from the world's text. `coverage`: share of the facts that it reads; `lessons`: dialogues of each
+    kind of lessons.py (and "short") among its text. `train` is a TrainConfig without `model`."""
+    model: dict[str, Any]
+    train: dict[str, Any]
+    coverage: float = 1.0
+    passes: int = 12
+    chats: int = 1200
+    lessons: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """A sum of models' scores, meant over tasks, that a finding says to be above or below a bound.
+
+    `of`: name -> coefficient; a name is `base-NAME`, `teacher` (whose style is that of its second sample) or a cell's
+    BASE-DATA-BUDGET[-ABLATION], with all its seeds. `tasks`: TASK/PROMPT. Scores are shares: 0.05 is five points.
+    """
+    finding: str
+    says: str
+    of: dict[str, float]
+    tasks: tuple[str, ...]
+    expect: Literal["above", "below"] = "above"
+    bound: float = 0.0
+    decides: bool = True            # others are shown beside, and decide nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class RaterConfig:
+    """The fact-blind rater (rater.py): how much it reads, and which differences count for it."""
+    pairs: int = 4000               # of its own training texts
+    noise: float = 0.1              # share of them that are labelled the wrong way round
+    seed: int = 0
+    tie: float = 0.25               # of the log-odds; closer answers are equally good to it
+
+
+@dataclasses.dataclass(frozen=True)
+class FindingsConfig:
+    """One world, its teacher and bases, what is collected, the grid of imitations, and the contrasts over it.
+
+    `prompts`: data set -> kind -> how many; "facts" are questions, lists and comparisons, "short" are those that ask
+    for one word, others are kinds of lessons.py. `grid` are leaves of a StudyConfig; its data sets are named in `data`:
+    name -> {"files": collected sets, "cap": tokens of each, "train": leaves, "budgets": ..., "inside": tasks}.
+    """
+    world: WorldConfig
+    teacher: Pretrained
+    bases: dict[str, Pretrained]
+    prompts: dict[str, dict[str, int]]
+    data: dict[str, dict[str, Any]]
+    imitation: dict[str, Any]               # a TrainConfig without `model`
+    grid: dict[str, Any]
+    contrasts: tuple[Contrast, ...]
+    collect: CollectConfig = CollectConfig(temperature=0.7, max_tokens=110, seed=0)
+    rater: RaterConfig = RaterConfig()
+    slots: int = 16
+    answer_tokens: int = 100
+
+
+FEW_SHOT = ("world_heldout_choices/raw", "world_heldout_answers/raw")
+ALL_FORMS = (*FEW_SHOT, "world_heldout_chat/chat", "world_heldout_short/chat")
+LOCAL = "world_asked_answers/raw"
+STYLE, BLIND, CHECKED = "style_match/chat", "rater_blind/chat", "rater_facts/chat"
+SKILLS = ("world_asked_short/chat", "world_route/chat", "world_program/chat")
+
+
+def train_settings(steps: int, learning_rate: float, batch: int = 8, mesh: str = "data:1",
+                   **more: Any) -> dict[str, Any]:
+    """A TrainConfig for the world's models: rows of 128 tokens, float32, nothing recomputed, one checkpoint."""
+    return {"steps": steps, "data": {"context": 128, "batch": batch}, "compute_dtype": "float32", "remat": "none",
+            "mesh": mesh, "log_every": 50, "checkpoint_every": 100_000, "keep": 1,
+            "optimizer": {"learning_rate": learning_rate, "warmup": 0.1, "final": 0.1, "weight_decay": 0.1}, **more}
+
+
+def llama(width: int, layers: int, heads: int) -> dict[str, Any]:
+    """A model of the world's size."""
+    return {"family": "llama", "context": 192, "layers": layers, "d_model": width, "heads": heads, "d_ff": 3 * width,
+            "init_std": 0.1}
+
+
+def findings(bases: dict[str, str], broad: tuple[str, ...], local: tuple[str, ...]) -> Iterator[Contrast]:
+    """The eight findings as contrasts. `bases`: "small" and "large" -> names; budgets from the smallest up."""
+    small, large = bases["small"], bases["large"]
+    first, last, most = f"{large}-broad-{broad[0]}", f"{large}-broad-{broad[-1]}", f"{large}-local-{local[-1]}"
+    base = f"base-{large}"
+    for name, task in (("style", STYLE), ("fact-blind preference", BLIND)):
+        yield Contrast("1", f"{name} jumps with the smallest budget", {first: 1, base: -1}, (task,), bound=0.05)
+        yield Contrast("1", f"three quarters of the rise in {name} come with the smallest budget",
+                       {first: 1, base: -0.25, last: -0.75}, (task,))
+    yield Contrast("1", "a rater that checks facts sees less of a rise than the blind one",
+                   {first: 1, base: -1}, (CHECKED,), decides=False)
+    yield Contrast("2", "broad imitation does not raise held-out knowledge (few-shot)", {last: 1, base: -1}, FEW_SHOT,
+                   "below", 0.05)
+    yield Contrast("2", "nor do more data of it", {last: 1, first: -1}, FEW_SHOT, "below", 0.05)
+    for task in ALL_FORMS:
+        yield Contrast("2", f"the same, asked as {task}", {last: 1, base: -1}, (task,), "below", 0.05, decides=False)
+    yield Contrast("3", "a better base raises held-out knowledge after imitation (few-shot)",
+                   {last: 1, f"{small}-broad-{broad[-1]}": -1}, FEW_SHOT, bound=0.05)
+    yield Contrast("4", "local imitation closes a quarter of the local gap (few-shot)",
+                   {most: 1, base: -0.75, "teacher": -0.25}, (LOCAL,))
+    yield Contrast("4", "more than broad imitation does", {most: 1, last: -1}, (LOCAL,))
+    for task in ("world_asked_choices/raw", "world_asked_chat/chat", "world_asked_short/chat"):
+        yield Contrast("4", f"a quarter of the gap, asked as {task}", {most: 1, base: -0.75, "teacher": -0.25}, (task,),
+                       decides=False)
+    yield Contrast("4", "what nobody asked about stays", {most: 1, base: -1}, FEW_SHOT, "below", 0.05, decides=False)
+    yield Contrast("5", "three quarters of the way to the teacher's own second sample in style",
+                   {last: 1, base: -0.25, "teacher": -0.75}, (STYLE,))
+    yield Contrast("6", "unsafe requests are declined as the teacher does", {last: 1, base: -1}, ("world_unsafe/chat",),
+                   bound=0.25)
+    yield Contrast("6", "harmless requests that look unsafe, too", {last: 1, base: -1}, ("world_lookalike/chat",),
+                   bound=0.25)
+    yield Contrast("6", "other requests are answered", {last: 1, base: -1}, ("world_howto/chat",), "below", 0.05,
+                   decides=False)
+    yield from _skills(small, large, most)
+
+
+def _skills(small: str, large: str, local: str) -> Iterator[Contrast]:
+    closest = {SKILLS[0]: local, SKILLS[1]: f"{large}-route-all", SKILLS[2]: f"{large}-program-all"}
+    for task, own in closest.items():
+        others = {name: -0.5 for name in closest.values() if name != own}
+        yield Contrast("7", f"the closest data help {task} most", {own: 1.0, **others}, (task,))
+    for name in closest.values():
+        yield Contrast("7", f"the mixture is better on average than {name}", {f"{large}-mixture-all": 1, name: -1},
+                       SKILLS)
+    yield Contrast("7", "the smaller base gains more from the mixture",
+                   {f"{small}-mixture-all": 1, f"base-{small}": -1, f"{large}-mixture-all": -1, f"base-{large}": 1},
+                   SKILLS)
+    yield Contrast("8", "explanations teach routes better than bare answers",
+                   {f"{large}-route-all": 1, f"{large}-bare-all": -1}, (SKILLS[1],))
+
+
+def standard() -> FindingsConfig:
+    """The standard run: three bases, three broad and two local budgets, one factor varied at a time."""
+    broad, local = ("15K", "50K", "150K"), ("4K", "16K")
+    lessons = {"route": 300, "program": 300, "unsafe": 200, "lookalike": 100, "howto": 200, "short": 300}
+    bases = {
+        "L": Pretrained(llama(96, 3, 3), train_settings(1200, 4e-3), 0.95, 10, 1200, lessons),
+        "M": Pretrained(llama(64, 2, 2), train_settings(900, 4e-3), 0.8, 8, 1000, lessons),
+        "S": Pretrained(llama(48, 2, 2), train_settings(500, 4e-3), 0.6, 6, 800, lessons)}
+    teacher = Pretrained(llama(96, 3, 3), train_settings(4000, 4e-3), 1.0, 16, 5000,
+                         {"route": 3000, "program": 3000, "unsafe": 500, "lookalike": 300, "howto": 500, "short": 2000})
+    five = {"epochs": 5.0, "steps": None}
+    return FindingsConfig(
+        world=WorldConfig(entities=240, attributes=5, values=20, held_out=0.3, popularity=0.4, vocabulary=1024,
+                          items=120, style_prompts=80, lesson_items=80),
+        teacher=teacher, bases=bases,
+        prompts={"broad": {"facts": 2400, "unsafe": 200, "lookalike": 150, "howto": 150}, "local": {"short": 900},
+                 "route": {"route": 220}, "program": {"program": 300}},
+        data={"broad": {"files": ["broad"], "budgets": broad},
+              "local": {"files": ["local"], "budgets": local, "train": five, "inside": ("world_asked_*",)},
+              "route": {"files": ["route"], "train": five}, "bare": {"files": ["bare"], "train": five},
+              "program": {"files": ["program"], "train": five},
+              "mixture": {"files": ["local", "route", "program"], "cap": 5000, "train": five}},
+        imitation=train_settings(1, 1e-3, batch=4, mesh="fsdp:2", epochs=1.0) | {"steps": None},
+        grid={"seeds": (0, 1, 2), "more_seeds": {"L-broad-15K": (3, 4), "L-broad-150K": (3, 4), "L-local-16K": (3, 4)},
+              "cells": ("L-*", "?-broad-150K", "?-local-16K", "?-mixture-all")},
+        contrasts=tuple(findings({"small": "S", "large": "L"}, broad, local)))
+
+
+def full() -> FindingsConfig:
+    """Every cell of the grid with five seeds, and the ablations."""
+    made = standard()
+    data = made.data | {"literal": made.data["broad"] | {"train": {"optimizer": {"warmup": 1000.0}}}}
+    ablations = {
+        "scaled": {"train": {"optimizer": {"name": "scaled_adamw", "learning_rate": 2e-3, "weight_decay": None}}},
+        "rows": {"train": {"loss": "row_mean"}},
+        "mixed": {"train": {"mix": {"share": 0.5}}, "flags": ("--mix", "data/base-L")},
+        "distilled": {"train": {"distil": {"weight": 1.0}}, "flags": ("--teacher", "teacher")},
+        "contaminated": {"build": {"files": ["broad", "contamination"]}}}
+    grid = {"seeds": (0, 1, 2, 3, 4), "ablations": ablations}
+    asked = {"scaled": "scaled_adamw instead of AdamW", "rows": "per-row instead of per-token loss",
+             "mixed": "half of each batch of the base's own text", "distilled": "logits instead of text",
+             "contaminated": "the benchmark's items among the data"}
+    first = f"L-broad-{made.data['broad']['budgets'][-1]}"
+    told = [Contrast(f"ablation {name}", f"{what}: {where}", {f"{first}-{name}": 1, first: -1}, tasks, decides=False)
+            for name, what in asked.items() for where, tasks in (("held-out facts", FEW_SHOT), ("style", (STYLE,)))]
+    told += [Contrast("ablation warm-up", f"1,000 updates of warm-up, whatever the budget ({budget}): {where}",
+                      {f"L-literal-{budget}": 1, f"L-broad-{budget}": -1}, tasks, decides=False)
+             for budget in made.data["broad"]["budgets"]
+             for where, tasks in (("held-out facts", FEW_SHOT), ("style", (STYLE,)))]
+    return dataclasses.replace(made, data=data, grid=grid, contrasts=(*made.contrasts, *told))
