@@ -87,8 +87,10 @@ def _show(card: DataCard) -> None:
             did = f"-> {sample.after}" if sample.after else f"dropped ({sample.detail})"
             console.say(f"{rule.rule}: {sample.id}: {sample.before}\n  {did}")
     for name, found in card.overlaps.items():
+        fate = "removed" if found["removed"] else "left in"
+        fate = f"{found['rows_removed']} of them removed" if "rows_removed" in found else fate
         console.say(f"{found['items_found']} of {found['items']} items of {name} stand in {found['rows_found']} "
-                    f"conversations, {'removed' if found['removed'] else 'left in'}; overlap.json names them")
+                    f"conversations, {fate}; overlap.json names them")
     for name, found in card.held_out.items():
         console.say(f"{found['too_near']} of {found['prompts']} prompts of {name} have a BLEU above {found['most']} "
                     f"to a query (mean to the nearest: {found['mean_bleu']:.3f}); held_out/{name}.jsonl holds the "

@@ -194,8 +194,9 @@ def _write_findings(folder: pathlib.Path, findings: Findings) -> None:
     if findings.held_out:
         write_json(folder / "held_out.json", findings.too_near)
     for name, prompts in findings.prompts.items():
-        (folder / "held_out").mkdir(exist_ok=True)
-        write_jsonl(folder / "held_out" / f"{name}.jsonl", prompts)
+        path = folder / "held_out" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(path, prompts)
 
 
 _UNHASHED = ("hash", "code"), ("path", "origin", "added", "left", "copies", "tokens", "loss_tokens", "files",

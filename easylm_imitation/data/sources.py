@@ -4,6 +4,7 @@ zstd. Packing and Parquet are told by content, not by name.
 A bad line of a JSONL file is that line's fault, and the rest is read. A JSON array that breaks off cannot be read past
 the break, and half a file is no dataset: that is an error.
 """
+import contextlib
 import gzip
 import importlib
 import io
@@ -90,6 +91,9 @@ def iter_records(path: pathlib.Path, shape: Literal["", "object", "lines"] = "")
 def _records(path: pathlib.Path, shape: str) -> Iterator[RawRecord]:
     with _open(path) as file:
         if shape != "lines" and file.peek(4)[:4] == _PARQUET:
+            if not _is_table(path):
+                raise UserError(f"{path}: a Parquet file that was packed once more; unpack it (gunzip or zstd -d), "
+                                "Parquet packs its columns itself")
             yield from _table(path)
             return
         first = _first_byte(file)
@@ -101,10 +105,9 @@ def _records(path: pathlib.Path, shape: str) -> Iterator[RawRecord]:
 
 def count_records(path: pathlib.Path, shape: Literal["", "object", "lines"] = "") -> int:
     """How many `iter_records` gives; of a Parquet file without reading it. Raises UserError as that does."""
-    with open(path, "rb") as file:
-        is_table = shape != "lines" and file.read(4) == _PARQUET
-    if is_table:
-        return package("pyarrow.parquet", f"{path}: a Parquet file").read_metadata(path).num_rows
+    if shape != "lines" and _is_table(path):
+        with _of_arrow(path):
+            return package("pyarrow.parquet", f"{path}: a Parquet file").read_metadata(path).num_rows
     return sum(1 for _ in iter_records(path, shape))
 
 
@@ -119,52 +122,85 @@ def package(name: str, purpose: str, extra: str = "data") -> Any:
 def _open(path: pathlib.Path) -> BinaryIO:
     file = open(path, "rb")
     start = file.peek(4)[:4]
-    if start[:2] != _GZIP and start != _ZSTD:
+    packing = next((one for one in (_GZIP, _ZSTD) if start and start[:len(one)] == one[:len(start)]), None)
+    if packing is None:
         return file
     file.close()    # a reader of packed files closes only what it opened itself
-    if start == _ZSTD:
-        return _zstd(path)
+    if packing == _ZSTD:
+        zstandard = package("zstandard", f"{path}: a zstd file")
+        return io.BufferedReader(_Zstd(open(path, "rb"), zstandard))
     return io.BufferedReader(gzip.open(path, "rb"))
 
 
-def _zstd(path: pathlib.Path) -> BinaryIO:
-    zstandard = package("zstandard", f"{path}: a zstd file")
-    reader = zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
-    return io.BufferedReader(_Whole(reader, zstandard.ZstdError))
+class _Zstd(io.RawIOBase):
+    """What the frames of a zstd file hold, one after the other. Raises EOFError where it is damaged and where the file
+    ends within a frame, which the package's own reader takes for the end of the data."""
+    _READ = 1 << 14     # packed bytes at a time: repetitive text is some hundred times as long
 
-
-class _Whole(io.RawIOBase):
-    """A stream whose own errors are EOFErrors; a damaged file is then told as a gzip file is."""
-
-    def __init__(self, stream: Any, error: type[Exception]):
-        self._stream, self._error = stream, error
+    def __init__(self, file: BinaryIO, zstandard: Any):
+        self._file, self._zstandard = file, zstandard
+        self._frame: Any = None     # the frame begun and not ended
+        self._packed, self._held = b"", memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        while not self._held:
+            self._packed = self._packed or self._file.read(self._READ)
+            if not self._packed:
+                return self._end()
+            self._held = memoryview(self._unpacked())
+        given, self._held = self._held[:len(buffer)], self._held[len(buffer):]
+        buffer[:len(given)] = given
+        return len(given)
+
+    def _end(self) -> int:
+        if self._frame is not None:
+            raise EOFError("it ends within a frame")
+        return 0
+
+    def _unpacked(self) -> bytes:
+        """What comes of the packed bytes at hand, up to the end of their first frame."""
+        self._frame = self._frame or self._zstandard.ZstdDecompressor().decompressobj()
         try:
-            return self._stream.readinto(buffer)
-        except self._error as error:
+            held = self._frame.decompress(self._packed)
+        except self._zstandard.ZstdError as error:
             raise EOFError(str(error)) from None
+        self._packed = self._frame.unused_data if self._frame.eof else b""
+        self._frame = None if self._frame.eof else self._frame
+        return held
 
     def close(self) -> None:
-        self._stream.close()
+        self._file.close()
         super().close()
+
+
+def _is_table(path: pathlib.Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == _PARQUET
+
+
+@contextlib.contextmanager
+def _of_arrow(path: pathlib.Path) -> Iterator[None]:
+    """Makes UserErrors of what pyarrow raises for a damaged file."""
+    pyarrow = package("pyarrow", f"{path}: a Parquet file")
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); the Parquet file is cut short or damaged: fetch it "
+                        "again") from None
 
 
 def _table(path: pathlib.Path) -> Iterator[RawRecord]:
     """Rows of a Parquet file; what JSON cannot say (dates) becomes text."""
-    pyarrow, parquet = (package(name, f"{path}: a Parquet file") for name in ("pyarrow", "pyarrow.parquet"))
+    parquet = package("pyarrow.parquet", f"{path}: a Parquet file")
     number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(1000):
-                for row in batch.to_pylist():
-                    yield RawRecord(number + 1, number, json.loads(json.dumps(row, default=str)))
-                    number += 1
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+    with _of_arrow(path), parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(1000):
+            for row in batch.to_pylist():
+                yield RawRecord(number + 1, number, json.loads(json.dumps(row, default=str)))
+                number += 1
 
 
 def _first_byte(file: BinaryIO) -> bytes:

@@ -1,7 +1,9 @@
 """The rules that need all conversations at once, run when every other rule is through: near-duplicates, overlap with
 evaluation sets, the diversity of queries, and evaluation prompts that are too near to them. Each looks at one text a
 conversation, which its rule took in passing."""
+import collections
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ class Evaluations:
 
     def __init__(self, tasks: Callable[[str], list[dict[str, Any]]] | None = None, root: str = ""):
         self._tasks, self._known, self._root = tasks, dict[str, list[dict[str, Any]]](), root
+        self._names: dict[str, str] = {}
 
     def rows(self, against: str) -> list[dict[str, Any]]:
         """The items' records. Raises UserError."""
@@ -60,10 +63,34 @@ class Evaluations:
         """The items with their texts."""
         return EvaluationSet.from_rows(self.name(against), self.rows(against), fields)
 
-    @staticmethod
-    def name(against: str) -> str:
-        """How the set is called: as the task, or as the file without its endings."""
-        return against.removeprefix(_TASK) if against.startswith(_TASK) else name_of(against)
+    def name(self, against: str) -> str:
+        """How the set is called: as the task, or as the file without its endings; with as much of its place before
+        that as tells it from the others that `tell_apart` was given ("gpt4/answers", "koala/answers")."""
+        return self._names.get(against) or _called(against)[0]
+
+    def tell_apart(self, against: Iterable[str]) -> None:
+        """Gives every set of a build a name that no other has."""
+        called = {_place(one): _called(one) for one in against}
+        taken = collections.Counter(name for names in called.values() for name in names)
+        for one in against:
+            names = called[_place(one)]
+            self._names[one] = next((name for name in names if taken[name] == 1), names[-1])
+
+
+def _place(against: str) -> str:
+    """The same for two ways to write one path."""
+    return against if against.startswith(_TASK) else os.path.abspath(against)
+
+
+def _called(against: str) -> list[str]:
+    """What a set may be called, the shortest first: its file without endings behind more and more of the folders that
+    it lies in, then the same with its endings."""
+    if against.startswith(_TASK):
+        return [against.removeprefix(_TASK)]
+    path = pathlib.PurePath(_place(against))
+    folders = path.parts[1:-1]
+    return ["/".join((*folders[at:], name)) for name in (name_of(path), path.name)
+            for at in range(len(folders), -1, -1)]
 
 
 @dataclasses.dataclass
@@ -76,16 +103,56 @@ class Findings:
     held_out: dict[str, Any] = dataclasses.field(default_factory=dict)      # prompt set -> counts
     too_near: dict[str, Any] = dataclasses.field(default_factory=dict)      # prompt set -> which, and to what
     prompts: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)      # prompt set -> the others
+    _removed: set[str] = dataclasses.field(default_factory=set)             # names of rows that `overlap` took out
+    _steps: dict[str, list[bool]] = dataclasses.field(default_factory=dict)     # evaluation set -> `remove`, by rule
+
+    def add(self, report: dict[str, Any], remove: bool) -> None:
+        """Takes what one more rule `overlap` found, beside what earlier ones did, of the same sets perhaps. A match is
+        "removed" when its row is out of the dataset, whichever rule took it out."""
+        self._removed |= {match["row"] for found in report.values() for match in found["matches"]} if remove else set()
+        for name, found in report.items():
+            self.report[name] = _joined(self.report[name], found) if name in self.report else found
+            self._steps.setdefault(name, []).append(remove)
+        for name, found in self.report.items():
+            for match in found["matches"]:
+                match |= {"removed": True} if match["row"] in self._removed else {}
+            counts = {key: found[key] for key in found if key != "matches"}
+            self.overlaps[name] = counts | self._fate(found["matches"], all(self._steps[name]))
+
+    @staticmethod
+    def _fate(matches: list[dict[str, Any]], always: bool) -> dict[str, Any]:
+        """Whether all that was found is out; where only some of it is, how many rows are."""
+        out = {match["row"] for match in matches if "removed" in match}
+        left = {match["row"] for match in matches} - out
+        return {"removed": always or bool(out and not left)} | ({"rows_removed": len(out)} if out and left else {})
+
+
+def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two reports on one evaluation set as one: every match of either, counted anew."""
+    matches = {(match["row"], match["item"]): match for match in first["matches"]}
+    for match in second["matches"]:
+        known = matches.setdefault((match["row"], match["item"]), match)
+        known["rules"] = known["rules"] | match["rules"]
+
+    def counts(some: list[dict[str, Any]]) -> dict[str, int]:
+        return {"items_found": len({m["item"] for m in some}), "rows_found": len({m["row"] for m in some})}
+    found = list(matches.values())
+    rules = {rule: {**count, **counts([match for match in found if rule in match["rules"]])}
+             for rule, count in (first["rules"] | second["rules"]).items()}
+    return {"items": second["items"], **counts(found), "rules": rules, "matches": found}
 
 
 def evaluation_hashes(steps: Iterable[Step], evaluations: Evaluations) -> list[str]:
     """Of the contents of the evaluation sets that the steps look for. Raises UserError for what would stop them."""
     asked = [step for step in steps if "against" in step.options]
+    evaluations.tell_apart([path for step in asked for path in step.options["against"]])
+    prompts = [path for step in asked if step.name == "held-out" for path in step.options["against"]]
+    for name, against in [("held-out", prompts), *((step.name, step.options["against"]) for step in asked)]:
+        twice = [path for i, path in enumerate(against) if _place(path) in map(_place, against[:i])]
+        if twice:
+            raise UserError(f"clean: rule '{name}': against names '{twice[0]}' twice; name it once")
     for step in asked:
         _overlaps(step.options, evaluations)
-    prompts = [evaluations.name(path) for step in asked if step.name == "held-out" for path in step.options["against"]]
-    if len(set(prompts)) != len(prompts):
-        raise UserError("clean: rule 'held-out': two files of prompts have one name; names must differ")
     return [evaluations.sha256(path) for step in asked for path in step.options["against"]]
 
 
@@ -126,9 +193,7 @@ def _overlap(conversations: list[_Conversation], options: dict[str, Any], findin
     overlap, remove = _overlaps(options, findings.evaluations), options.get("remove", False)
     matches = overlap.match(conversation.text for conversation in conversations)
     report = overlap.report(matches, [f"{conversation.dataset}/{conversation.id}" for conversation in conversations])
-    findings.report |= report
-    for name, found in report.items():
-        findings.overlaps[name] = {key: found[key] for key in found if key != "matches"} | {"removed": remove}
+    findings.add(report, remove)
     return {match.row: f"holds '{match.item}' of {match.evaluation}" for match in matches} if remove else {}
 
 

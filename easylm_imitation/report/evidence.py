@@ -125,7 +125,8 @@ def _seen(path: pathlib.Path, card: DataCard) -> dict[str, frozenset[str]]:
     for name, found in read_object(path).items():
         removed = card.overlaps.get(name, {}).get("removed", False)
         try:
-            items = frozenset() if removed else frozenset(str(match["item"]) for match in found["matches"])
+            items = frozenset(str(match["item"]) for match in found["matches"]
+                              if not (removed or match.get("removed")))
         except (TypeError, KeyError):
             raise UserError(f"{path}: '{name}' is no report of overlaps; take the overlap.json of a build") from None
         seen[name] = items

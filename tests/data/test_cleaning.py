@@ -10,6 +10,7 @@ from easylm_imitation.cli.main import main
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset, pool
 from easylm_imitation.data.diversity import held_out_nearness
 from easylm_imitation.data.shards import open_shards
+from easylm_imitation.data.whole import Evaluations
 from easylm_imitation.records import read_prompts
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import load_tokenizer
@@ -192,6 +193,73 @@ def test_overlap_with_an_evaluation_set_is_reported_and_removed_on_request(tmp_p
     assert removed.rules[0].dropped == 2
     assert removed.rules[0].samples[0].detail == "holds 'q1' of exam"
     assert removed.diversity["queries"] == 2
+
+
+def overlaps_of(config, out, *rules):
+    """(what the card says of overlaps, matches of each set as (row, item, whether it was removed))."""
+    card = build_dataset(dataclasses.replace(config, clean=rules), out)
+    report = json.loads((out / "overlap.json").read_text())
+    return card.overlaps, {name: [(m["row"], m["item"], m.get("removed", False)) for m in found["matches"]]
+                           for name, found in report.items()}
+
+
+def test_a_second_rule_adds_to_what_the_first_found_of_a_set(tmp_path, evaluation):
+    words = {"rule": "overlap", "against": [str(tmp_path / "exam.jsonl")], "rules": ["13-gram"]}
+    near = {**words, "rules": ["8-gram"]}
+    card, matches = overlaps_of(evaluation, tmp_path / "gone", {**words, "remove": True}, near)
+    assert (card["exam"]["items_found"], card["exam"]["rows_found"], card["exam"]["removed"]) == (1, 1, True)
+    assert {rule: found["items_found"] for rule, found in card["exam"]["rules"].items()} == {"13-gram": 1, "8-gram": 0}
+    assert matches == {"exam": [("a/leak", "q1", True)]}
+    card, matches = overlaps_of(evaluation, tmp_path / "told", words, {**near, "remove": True})
+    assert (card["exam"]["removed"], matches) == (True, {"exam": [("a/leak", "q1", True)]})
+    assert card["exam"]["rules"]["13-gram"]["rows_found"] == card["exam"]["rules"]["8-gram"]["rows_found"] == 1
+
+
+def test_a_set_of_which_one_rule_removed_some_rows_tells_how_many(tmp_path, evaluation):
+    reversed_item = " ".join(reversed(ITEM.split()))
+    with open(tmp_path / "a.jsonl", "a") as file:
+        file.write(json.dumps({"id": "near", "messages": turns(reversed_item, "The tenth.")}) + "\n")
+    rule = {"rule": "overlap", "against": [str(tmp_path / "exam.jsonl")]}
+    card, matches = overlaps_of(evaluation, tmp_path / "out", {**rule, "rules": ["13-gram"], "remove": True},
+                                {**rule, "rules": ["near"]})
+    assert (card["exam"]["rows_found"], card["exam"]["rows_removed"], card["exam"]["removed"]) == (2, 1, False)
+    assert matches["exam"] == [("a/leak", "q1", True), ("a/near", "q1", False)]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one rule", "two rules"])
+def test_sets_in_files_of_one_name_are_told_by_their_folders(tmp_path, evaluation, together):
+    for folder, text in (("x/dev", ITEM), ("y/dev", "nothing that anybody here has ever asked or answered")):
+        (tmp_path / folder).mkdir(parents=True)
+        write_lines(tmp_path / folder / "test.jsonl", [{"id": "1", "text": text}])
+    files = [str(tmp_path / folder / "dev" / "test.jsonl") for folder in "xy"]
+    rule = {"rule": "overlap", "rules": ["13-gram"]}
+    rules = [{**rule, "against": files}] if together else [{**rule, "against": [file]} for file in files]
+    held = {"rule": "held-out", "against": files, "most": 0.9}
+    card, matches = overlaps_of(evaluation, tmp_path / "out", *rules, held)
+    assert {name: found["items_found"] for name, found in card.items()} == {"x/dev/test": 1, "y/dev/test": 0}
+    assert matches["x/dev/test"] == [("a/leak", "1", False)]
+    for folder in "xy":
+        assert (tmp_path / "out" / "held_out" / folder / "dev" / "test.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("rules", [1, 2])
+def test_a_file_of_prompts_is_named_once(tmp_path, evaluation, rules):
+    file = str(tmp_path / "exam.jsonl")
+    other = file.replace("exam", "./exam")
+    clean = [{"rule": "held-out", "against": one} for one in ([[file, other]] if rules == 1 else [[file], [other]])]
+    with pytest.raises(UserError, match=r"rule 'held-out': against names '.*/./exam.jsonl' twice; name it once"):
+        build_dataset(dataclasses.replace(evaluation, clean=clean), tmp_path / "out")
+
+
+def test_names_grow_only_as_far_as_they_must():
+    evaluations = Evaluations()
+    asked = ["a/t.json", "b/t.jsonl", "./b/u.json", "b/u.json.gz", "task:mmlu", "mmlu.json", "b/../a/t.json", "../w.gz"]
+    evaluations.tell_apart(asked)
+    names = [evaluations.name(one) for one in asked]
+    assert names[:4] == ["a/t", "b/t", "u.json", "u.json.gz"]
+    assert names[4] == "mmlu"
+    assert names[5].endswith("/mmlu")
+    assert names[6:] == ["a/t", "w"]
 
 
 def test_prompts_that_are_near_to_a_query_are_left_out_and_reported(tmp_path, evaluation, capsys):

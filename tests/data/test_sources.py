@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easylm_imitation.data import sources
-from easylm_imitation.data.sources import Drop, iter_records
+from easylm_imitation.data.sources import Drop, count_records, iter_records
 from easylm_imitation.records import iter_jsonl
 from easylm_imitation.schema import UserError
 
@@ -110,6 +110,33 @@ def test_packing_is_told_by_content_and_not_by_name(tmp_path):
     assert records_of(tmp_path / "y.jsonl") == [(1, 0, {"a": 2})]
     (tmp_path / "empty.jsonl").write_text("")
     assert records_of(tmp_path / "empty.jsonl") == []
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+def test_a_packed_file_cut_anywhere_is_an_error(tmp_path, pack):
+    lines = [json.dumps({"a": i, "b": "xyz" * i}).encode() + b"\n" for i in range(30)]
+    whole = pack(b"".join(lines[:20])) + pack(b"".join(lines[20:]))
+    first = len(pack(b"".join(lines[:20])))
+    for cut in range(1, len(whole)):
+        (tmp_path / "x").write_bytes(whole[:cut])
+        if cut == first:    # a whole file
+            assert len(list(iter_records(tmp_path / "x"))) == 20
+            continue
+        with pytest.raises(UserError, match="x: cannot be read.*cut short or damaged: fetch it again"):
+            list(iter_records(tmp_path / "x"))
+
+
+def test_a_parquet_file_cut_short_or_packed_again_is_told(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a", "b"], "completion": ["x", "y"]}), tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:300])
+    (tmp_path / "again").write_bytes(gzip.compress(whole))
+    assert count_records(tmp_path / "whole") == 2
+    for asked in (count_records, lambda path: list(iter_records(path))):
+        with pytest.raises(UserError, match="cut: cannot be read .*the Parquet file is cut short or damaged"):
+            asked(tmp_path / "cut")
+        with pytest.raises(UserError, match="again: a Parquet file that was packed once more; unpack it"):
+            asked(tmp_path / "again")
 
 
 def test_zstd_is_read_in_all_its_frames(tmp_path):
