@@ -7,7 +7,14 @@ EXTRAS=serve,eval,test
 source launch/environment.sh
 choose=(-m "not slow and not gpu")
 if [ "${1:-}" = "--slow" ]; then shift; choose=(-m "not gpu"); source launch/llama_cpp.sh; fi
-export JAX_PLATFORMS=cpu PYTHONUNBUFFERED=1
+# The TPU's compiler stands beside the environment, for tests alone: within it, jax would look for a TPU at every start.
+tpu=.venv/tpu
+if [ "$(uname -sm)" = "Linux x86_64" ] && [ ! -e $tpu/.installed ]; then
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $tpu -c constraints.txt \
+    libtpu==0.0.52 >.venv/tpu.log 2>&1 && touch $tpu/.installed ||
+    echo "libtpu could not be installed (.venv/tpu.log): tests that compile for TPUs are skipped" >&2
+fi
+export JAX_PLATFORMS=cpu PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/$tpu${PYTHONPATH:+:$PYTHONPATH}"
 .venv/bin/ruff check .
 spread=(-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
 exec .venv/bin/python -m pytest "${choose[@]}" "${spread[@]}" "$@"
