@@ -8,7 +8,7 @@ CORE = [
 ]
 SERVE = ["fastapi", "uvicorn[standard]", "llguidance>=1.9"]
 EVAL = ["lm-eval[api]>=0.4.13", "matplotlib", "scipy"]
-DATA = ["fsspec", "pyarrow", "zstandard", "markdownify", "py3langid"]
+DATA = ["fsspec", "aiohttp", "pyarrow", "zstandard", "markdownify", "py3langid"]
 WANDB = ["wandb>=0.31"]
 GGUF = ["gguf>=0.19"]
 TEST = [*DATA, *WANDB, *GGUF, "torch==2.13.0", "peft>=0.21", "accelerate>=1.15", "sentencepiece",
