@@ -9,7 +9,7 @@ CORE = [
 ]
 SERVE = ["fastapi", "uvicorn[standard]", "llguidance>=1.9"]
 EVAL = ["lm-eval[api]>=0.4.13", "matplotlib", "scipy"]
-DATA = ["fsspec", "pyarrow", "zstandard", "markdownify", "py3langid"]
+DATA = ["fsspec", "aiohttp", "pyarrow", "zstandard", "markdownify", "py3langid"]
 WANDB = ["wandb>=0.31"]
 GGUF = ["gguf>=0.19"]
 LLAMA = ["llama-cpp-python>=0.3.36"]    # there is no wheel: pip compiles llama.cpp

@@ -118,6 +118,15 @@ class Reply:
 
 
 @dataclasses.dataclass(frozen=True)
+class Spoiled:
+    """An attempt's answer of status 200 that cannot be read and reports its tokens: it is paid all the same."""
+    body: str
+    why: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ServedModel:
     """One line of GET /v1/models; `lineage` and `context` (tokens) only where the server offers them."""
     id: str
@@ -144,9 +153,9 @@ class _NoRoute(UserError):
 class _Busy(Exception):
     """An attempt failed in a way that waiting may mend."""
 
-    def __init__(self, message: str, wait: float = 0.0, limited: bool = False):
+    def __init__(self, message: str, wait: float = 0.0, limited: bool = False, spoiled: Spoiled | None = None):
         super().__init__(message)
-        self.wait, self.limited = wait, limited
+        self.wait, self.limited, self.spoiled = wait, limited, spoiled
 
 
 def base_url(url: str) -> str:
@@ -208,17 +217,19 @@ class Client:
             return await self._send("POST", url, body, read)
 
     async def chat(self, messages: Sequence[Message | Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0,
-                   **options: Any) -> Reply:
-        """One chat completion. `options` are further fields of the request (top_p, stop, seed); None leaves one out."""
+                   spoiled: Callable[[Spoiled], None] | None = None, **options: Any) -> Reply:
+        """One chat completion. `options` are further fields of the request (top_p, stop, seed); None leaves one out.
+        `spoiled` is told, before the next attempt, of an answer that was paid and cannot be read."""
         body = {"messages": [plain(m) for m in messages], "max_tokens": max_tokens, "temperature": temperature}
-        return await self._generate("/chat/completions", body | options, lambda choice: choice["message"]["content"])
+        return await self._generate("/chat/completions", body | options,
+                                    lambda choice: _said(choice["message"]["content"]), spoiled)
 
     async def complete(self, prompt: str | Sequence[int], *, max_tokens: int, temperature: float = 0.0,
-                       **options: Any) -> Reply:
+                       spoiled: Callable[[Spoiled], None] | None = None, **options: Any) -> Reply:
         """One raw completion of a text or of token ids; arguments as in `chat`."""
         prompt = prompt if isinstance(prompt, str) else list(prompt)
         body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature, **options}
-        return await self._generate("/completions", body | options, lambda choice: choice["text"])
+        return await self._generate("/completions", body | options, lambda choice: choice["text"], spoiled)
 
     async def models(self) -> list[ServedModel]:
         """What the endpoint serves. Raises UserError when nothing answers there or the key is wrong."""
@@ -248,24 +259,23 @@ class Client:
             self._model = next(iter(served))
         return served[self._model]
 
-    async def _generate(self, path: str, body: dict[str, Any], text_of: Callable[[dict], str | None]) -> Reply:
+    async def _generate(self, path: str, body: dict[str, Any], text_of: Callable[[dict], str | None],
+                        spoiled: Callable[[Spoiled], None] | None) -> Reply:
         if not self._model:
             await self.model()
         body = {"model": self._model, **{k: v for k, v in body.items() if v is not None}}
         started = 0.0
 
         def read(answer: dict) -> Reply:
-            choice, usage = answer["choices"][0], answer.get("usage")
-            usage = usage if isinstance(usage, dict) else {}
+            choice = answer["choices"][0]
             seconds = round(time.monotonic() - started, 4)
             texts = text_of(choice), choice.get("finish_reason"), answer.get("model") or self._model
             texts = (self._without_secret(_writable(text)) for text in texts)
-            return Reply(*texts, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")),
-                         seconds, _first_token(choice))
+            return Reply(*texts, *_usage(answer), seconds, _first_token(choice))
 
         async with self._slots:
             started = time.monotonic()
-            return await self._send("POST", self.base + path, body, read)
+            return await self._send("POST", self.base + path, body, read, spoiled)
 
     async def _spend(self, body: dict[str, Any]) -> float:
         """Waits for the limits a minute; returns the tokens that the request may cost, 0 where nobody counts."""
@@ -282,7 +292,8 @@ class Client:
         if worst and isinstance(reply, Reply) and None not in (reply.prompt_tokens, reply.completion_tokens):
             self._tokens.give_back(worst - reply.prompt_tokens - reply.completion_tokens)
 
-    async def _send(self, method: str, url: str, body: dict | None, read: Callable[[dict], T]) -> T:
+    async def _send(self, method: str, url: str, body: dict | None, read: Callable[[dict], T],
+                    spoiled: Callable[[Spoiled], None] | None = None) -> T:
         attempts = self.config.attempts if method == "POST" else min(3, self.config.attempts)
         for attempt in range(1, attempts + 1):
             worst = await self._spend(body) if body else 0.0
@@ -294,6 +305,8 @@ class Client:
                 self._settle(worst, reply)
                 return reply
             except _Busy as busy:
+                if busy.spoiled and spoiled:
+                    spoiled(busy.spoiled)
                 if self.closing:
                     raise Closing from None
                 if attempt == attempts:
@@ -333,7 +346,17 @@ class Client:
         try:
             return read(response.json())
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _Busy(_unexpected(response, error, self._clean)) from None
+            why = _unexpected(response, error, self._clean)
+            raise _Busy(why, spoiled=self._spoiled(response, why)) from None
+
+    def _spoiled(self, response: httpx.Response, why: str) -> Spoiled | None:
+        """The answer, where it reports tokens."""
+        try:
+            used = _usage(response.json())
+        except (ValueError, AttributeError):    # no JSON, or no object
+            return None
+        body = self._without_secret(_writable(response.text))
+        return Spoiled(body, why, used[0] or 0, used[1] or 0) if any(used) else None
 
     def _error(self, response: httpx.Response, where: str) -> Exception:
         status, said = response.status_code, message_of(response, self._clean)
@@ -407,6 +430,20 @@ def _first_token(choice: Mapping[str, Any]) -> dict[str, float] | None:
     """Log-probabilities of the candidates for a chat answer's first token; None where the endpoint gives none."""
     content = (choice.get("logprobs") or {}).get("content")
     return {top["token"]: float(top["logprob"]) for top in content[0]["top_logprobs"]} if content else None
+
+
+def _said(content: str | list[dict[str, Any]] | None) -> str | None:
+    """The text of a message: a string, nothing, or a list of parts, of which the texts count."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    return content
+
+
+def _usage(answer: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Tokens of the prompt and of the answer, as far as the endpoint reports them."""
+    usage = answer.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
 
 
 def _count(tokens: Any) -> int | None:

@@ -55,7 +55,7 @@ class LedgerEntry:
     """One attempt to have one prompt answered, written as soon as the response is there; no key or header enters it."""
     prompt_id: str
     sample: int                     # 0-based, of n samples of the prompt
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "failed", "spoiled"]      # spoiled: an attempt's answer, paid and unreadable (`response`)
     model: str                      # what the endpoint says answered
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -63,7 +63,7 @@ class LedgerEntry:
     seconds: float = 0.0
     finish_reason: str = ""
     error: str = ""
-    response: str | None = None     # the text, None when failed
+    response: str | None = None     # the text, None when failed; of a spoiled one the body
     request: str = ""               # hash of what was asked: messages, model and sampling; an answer serves that alone
     attempt: int = 0                # 0-based, of the tries at one answer whose earlier ones were no use
     time: str = ""                  # UTC, ISO 8601: when it was written

@@ -62,6 +62,15 @@ def test_an_answer_is_read():
                                   "max_tokens": 8, "temperature": 0.0}]
 
 
+@pytest.mark.parametrize(("content", "text"), [
+    ([{"type": "text", "text": "a"}, {"type": "thinking", "thinking": "x"}, {"type": "text", "text": "b"}], "ab"),
+    ([], ""), (None, "")])
+def test_a_content_of_parts_is_its_texts(content, text):
+    with serving(Endpoint(lambda h, body, n: answer(body, text=content) | (
+            {"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}))) as endpoint:
+        assert ask(endpoint, model="teacher", attempts=1).text == text
+
+
 def test_half_a_surrogate_pair_in_an_answer_becomes_a_replacement_character():
     with serving(Endpoint(lambda handler, body, n: answer(body, text="half \ud83d, whole \U0001f600"))) as endpoint:
         assert ask(endpoint).text == "half \ufffd, whole \U0001f600"

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from easylm_imitation.data.rules import RULES, Count, Rule, check_options, excerpt
+from easylm_imitation.data.rules import RULES, Count, Rule, check_like, check_options, excerpt
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation
 from easylm_imitation.schema import UserError, arguments, named
@@ -72,6 +72,7 @@ def steps_of(rules: Iterable[str | dict[str, Any]]) -> tuple[Step, ...]:
         where = f"clean: rule '{name}'"
         given = arguments(rule.apply, options, where)
         check_options(given, where)
+        check_like(given, rule.alone, where)
         steps.append(Step(name, given, rule))
     return tuple(steps)
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from easylm_imitation.data.clean import steps_of, whole_steps
 from easylm_imitation.data.formats import FORMATS
+from easylm_imitation.data.rules import check_like
 from easylm_imitation.schema import UserError, arguments, named
 
 CleanRule = str | dict[str, Any]
@@ -37,7 +38,8 @@ class SourceConfig:
         if not self.weight > 0:
             raise ValueError(f"weight {self.weight}: above 0")
         try:
-            arguments(named(self.format, FORMATS, "format").rows, self.options, "options")
+            form = named(self.format, FORMATS, "format")
+            check_like(arguments(form.rows, self.options, "options"), form.alone, "options")
             if whole_steps(steps_of(self.clean)):
                 raise UserError("clean: a rule that looks at all conversations at once belongs to the build's own")
         except UserError as error:

@@ -17,6 +17,7 @@ from easylm_imitation.records import CollectionCard, Taught, digest, file_sha256
 from easylm_imitation.schema import UserError, build
 
 _BESIDE = ("*.ledger.jsonl*", "*.card.json", "*.config.json")     # what `collect` writes beside its rows
+_WEB = ("http://", "https://")      # of which ? opens a query, and no pattern
 _COLLECTED = ("conversations", "messages")      # formats that files of `collect` are read as
 
 
@@ -81,8 +82,9 @@ def taught(source: SourceConfig, dataset: str, files: SourceFiles) -> tuple[Taug
 
 def _card_beside(name: str) -> CollectionCard | None:
     """Beside a file that was packed since stands the card of the unpacked one."""
+    name, mark, query = name.partition("?") if name.startswith(_WEB) else (name, "", "")
     plain = name.removesuffix(".gz").removesuffix(".zst").removesuffix(".zstd")
-    found = (_card_at(f"{one}.card.json") for one in dict.fromkeys((name, plain)))
+    found = (_card_at(f"{one}.card.json{mark}{query}") for one in dict.fromkeys((name, plain)))
     return next((card for card in found if card), None)
 
 
@@ -91,10 +93,10 @@ def _card_at(name: str) -> CollectionCard | None:
         return read_json(CollectionCard, name) if pathlib.Path(name).is_file() else None
     try:
         system, remote = _system(name)
-        content = system.cat_file(remote)
-    except Exception:   # each file system has errors of its own for what is not there
+        content = json.loads(system.cat_file(remote))
+    except Exception:   # each file system has errors of its own for what is not there, a web page of that among them
         return None
-    return build(CollectionCard, json.loads(content), name)
+    return build(CollectionCard, content, name)
 
 
 def is_url(path: str) -> bool:
@@ -147,14 +149,21 @@ def _listed(url: str, source: SourceConfig) -> list[str]:
     try:
         with _fetching(url):
             system, path = _system(url)
-            if "*" in path or "?" in path:
-                names = _wanted([str(name) for name in system.glob(path)], source)
-            else:
-                system.info(path)       # unlike `isfile`, tells a file that is not there from a network that is not
-                names = [path]
+            if "*" in path or ("?" in path and not url.startswith(_WEB)):
+                return [_url_of(name, url, path, system) for name in
+                        _wanted([str(name) for name in system.glob(path)], source)]
+            system.info(path)       # unlike `isfile`, tells a file that is not there from a network that is not
+            return [url]
     except FileNotFoundError:
         return []
-    return [f"{url.partition('://')[0]}://{name.lstrip('/')}" for name in names]
+
+
+def _url_of(name: str, pattern: str, path: str, system: Any) -> str:
+    """The URL of a file that `pattern` matches, which the file system knows as `path`: written as the pattern is."""
+    pattern, chain, rest = pattern.partition("::")      # "zip://*.json::gs://bucket/file.zip"
+    begin = pattern.removesuffix(path)      # nothing, where names of the file system are URLs
+    url = begin + name if pattern.endswith(path) else system.unstrip_protocol(name)
+    return url + chain + rest
 
 
 @contextlib.contextmanager

@@ -59,15 +59,21 @@ def batches(texts: Iterable[str], letters: int = _BATCH_LETTERS) -> Iterator[lis
         yield batch
 
 
-def fold(texts: Sequence[str]) -> Folded:
-    """Folds a batch of texts."""
+def fold(texts: Sequence[str], signs: bool = False) -> Folded:
+    """Folds a batch of texts. `signs`: those that tell one question from another stay, as words by themselves:
+    "5+3", "5 * 3", "C++", "x < -1" (`_operators`)."""
     if not texts:
         return Folded(np.zeros(0, np.uint32), np.zeros(1, np.int64))
     raw = np.frombuffer(("\n".join(texts) + "\n").encode("utf-32-le", "surrogatepass"), np.uint32)
     offsets = np.concatenate([[0], np.cumsum([len(text) + 1 for text in texts])])
     codes = _table()[raw]
+    if signs:
+        kept = _operators(raw, codes)
+        codes[kept] = raw[kept]
     codes, offsets = _keep(codes, codes != _NOTHING, offsets)
     alone = _stands_alone(codes)
+    if signs:       # what is folded holds no other
+        alone |= _SIGN[codes]
     if alone.any():
         codes, offsets = _spread(codes, alone, offsets)
     letter = codes != SPACE
@@ -108,6 +114,34 @@ def _keep(codes: np.ndarray, kept: np.ndarray, offsets: np.ndarray) -> tuple[np.
 def _stands_alone(codes: np.ndarray) -> np.ndarray:
     """Where a letter of a script without spaces is: kana, ideographs."""
     return ((codes >= 0x3040) & (codes <= 0x9FFF)) | ((codes >= 0xF900) & (codes <= 0xFAFF)) | (codes >= _TABULATED)
+
+
+_SIGN = np.zeros(0x110000, bool)
+_SIGN[[ord(sign) for sign in "+-*/<>=#^%&|~×÷−±≤≥≠"]] = True
+_AFTER = [ord(sign) for sign in "+#%"]      # may close a word: C++, C#, 5%
+_MINUS = [ord(sign) for sign in "-−"]       # mostly joins words, and means nothing then
+_LONGEST_SIGN = 3
+
+
+def _operators(raw: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Places of signs that stand between two words, close to both or a space from both, or behind one. A minus counts
+    before a digit. Not what marks text up: "**bold**", "# title", "- item", "e-mail", "=====". `codes`: what `raw`, of
+    which each text ends with a line break, folds to."""
+    places = np.flatnonzero(_SIGN[raw])
+    if not len(places):
+        return places
+    begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    sizes = np.diff(begins, append=len(places))
+    first, behind = places[begins], places[begins] + sizes
+    word = (codes != SPACE) & (codes != _NOTHING)
+    after = np.minimum(behind + 1, len(raw) - 1)
+    touches = word[first - 1], word[behind]
+    apart = (raw[first - 1] == SPACE) & word[first - 2], (raw[behind] == SPACE) & word[after]
+    right = np.where(touches[1], codes[behind], codes[after])
+    minus = np.isin(raw[first], _MINUS) & ~((right >= ord("0")) & (right <= ord("9")))
+    between = (touches[0] & touches[1]) | (apart[0] & apart[1])
+    kept = (between | (touches[0] & np.isin(raw[first], _AFTER))) & ~minus & (sizes <= _LONGEST_SIGN)
+    return places[np.repeat(kept, sizes)]
 
 
 def _spread(codes: np.ndarray, alone: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Near-duplicates among many texts, short prompts or whole dialogues: MinHash finds candidates, their shingles decide.
 
-Two texts are as alike as the sets of their shingles (runs of five letters of the folded text: data/folding.py): shared
+Two texts are as alike as the sets of their shingles (runs of five letters of the folded text, signs such as the + of
+"5 + 3" among them: data/folding.py): shared
 shingles / all shingles, "Jaccard's index". MinHash (Broder 1997) gives each text numbers that two texts share with
 just that probability; banding (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, ch. 3) makes candidates of
 texts that share a run of them. A candidate is then compared shingle by shingle, so what is called a repetition is one:
@@ -97,7 +98,7 @@ def _sign(texts: Sequence[str], rows: int, bands: int) -> Signatures:
 
 def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """(uint32 [shingles] hashes, offsets of the texts among them); every text has at least one."""
-    codes, offsets = folding.fold(texts)
+    codes, offsets = folding.fold(texts, signs=True)
     sizes = np.diff(offsets)
     padded = np.concatenate([[0], np.cumsum(np.maximum(sizes, SHINGLE))])
     letters = np.full(padded[-1], folding.SPACE, np.uint32)

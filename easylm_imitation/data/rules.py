@@ -34,6 +34,7 @@ class Rule:
     the text that must not come twice, "whole" one that data/whole.py judges when it knows all of them."""
     apply: Callable[..., Any]
     kind: Literal["mend", "split", "same", "whole"] = "mend"
+    alone: tuple[str, ...] = ()     # options that say nothing beside `like`, which decides what they would
 
 
 def html(conversation: Conversation, *, like: Literal["", "fastchat"] = "",
@@ -194,13 +195,14 @@ def tokens(conversation: Conversation, count: Count, *, least: int = 0, most: in
 
 
 def split(conversation: Conversation, count: Count, *, tokens: int = 2048, long_round: Literal["keep", "drop"] = "keep",
-          like: Literal["", "fastchat"] = "") -> list[Conversation]:
+          like: Literal["", "fastchat", "open-instruct"] = "") -> list[Conversation]:
     """A conversation of more than `tokens` tokens, as a row, becomes several of whole rounds, each as long as may be
     and with the system message; nothing is lost. A round that is too long alone stays alone, unless `long_round` is
     "drop".
 
     `like="fastchat"`: each text counts its tokens and 6 more, an overflow in the last round loses that round, and a
-    round that is too long alone stays.
+    round that is too long alone stays. `like="open-instruct"`: the same, but that round is left out, and its length
+    counts against the one after it.
     """
     messages = conversation.messages
     if fault_of(messages) or messages[-1].role != "assistant" or (not like and count.row(messages) <= tokens):
@@ -208,7 +210,8 @@ def split(conversation: Conversation, count: Count, *, tokens: int = 2048, long_
     system = messages[:len(messages) % 2]
     rounds = [messages[i:i + 2] for i in range(len(system), len(messages), 2)]
     if like:
-        runs = _runs_of_fastchat([sum(count.text(m.content) + 6 for m in pair) for pair in rounds], tokens)
+        runs = _runs_of_fastchat([sum(count.text(m.content) + 6 for m in pair) for pair in rounds], tokens,
+                                 skips=like == "open-instruct")
     else:
         runs = _runs(rounds, lambda piece: count.row([*system, *piece]) <= tokens, long_round)
     if not runs:
@@ -237,12 +240,12 @@ def _runs(rounds: list[Sequence[Message]], fits: Callable[[list[Message]], bool]
     return runs
 
 
-def _runs_of_fastchat(sizes: list[int], most: int) -> list[tuple[int, int]]:
+def _runs_of_fastchat(sizes: list[int], most: int, skips: bool) -> list[tuple[int, int]]:
     runs, start, size = [], 0, 0
     for i, more in enumerate(sizes):
         if size + more > most:
             runs.append((start, i))
-            start, size = i, 0
+            start, size = i + (skips and more > most), 0
         elif i == len(sizes) - 1:       # not reached when the last round overflows: it is lost
             runs.append((start, i + 1))
         size += more
@@ -294,9 +297,10 @@ def held_out(conversation: Conversation, *, against: tuple[str, ...], fields: tu
 
 
 RULES: dict[str, Rule] = {
-    "html": Rule(html), "roles": Rule(roles), "refusals": Rule(refusals), "identity": Rule(identity),
+    "html": Rule(html, alone=("turns",)), "roles": Rule(roles), "refusals": Rule(refusals),
+    "identity": Rule(identity, alone=("phrases",)),
     "numbering": Rule(numbering), "digits": Rule(digits), "language": Rule(language), "length": Rule(length),
-    "tokens": Rule(tokens, "split"), "split": Rule(split, "split"),
+    "tokens": Rule(tokens, "split"), "split": Rule(split, "split", alone=("long_round",)),
     "same-query": Rule(same_query, "same"), "same-opening": Rule(same_opening, "same"),
     "same-dialogue": Rule(same_dialogue, "same"),
     "near-query": Rule(near_query, "whole"), "near-dialogue": Rule(near_dialogue, "whole"),
@@ -325,6 +329,14 @@ def check_options(options: dict[str, Any], where: str) -> None:
             _check_threshold(value, where)
         if name == "phrases":
             _check_phrases(value, where)
+
+
+def check_like(options: dict[str, Any], alone: tuple[str, ...], where: str) -> None:
+    """Raises UserError for an option that would be passed over, because an original's way (`like`) was asked for."""
+    for name in alone:
+        if options.get("like") and name in options:
+            raise UserError(f"{where}.{name}: {options[name]!r} says nothing beside like='{options['like']}', which "
+                            f"has its own way; leave out {name}, or like")
 
 
 def _check_threshold(threshold: float, where: str) -> None:

@@ -10,7 +10,7 @@ from easylm_imitation.schema import UserError
 from easylm_imitation.teacher.inputs import SeedTask
 from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions, is_nothing
 from easylm_imitation.teacher.labelled import sections
-from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws, free
+from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, cut_off, draws, free
 
 _PROMPT = """Write a list of {total} varied tasks that people might give to a language model which reads and writes \
 text and does nothing else. Each task has an instruction, an input and an output.
@@ -63,7 +63,7 @@ class Alpaca(Growing):
 
     def read(self, ask: Ask, entry: LedgerEntry) -> None:
         """Every task that passes the filters."""
-        for place, task in enumerate(parse_tasks(entry.response or "", entry.finish_reason == "length")):
+        for place, task in enumerate(parse_tasks(entry.response or "", cut_off(entry))):
             reason = self._fault(task)
             if reason:
                 self.dropped[reason] += 1

@@ -10,7 +10,7 @@ from typing import Literal
 from easylm_imitation.data.rules import refusal_in
 from easylm_imitation.records import Conversation, LedgerEntry, Message, Prompt, read_prompts
 from easylm_imitation.schema import UserError
-from easylm_imitation.teacher.recipe import Ask, AskConfig, Listed, Unusable, free
+from easylm_imitation.teacher.recipe import FILTERED, Ask, AskConfig, Listed, Unusable, free
 from easylm_imitation.teacher.runner import CollectResult, collect
 
 
@@ -21,6 +21,7 @@ class ListedConfig(AskConfig):
     tries: int = free(1)                            # at each row, when an answer is of no use
     empty: Literal["drop", "keep"] = free("drop")   # answers without text
     truncated: Literal["drop", "keep"] = free("drop")     # answers cut off by max_tokens
+    filtered: Literal["drop", "keep"] = free("drop")      # answers that the endpoint's content filter cut off or took
     refusals: Literal["drop", "keep"] = free("keep")      # answers that the cleaning rule `refusals` would drop
 
     def __post_init__(self):
@@ -33,6 +34,8 @@ class ListedConfig(AskConfig):
     def useful(self, entry: LedgerEntry) -> str:
         """The answer's text. Raises Unusable for what the config drops."""
         text = entry.response or ""
+        if self.filtered == "drop" and entry.finish_reason == FILTERED:
+            raise Unusable("filtered")
         if self.empty == "drop" and not text.strip():
             raise Unusable("empty")
         if self.truncated == "drop" and entry.finish_reason == "length":

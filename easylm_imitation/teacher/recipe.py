@@ -134,10 +134,19 @@ def draws(seed: int | None, number: int | str) -> random.Random:
     return random.Random(f"{seed}/{number}")
 
 
+FILTERED = "content_filter"
+"""The finish reason of an answer that the endpoint's filter took, or cut off."""
+
+
+def cut_off(entry: LedgerEntry) -> bool:
+    """Whether the answer breaks off: at `max_tokens`, or by a filter."""
+    return entry.finish_reason in ("length", FILTERED)
+
+
 def whole_lines(entry: LedgerEntry) -> str:
     """The answer without the line in the middle of which it was cut off, if it was."""
     text = entry.response or ""
-    return text[:text.rfind("\n") + 1] if entry.finish_reason == "length" else text
+    return text[:text.rfind("\n") + 1] if cut_off(entry) else text
 
 
 class Listed:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from easylm_imitation import console
-from easylm_imitation.client import Client, ClientConfig, Closing, RequestFailed, ServedModel
+from easylm_imitation.client import Client, ClientConfig, Closing, RequestFailed, ServedModel, Spoiled
 from easylm_imitation.journal import Journal
 from easylm_imitation.records import (
     CollectionCard,
@@ -53,6 +53,7 @@ class CollectResult:
     completion_tokens: int
     cost: float                     # US dollars
     uncounted: int                  # answers of the ledger without usage: tokens and cost are too low
+    spoiled: int                    # answers of the ledger that were paid and could not be read
 
 
 def collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: str | os.PathLike,
@@ -93,7 +94,7 @@ async def _collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: 
         str(out), " + ".join(labels), recipe.wanted, len(rows), max(0, recipe.wanted - len(rows)), unusable,
         run.stopped, run.asked, run.reused, run.failed, sum(teacher.client.cut_short for teacher in teachers),
         dict(+recipe.dropped), spent.prompt_tokens, spent.completion_tokens, round(spent.cost, 6),
-        sum(map(uncounted, ledger.entries)))
+        sum(map(uncounted, ledger.entries)), sum(entry.status == "spoiled" for entry in ledger.entries))
     _show(result)
     if not rows:
         raise Incomplete(f"--out {out} is not written, no answer to keep: {what_is_missing(result)}", plain(result))
@@ -138,7 +139,7 @@ class _Run:
         for entry in ledger.entries:
             self.spending.add(entry)
         self._known = {(e.prompt_id, e.sample, e.attempt): e for e in ledger.entries
-                       if e.status == "ok" or recipe.failures_stay}
+                       if e.status == "ok" or (recipe.failures_stay and e.status == "failed")}
         self._slots = asyncio.Semaphore(config.concurrency)
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()     # its exception ends the run
 
@@ -254,8 +255,20 @@ class _Run:
         """What came of it, and whether its tokens are known."""
         teacher, now = self.teachers[ask.teacher], datetime.datetime.now(datetime.UTC)
         name = {"request": self._hash(ask), "attempt": ask.attempt, "time": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
-        asking = (teacher.client.chat(ask.messages, **self._options(ask)) if self.config.api == "chat"
-                  else teacher.client.complete(ask.messages[0].content, **self._options(ask)))
+
+        def spoiled(answer: Spoiled) -> None:
+            used = answer.prompt_tokens, answer.completion_tokens
+            entry = LedgerEntry(*ask.key[:2], "spoiled", teacher.model, *used, self.spending.price(ask.teacher, *used),
+                                error=answer.why, response=answer.body, **name)
+            self.ledger.append(entry)
+            self.spending.add(entry)
+            if self.spending.passed:
+                self.stopped = self.stopped or "budget used up"
+                raise Closing
+
+        options = self._options(ask) | {"spoiled": spoiled}
+        asking = (teacher.client.chat(ask.messages, **options) if self.config.api == "chat"
+                  else teacher.client.complete(ask.messages[0].content, **options))
         try:
             reply = await asking
         except RequestFailed as error:
@@ -316,12 +329,12 @@ def _refuse_foreign_output(out: str | os.PathLike) -> None:
 def _card(config: AskConfig, result: CollectResult, teachers: Sequence[_Teacher], entries: Sequence[LedgerEntry],
           inputs: str | os.PathLike | None) -> CollectionCard:
     times = sorted(entry.time for entry in entries if entry.time) or [""]
-    answered = sum(entry.status == "ok" for entry in entries)
+    answered, failed = (sum(entry.status == status for entry in entries) for status in ("ok", "failed"))
     terms = config.terms or ("not noted: before you train on these rows or hand them on, look up what the teacher's "
                              "provider, or the licence of its weights, allows to do with its outputs")
     return CollectionCard(
         config.recipe, config.dataset, tuple(teacher.label for teacher in teachers), terms, times[0], times[-1],
-        result.kept, result.wanted, result.dropped, answered, len(entries) - answered, result.prompt_tokens,
+        result.kept, result.wanted, result.dropped, answered, failed, result.prompt_tokens,
         result.completion_tokens, result.cost, OTHERS, digest(config), file_sha256(inputs) if inputs else "",
         tuple(teacher.served.lineage for teacher in teachers if teacher.served.lineage), code_version(),
         result.uncounted)
@@ -336,11 +349,14 @@ def _show(result: CollectResult) -> None:
     if result.cost:
         counts += [(f"  {who}: $", f"{paid:,.0f}") for who, paid in OTHERS.items()]
     console.table(f"{result.teacher} → {result.out}", ["", "count"], [[name, n] for name, n in counts])
+    if result.spoiled:
+        console.say(f"{result.spoiled} answers were paid and could not be read; the ledger holds them as 'spoiled'")
     if result.uncounted:
         console.say(f"{result.uncounted} answers without usage: tokens and cost are too low")
 
 
-_KEPT_BY = {"empty": "empty=keep", "truncated": "truncated=keep", "refusal": "refusals=keep"}
+_KEPT_BY = {"empty": "empty=keep", "filtered": "filtered=keep", "truncated": "truncated=keep",
+            "refusal": "refusals=keep"}
 
 
 def what_is_missing(result: CollectResult) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from easylm_imitation.records import Conversation, LedgerEntry, Message, Prompt
 from easylm_imitation.teacher.answers import ListedConfig
-from easylm_imitation.teacher.recipe import Ask, Listed, Unusable, free
+from easylm_imitation.teacher.recipe import Ask, Listed, Unusable, cut_off, free
 
 _OPENING = ("Hello!", "Hi! How can I help you?")
 _PROMPT = """Write a whole conversation between a person and an AI assistant about: "{topic}". The person wants to \
@@ -49,7 +49,7 @@ class SelfChat(Listed):
 
     def read(self, ask: Ask, entry: LedgerEntry) -> Conversation:
         """The dialogue in turns, without the opening that was given."""
-        turns = parse_turns(self.config.useful(entry), entry.finish_reason == "length")
+        turns = parse_turns(self.config.useful(entry), cut_off(entry))
         if len(turns) < 2 * self.config.rounds:
             raise Unusable(f"fewer than {self.config.rounds} rounds")
         topic = ask.about

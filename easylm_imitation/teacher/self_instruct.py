@@ -19,7 +19,7 @@ from easylm_imitation.schema import UserError
 from easylm_imitation.teacher.inputs import SeedTask
 from easylm_imitation.teacher.instructions import NOT_FOR_TEXT, Instructions, is_nothing
 from easylm_imitation.teacher.labelled import sections
-from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, draws, free, whole_lines
+from easylm_imitation.teacher.recipe import Ask, Growing, GrowingConfig, cut_off, draws, free, whole_lines
 
 _INSTRUCTIONS = """Go on with this list of tasks for a language model. Write {more} more, one on a line with its \
 number, each unlike the others in subject and in kind. Write the tasks alone, no answers.
@@ -139,7 +139,7 @@ class SelfInstruct(Growing):
 
     def _read_instances(self, ask: Ask, entry: LedgerEntry) -> None:
         parse = parse_labelled if ask.step == "labelled" else parse_examples
-        found = parse(entry.response or "", entry.finish_reason == "length")
+        found = parse(entry.response or "", cut_off(entry))
         whole = [(given, output) for given, output in found if output and output != given]
         outputs: dict[str, set[str]] = {}
         for given, output in whole:

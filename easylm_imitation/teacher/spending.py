@@ -54,6 +54,11 @@ class Spending:
             self._held[key] = worst
             return True
 
+    @property
+    def passed(self) -> bool:
+        """Whether what is spent and what is held leave no room: then a request's next attempt would pass a ceiling."""
+        return not self._fits((0, 0))
+
     async def release(self, key: object) -> None:
         """Gives the reservation back; the true amount was counted by `add`."""
         async with self._changed:

@@ -31,7 +31,8 @@ def tokenize(template: Template, tokenizer: Tokenizer, conversation: Conversatio
     ends it.
 
     An answer and its end token weigh 1, everything else 0; with a template's `loss` "last" only the last answer, with
-    "all" everything but the first token. A `document` is [BOS if any] + text + EOS, all of it weighing 1 but the first
+    "breaks" also the line break before the next turn, with "all" everything but the first token. A `document` is
+    [BOS if any] + text + EOS, all of it weighing 1 but the first
     token. With the template `plain`, a tokenizer whose ids are bytes, and 256 as its EOS and
     no BOS:
 
@@ -199,14 +200,24 @@ def _row(tokenizer: Tokenizer, pieces: Sequence[Marked], encoded: Iterator[list[
         answer += marked.learned and not learned
         learned = marked.learned
         tokens += ids
+        if loss == "breaks" and not learned and answers and answers[-1]:
+            counts.append(_break(tokenizer, ids))
+            answers.append(answer)
+            ids = ids[counts[-1]:]
         counts.append(len(ids))
         answers.append(answer if learned else 0)
     return Row(np.array(tokens, np.int32), _weights(np.repeat(np.array(answers, np.int32), counts), loss))
 
 
+def _break(tokenizer: Tokenizer, ids: list[int]) -> int:
+    """How many tokens the line break takes that a text begins with."""
+    return next(i for i in range(1, len(ids) + 1) if "\n" in tokenizer.decode(ids[:i], skip_special=False))
+
+
 def _weights(answers: np.ndarray, loss: Loss) -> np.ndarray:
     """float32 [T]. `answers` int32 [T]: of each token the number of its answer, 0 for what is none."""
-    learned = {"answers": answers > 0, "last": answers == max(1, answers.max(initial=0)), "all": answers >= 0}[loss]
+    learned = {"answers": answers > 0, "last": answers == max(1, answers.max(initial=0)), "all": answers >= 0,
+               "breaks": answers > 0}[loss]
     weights = learned.astype(np.float32)
     weights[:1] = 0.0
     return weights

@@ -20,9 +20,10 @@ class Special:
 
 
 Piece = str | Special
-Loss = Literal["answers", "last", "all"]
-LOSSES: tuple[Loss, ...] = ("answers", "last", "all")
-"""What the loss covers: answers with their end tokens; the last answer with its end token; all but the first token."""
+Loss = Literal["answers", "last", "all", "breaks"]
+LOSSES: tuple[Loss, ...] = ("answers", "last", "all", "breaks")
+"""What the loss covers: answers with their end tokens; the last answer with its end token; all but the first token;
+answers, end tokens and the line breaks after these where another turn follows (open-instruct's)."""
 BOS, EOS = Special("bos"), Special("eos")
 
 
@@ -116,6 +117,11 @@ def with_loss(template: Template, loss: str) -> Template:
         raise UserError(f"template '{template.name}:{loss}': the loss may cover {', '.join(LOSSES)}{_meant(loss)}")
     if loss == "answers":
         return template
+    opens = template.user.before[:1]    # must not lengthen the break's token
+    alone = not (opens and isinstance(opens[0], str) and opens[0][:1].isspace())
+    if loss == "breaks" and not (template.assistant.after == ("\n",) and alone):
+        raise UserError(f"template '{template.name}:breaks': no line break follows its end token; take the loss "
+                        "'answers', or a template that has one, such as tulu or chatml")
     return dataclasses.replace(template, name=f"{template.name}:{loss}", loss=loss)
 
 

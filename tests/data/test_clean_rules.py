@@ -161,6 +161,17 @@ def test_the_split_of_fastchat_loses_the_round_that_overflows_last():
     assert [piece.id for piece in result("split", alone, tokens=64, like="fastchat")] == ["c_0", "c_2"]
 
 
+def test_the_split_of_open_instruct_leaves_out_long_rounds_and_loses_the_last():
+    def rounds_left(*sizes):    # of each piece the numbers of its rounds; a round of size n counts n + 12
+        whole = dialogue(*(text for i, size in enumerate(sizes) for text in (str(i) * (size - 1), "a")))
+        return [[texts(piece)[j][0] for j in range(0, len(texts(piece)), 2)]
+                for piece in result("split", whole, tokens=64, like="open-instruct")]
+    assert rounds_left(20, 20, 90, 20, 20) == [["0", "1"], ["3", "4"]]
+    assert rounds_left(20, 90, 20) == [["0"]]               # the long round counts against the last, which fits
+    assert rounds_left(20, 20, 20) == [["0", "1"]]          # as FastChat's
+    assert rounds_left(90, 90, 20, 20) == [["2", "3"]]
+
+
 def test_a_conversation_without_a_round_that_fits_is_dropped_on_request():
     with pytest.raises(Drop, match="no round of at most 9 tokens"):
         result("split", dialogue("q" * 9, "a" * 9), tokens=9, long_round="drop")
@@ -172,6 +183,9 @@ def test_a_conversation_without_a_round_that_fits_is_dropped_on_request():
     ("near-dialogue", {"threshold": float("nan")}, "threshold: nan"), ("diversity", {"sample": 0}, "sample: 0 is too"),
     ("overlap", {"against": ()}, "against: names none"), ("held-out", {"against": ()}, "against: names none"),
     ("held-out", {"against": ("a",), "most": 1.5}, "most: 1.5 is no share"), ("digits", {"repeats": 0}, "at least 2"),
+    ("split", {"like": "fastchat", "long_round": "keep"}, "long_round: 'keep' says nothing beside like='fastchat'"),
+    ("identity", {"like": "koala", "phrases": ["x"]}, "phrases: .* says nothing beside like='koala'.*; leave out phr"),
+    ("html", {"like": "fastchat", "turns": "all"}, "turns: 'all' says nothing beside like='fastchat'"),
     ("split", {"tokens": 0}, "tokens: 0 is too small; at least 1"), ("tokens", {"most": 0}, "most: 0 is too small"),
     ("length", {"least": 9, "most": 5}, "most: 5 is too small"), ("length", {"least": -1}, "least: -1 is too small")])
 def test_options_that_make_no_sense_are_refused_before_anything_is_read(rule, options, message):

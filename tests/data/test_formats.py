@@ -39,6 +39,9 @@ UNNATURAL = {"instruction": "Name it.", "instances": [
                         "output": "Cow"}]}
 BAIZE = {"topic": "x", "input": "The conversation between human and AI assistant.\n[|Human|] Hi\n[|AI|] Hello.\n"
                                "[|Human|] Why?\n[|AI|] So.\n[|Human|] "}
+BAIZE_BROKEN = {"topic": "x", "input": "The conversation between human and AI assistant.\n[|Human|] Hi\n[|AI|] Hello.\n"
+                                      "[|Human|] Why?\n[|Human|] When?\n[|AI|] Now.\n[|Human|] "}
+SHAREGPT_SYSTEM = {"id": "x", "conversations": [{"from": "system", "value": "S"}, *SHAREGPT["conversations"]]}
 SUPERNI = {"Source": ["x"], "Definition": ["Add."], "Categories": ["Math"], "Negative Examples": [],
            "Positive Examples": [{"input": "1 1", "output": "2", "explanation": ""}],
            "Instances": [{"id": f"task1-{i}", "input": f"{i} 1", "output": [str(i + 1), "more"]} for i in range(5)]}
@@ -75,6 +78,9 @@ BAD = "An Unhelpful Answer:"
     ("dolly", {"instruction": "Q", "context": "C", "response": "A", "category": "open_qa"}, {},
      [rounds("Q\n\nC", "A")]),
     ("baize", BAIZE, {}, [rounds("Hi", "Hello.", "Why?", "So.")]),
+    ("baize", BAIZE_BROKEN, {}, [rounds("Hi", "Hello.")]),
+    ("baize", BAIZE_BROKEN, {"like": "open-instruct"}, [rounds("Hi", "Hello.", "When?", "Now.")]),
+    ("sharegpt", SHAREGPT_SYSTEM, {}, [[("system", "S"), *rounds("Hi", "Hello")]]),
     ("superni", SUPERNI, {"few_shot": 0, "zero_shot": 9},
      [rounds(f"Add.\n\nInput:\n{i} 1\nOutput:\n", str(i + 1)) for i in range(5)]),
     ("flan", {"inputs": "Q?", "targets": "A", "task": "x"}, {}, [rounds("Q?", "A")]),
@@ -177,6 +183,7 @@ def test_open_instructs_wordings_are_drawn_by_weight():
 @pytest.mark.parametrize(("form", "record", "options", "reason"), [
     ("sharegpt", {**SHAREGPT, "plugins": ["web"]}, {}, "with plugins"),
     ("sharegpt", {"conversations": [{"from": "bing", "value": "x"}]}, {}, "unknown role"),
+    ("sharegpt", SHAREGPT_SYSTEM, {"like": "open-instruct"}, "with a system turn"),
     ("hc3", {**HC3, "chatgpt_answers": "x"}, {}, "wrong shape"), ("lima", {"conversations": ["Q"]}, {}, "no answer"),
     ("gpt4all", {"source": "bigscience/p3", "prompt": "Q", "response": "A"}, {"without": ["bigscience/p3"]},
      "unwanted source"),
@@ -201,6 +208,8 @@ def test_teachers_stand_where_a_model_wrote():
     ({"format": "shargpt"}, "'shargpt' is no format; did you mean 'sharegpt'\\?; known, the nearest first: sharegpt, "),
     ({"format": "oasst1", "options": {"onyl": "best"}}, "unknown option 'onyl'; did you mean 'only'"),
     ({"format": "oasst1", "options": {"only": "first"}}, "'first' .* is not one of all, best"),
+    ({"format": "oig", "options": {"like": "koala", "name": "Bob"}},
+     "source 'x': options.name: 'Bob' says nothing beside like='koala', .*; leave out name, or like"),
     ({"options": {"x": 1}}, "unknown option 'x'; known: none"),
     ({"clean": ["refusal"]}, "'refusal' is no rule; did you mean 'refusals'"),
     ({"clean": [{"rule": "split", "token": 3}]}, "rule 'split': unknown option 'token'; did you mean 'tokens'"),

@@ -10,7 +10,7 @@ import pytest
 
 from easylm_imitation.config import load
 from easylm_imitation.data import BuildConfig, build_dataset
-from easylm_imitation.data.public import PUBLIC, public
+from easylm_imitation.data.public import PUBLIC, cot, public
 from easylm_imitation.data.shards import open_shards
 from easylm_imitation.schema import UserError
 
@@ -44,6 +44,16 @@ def test_the_header_names_every_file(name):
 def test_the_header_of_source_lists_every_name():
     header = (ROOT / "configs/data/source.py").read_text().split('"""')[1]
     assert [name for name in PUBLIC if not re.search(rf"[ \n]{re.escape(name)}[,.]", header)] == []
+
+
+def test_chains_of_thought_are_drawn_by_half_or_as_said():
+    def drawn(*given, **options):
+        return {entry["options"]["templates"][0]: entry["sample"] for entry in cot(10, {}, *given, **options)}
+    assert drawn() == drawn(like="open-instruct") == {"zs_opt": 5, "fs_opt": 5}
+    assert drawn(0) == {"zs_opt": 10}
+    assert drawn(0, like="open-instruct") == {}     # its script asks for the few-shot number in both cases
+    with pytest.raises(UserError, match="few_shot 11 of 10"):
+        cot(10, {}, 11)
 
 
 def test_an_unknown_dataset_names_the_nearest():

@@ -1,11 +1,16 @@
 """Where sources are: several missing at once, patterns, and URLs through a real fsspec file system."""
+import functools
+import http.server
 import json
+import threading
+import zipfile
 
 import fsspec
 import pytest
 from data_helpers import listing, turns, write_lines
 
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
+from easylm_imitation.data.files import locate
 from easylm_imitation.schema import UserError
 
 
@@ -86,6 +91,44 @@ def test_a_url_is_built_like_the_file_that_it_names(tmp_path, tokenizer_folder, 
     assert (both.sources[0].files, both.sources[0].dropped) == (2, {"wrong shape": 1})
     dropped = json.loads((tmp_path / "three" / "dropped.jsonl").read_text())
     assert (dropped["file"], dropped["line"]) == ("memory://bucket/x/b.jsonl", 1)
+
+
+@pytest.fixture
+def places(tmp_path):
+    """The same two files behind URLs: of this machine, and of a web server, where one needs a query."""
+    (tmp_path / "served" / "my set").mkdir(parents=True)
+    for name in "ab":
+        write_lines(tmp_path / "served" / "my set" / f"{name}.jsonl", [messages(f"{name}{i}") for i in range(2)])
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {"file": f"file://{tmp_path}/served/my set", "http": f"http://127.0.0.1:{server.server_port}/my%20set"}
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["file", "http"])
+def test_files_of_this_machine_and_of_the_web_are_read_by_their_urls(tmp_path, tokenizer_folder, places, kind):
+    place, query = places[kind], "?download=1" if kind == "http" else ""
+    config = functools.partial(config_of, tokenizer_folder)
+    one = build_dataset(config(SourceConfig(f"{place}/a.jsonl{query}")), tmp_path / "one")
+    assert (one.conversations, one.sources[0].dataset) == (2, "a")
+    both = config(SourceConfig("*.jsonl", dataset="set"), root=place)
+    assert locate(both) == [(f"{place}/a.jsonl", f"{place}/b.jsonl")]
+    assert build_dataset(both, tmp_path / "both").conversations == 4
+    with pytest.raises(UserError, match="none.jsonl: no such file"):
+        locate(config(SourceConfig(f"{place}/none.jsonl")))
+    with pytest.raises(UserError, match=r"none\*: no such file"):
+        locate(config(SourceConfig(f"{place}/none*")))
+
+
+def test_files_in_an_archive_are_named_with_it(tmp_path, tokenizer_folder):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in "ab":
+            archive.writestr(f"in/{name}.jsonl", json.dumps(messages(name)) + "\n")
+    source = SourceConfig(f"zip://in/*.jsonl::file://{tmp_path}/x.zip", dataset="set")
+    config = config_of(tokenizer_folder, source)
+    assert locate(config) == [tuple(f"zip://in/{name}.jsonl::file://{tmp_path}/x.zip" for name in "ab")]
+    assert build_dataset(config, tmp_path / "out").conversations == 2
 
 
 @pytest.mark.parametrize(("path", "message"), [

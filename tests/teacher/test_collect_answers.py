@@ -268,6 +268,45 @@ def test_answers_without_usage_are_said_and_a_good_count_counts(files, capsys, u
     assert read_json(CollectionCard, f"{files[1]}.card.json").uncounted == uncounted
 
 
+def test_an_answer_that_cannot_be_read_and_reports_its_tokens_is_paid_and_kept(files):
+    def behave(handler, body, n):
+        if body["messages"][-1]["content"] == "question 1" and n == 1:
+            return {"choices": [{"text": "half"}], "usage": {"prompt_tokens": 100, "completion_tokens": 50}}
+        return answer(body)
+    with serving(Endpoint(behave)) as endpoint:
+        made = collect(endpoint, files, price_in=1.0, price_out=2.0)
+        assert (made.kept, made.spoiled, made.failed) == (6, 1, 0)
+        assert (made.prompt_tokens, made.completion_tokens) == (6 * 10 + 100, 6 * 5 + 50)
+        assert made.cost == pytest.approx((160 + 2 * 80) / 1e6)
+        spoiled, = (entry for entry in ledger_of(files[1]) if entry.status == "spoiled")
+        assert (spoiled.prompt_id, json.loads(spoiled.response)["choices"]) == ("p1", [{"text": "half"}])
+        assert "without 'message'" in spoiled.error
+        again = collect(endpoint, files, price_in=1.0, price_out=2.0)
+        assert (again.reused, again.spoiled, again.cost, len(endpoint.requests)) == (6, 1, made.cost, 7)
+    card = read_json(CollectionCard, f"{files[1]}.card.json")
+    assert (card.requests, card.failures, card.prompt_tokens) == (6, 0, 160)
+
+
+def test_a_budget_is_not_passed_by_answers_that_cannot_be_read(files):
+    spoiled = {"choices": [], "usage": {"prompt_tokens": 30, "completion_tokens": 30}}
+    with serving(Endpoint(lambda h, body, n: spoiled)) as endpoint:
+        with pytest.raises(Incomplete, match="the budget is used up"):
+            collect(endpoint, files, budget_tokens=100, max_tokens=40, concurrency=1, attempts=6)
+        assert len(endpoint.requests) == 1      # a second could bring it above 100
+
+
+def test_answers_that_a_filter_took_are_no_rows_unless_wanted(files):
+    def behave(handler, body, n):
+        taken = body["messages"][-1]["content"] in ("question 1", "question 2")
+        return answer(body, text="Well, you", finish="content_filter") if taken else answer(body)
+    with serving(Endpoint(behave)) as endpoint:
+        made = collect(endpoint, files)
+        assert (made.kept, made.dropped) == (4, {"filtered": 2})
+        assert "filtered=keep would keep such answers" in what_is_missing(made)
+        assert collect(endpoint, files, filtered="keep").kept == 6
+        assert len(endpoint.requests) == 6
+
+
 @pytest.mark.parametrize("usage", [None, [], "many", 3])
 def test_usage_of_another_form_counts_as_none(files, usage):
     with serving(Endpoint(lambda h, body, n: answer(body) | {"usage": usage})) as endpoint:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tiny_tokenizers import KINDS
 
 from easylm_imitation.records import Conversation, Message
-from easylm_imitation.text import TEMPLATES, load_tokenizer, stop_ids, tokenize
+from easylm_imitation.schema import UserError
+from easylm_imitation.text import TEMPLATES, get_template, load_tokenizer, stop_ids, tokenize
 from easylm_imitation.text.rows import check_template, special_token
 from easylm_imitation.text.template import EOS
 
@@ -75,6 +76,20 @@ def check(template, tokenizer, dialogue, exact=True):
 @given(name=st.sampled_from(list(TEMPLATES)), dialogue=dialogues)
 def test_what_carries_loss_is_what_the_assistant_said(kind, name, dialogue):
     check(TEMPLATES[name], KINDS[kind](), dialogue, exact=kind != "llama_legacy")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["tulu", "chatml"])
+def test_the_break_after_an_answer_may_carry_loss_as_open_instructs_does(kind, name):
+    tokenizer, said = KINDS[kind](), conversation_of("s", [("a", "b"), ("c", "d\n"), ("e", "f")])
+    usual, breaks = (tokenize(get_template(f"{name}:{loss}"), tokenizer, said) for loss in ("answers", "breaks"))
+    assert breaks.tokens.tolist() == usual.tokens.tolist()
+    more = [i for i, (one, other) in enumerate(zip(usual.loss_weights, breaks.loss_weights)) if one != other]
+    assert tokenizer.decode(usual.tokens[more].tolist(), skip_special=False).replace(" ", "") == "\n\n"
+    end = special_token(get_template(name).end, tokenizer)
+    assert sum(usual.tokens[i - 1] == end for i in more) == 2       # two of three answers have a turn after them
+    with pytest.raises(UserError, match="template 'vicuna:breaks': no line break follows its end token"):
+        get_template("vicuna:breaks")
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ class Format:
     columns: tuple[str, ...] = ()   # names of the cells, for files of tab-separated lines
     whole: bool = False             # a file is one JSON object
     skip: str = ""                  # pattern of the names of files to pass over, unless the source says otherwise
+    alone: tuple[str, ...] = ()     # options that say nothing beside `like`
 
     @property
     def shape(self) -> Literal["", "object", "lines"]:
@@ -51,7 +52,7 @@ FORMATS: dict[str, Format] = {
     "lima": Format(dialogues.lima),
     "halueval": Format(instructions.halueval),
     "koala": Format(preferences.koala),
-    "oig": Format(dialogues.oig),
+    "oig": Format(dialogues.oig, alone=("name",)),
     "hh": Format(preferences.hh),
     "webgpt": Format(preferences.webgpt),
     "summaries": Format(preferences.summaries),

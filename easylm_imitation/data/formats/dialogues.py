@@ -29,13 +29,15 @@ def conversations(record: dict[str, Any]) -> Iterator[Conversation]:
         raise Drop("wrong shape", str(error)) from None
 
 
-def sharegpt(record: dict[str, Any]) -> Iterator[Row | Cut]:
+def sharegpt(record: dict[str, Any], *, like: Literal["", "open-instruct"] = "") -> Iterator[Row | Cut]:
     """conversations: [{from, value}]. As FastChat's cleaning does, an opening answer and a closing question are cut,
-    and what was said with plugins is left out."""
+    and what was said with plugins is left out. `like="open-instruct"` leaves out every dialogue with a system turn."""
     if record.get("plugins"):
         raise Drop("with plugins", "parts of such answers come from other programs")
     messages = [Message(role(text(turn, "from")), text(turn, "value"))
                 for turn in listed(record, "conversations", dict)]
+    if like and any(message.role == "system" for message in messages):
+        raise Drop("with a system turn", "open-instruct takes none of these")
     first = system(record, "system")
     if messages and messages[0].role == "system":
         first, messages = messages[:1], messages[1:]
@@ -69,18 +71,21 @@ def lima(record: dict[str, Any]) -> Iterator[Row]:
     yield Row([Message(("user", "assistant")[i % 2], content) for i, content in enumerate(texts)])
 
 
-def baize(record: dict[str, Any]) -> Iterator[Row | Cut]:
-    """input: one text with [|Human|] and [|AI|] before the turns. A question without an answer ends it."""
+def baize(record: dict[str, Any], *, like: Literal["", "open-instruct"] = "") -> Iterator[Row | Cut]:
+    """input: one text with [|Human|] and [|AI|] before the turns. A question without an answer ends it;
+    `like="open-instruct"` leaves that round out and reads on, though later ones may refer to it."""
     messages: list[Message] = []
     parts = text(record, "input").split("[|Human|]")[1:]
     for part in parts:
         question, marker, answer = part.partition("[|AI|]")
         if not marker or not question.strip() or not answer.strip():
+            if like:
+                continue
             break
         messages += [Message("user", question.strip()), Message("assistant", answer.strip())]
     yield Row(messages)
-    left = [turn for part in parts[len(messages) // 2:] for turn in part.split("[|AI|]") if turn.strip()]
-    yield from cut(len(left) if messages else 0)
+    turns = sum(bool(turn.strip()) for part in parts for turn in part.partition("[|AI|]")[::2])
+    yield from cut(turns - len(messages) if messages else 0)
 
 
 def oasst1(record: dict[str, Any], *, lang: str = "", only: Literal["all", "best"] = "all",
