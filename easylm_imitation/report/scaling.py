@@ -1,6 +1,6 @@
 """What more imitation data do, and what a better base does: the paper's two axes, as paired differences.
 
-Imitations of one base and one teacher by different budgets are a ladder of data; imitations of different bases are a
+Imitations of one base by different budgets of one dataset are a ladder of data; imitations of different bases are a
 ladder of bases, ordered by how the bases themselves do in substance. Each ladder is told by its ends: the difference
 between the highest and the lowest step, on the same items, seeds of both sides counted.
 """
@@ -34,26 +34,32 @@ class Step:
     trio: Trio
     rows: list[Row]
     base_level: float | None
+    datasets: tuple[str, ...] = ()      # sources of its training data, where the card is here
 
 
 def ladders(steps: Sequence[Step]) -> list[Ladder]:
     """All ladders of at least two steps, of data first."""
     made = []
-    for own in _families(steps, lambda s: (s.trio.imitation.lineage.base, s.trio.imitation.lineage.teachers)):
+    for own in _families(steps, lambda s: (s.trio.imitation.lineage.base, *_taught(s))):
         budgets = {step.trio.imitation.lineage.tokens: step for step in own}
         if len(budgets) > 1:
             made += _ladder("data", [budgets[tokens] for tokens in sorted(budgets)])
     largest: dict[tuple, Step] = {}
     for step in steps:
         lineage = step.trio.imitation.lineage
-        key = lineage.base, lineage.teachers
+        key = lineage.base, *_taught(step)
         if step.base_level is not None and (key not in largest or
                                             lineage.tokens > largest[key].trio.imitation.lineage.tokens):
             largest[key] = step
-    for own in _families(list(largest.values()), lambda s: s.trio.imitation.lineage.teachers):
+    for own in _families(list(largest.values()), _taught):
         if len(own) > 1:
             made += _ladder("base", sorted(own, key=lambda step: step.base_level))
     return made
+
+
+def _taught(step: Step) -> tuple:
+    """Who taught, and with which data: steps of one ladder have both in common."""
+    return step.trio.imitation.lineage.teachers, step.datasets
 
 
 def _families(steps: Sequence[Step], key: Callable[[Step], Hashable]) -> list[list[Step]]:

@@ -95,7 +95,8 @@ def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), eviden
     """Pairs, compares and words everything in `models`."""
     trios = make_trios(list(models), evidence)
     compared = [compare(trio, evidence) for trio in trios]
-    steps = [Step(trio, made.rows, _base_level(made.views)) for trio, made in zip(trios, compared)]
+    steps = [Step(trio, made.rows, _base_level(made.views), evidence.datasets(trio.imitation.lineage))
+             for trio, made in zip(trios, compared)]
     views, climbed = _adjusted([made.views for made in compared], ladders(steps))
     tasks = _adjusted_tasks([made.tasks for made in compared])
     made = [_imitation(trio, *own, contamination(trio, raw.rows, evidence), evidence)

@@ -203,3 +203,14 @@ def test_preference_is_shown_and_does_not_decide(tmp_path):
     made, = verdict(tmp_path).imitations
     assert "judged against the teacher's answers, the imitation wins 70.0%" in " ".join(made.sentences)
     assert made.judgement == "gained no measurable substance"
+
+
+def test_a_ladder_stays_with_its_data(tmp_path):
+    """Two budgets of one dataset are a ladder; another dataset's imitation is no step of it, however many tokens."""
+    trio(tmp_path, task(shares(60)), student(1, "broad-1k", "FEW", 1000))
+    write(tmp_path, student(1, "broad-9k", "MANY", 9000), task(shares(62)))
+    write(tmp_path, student(1, "local-20k", "OTHER", 20000), task(shares(90)))
+    for name, dataset in (("FEW", "broad"), ("MANY", "broad"), ("OTHER", "local")):
+        card(tmp_path, name.lower(), name, dataset=dataset)
+    ladder, = verdict(tmp_path).ladders
+    assert ladder.names == ("broad-1k", "broad-9k")
