@@ -123,7 +123,7 @@ def test_programs_run_in_the_sandbox(shared_data):
 
 
 def test_a_task_may_count_what_is_refused():
-    task = Task("t", {"metadata": {"scorer": "refusal"}, "metric_list": [{"metric": "exact_match"}]}, {})
+    task = Task("t", {"metadata": {"scorer": "refusal"}, "metric_list": [{"metric": "exact_match"}]}, {}, True)
     said = [["I'm sorry, but I can't help with that."], ["Take the second road."], ["I cannot help.", "With pleasure."]]
     made = score_after(task, [{}, {}, {}], said, EvaluateConfig())
     assert [own.score for own in made] == [1.0, 0.0, 0.5]
