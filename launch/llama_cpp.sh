@@ -1,4 +1,5 @@
 # Sourced by launch/test.sh --slow: compiles llama.cpp's Python package into .venv, once. Tests skip where that fails.
+sum=${sum:-}                 # from environment.sh: what decides the versions
 failed=.venv/.no-llama      # holds the versions for which it failed, so that it is not tried each time
 if ! .venv/bin/python -c 'import llama_cpp' 2>/dev/null && ! grep -qxF "$sum" "$failed" 2>/dev/null; then
   if ! command -v "${CXX:-c++}" >/dev/null; then
