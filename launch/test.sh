@@ -10,6 +10,7 @@ if [ "${1:-}" = "--slow" ]; then shift; choose=(-m "not gpu"); source launch/lla
 # The TPU's compiler stands beside the environment, for tests alone: within it, jax would look for a TPU at every start.
 tpu=.venv/tpu
 if [ "$(uname -sm)" = "Linux x86_64" ] && [ ! -e $tpu/.installed ]; then
+  mkdir -p $tpu
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $tpu -c constraints.txt \
     libtpu==0.0.52 >.venv/tpu.log 2>&1 && touch $tpu/.installed ||
     echo "libtpu could not be installed (.venv/tpu.log): tests that compile for TPUs are skipped" >&2

@@ -2,6 +2,7 @@
 try next where the work really went. The programs that they start are stand-ins here that note how they were called."""
 import os
 import pathlib
+import platform
 import re
 import shlex
 import shutil
@@ -53,7 +54,8 @@ def test_scripts_parse_and_call_verbs_with_flags_that_exist(script):
 def test_an_environment_is_installed_once_for_each_set_of_extras(checkout):
     installs = [sum("pip install" in call for call in run(checkout, script)[2])
                 for script in ("quickstart.sh", "test.sh", "quickstart.sh", "test.sh")]
-    assert installs == [2, 2, 0, 0]
+    elsewhere = (platform.system(), platform.machine()) != ("Linux", "x86_64")     # there is no compiler for TPUs
+    assert installs == [2, 2 if elsewhere else 3, 0, 0]
 
 
 def test_slow_tests_compile_llama_cpp_once_and_run_without_it_where_that_fails(checkout):
