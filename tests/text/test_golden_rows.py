@@ -110,7 +110,8 @@ def test_the_loss_covers_what_the_name_says():
         answer = [token for token, weight in zip(*map(np.ndarray.tolist, (last.tokens, last.loss_weights))) if weight]
         assert answer == [token for tokens, _ in GOLDEN[name][-1:] for token in tokens]
     assert get_template("tulu:answers") is TEMPLATES["tulu"]
-    with pytest.raises(UserError, match="template 'tulu:lost': the loss may cover answers, last, all, breaks; did you mean"):
+    said = "template 'tulu:lost': the loss may cover answers, last, all, breaks; did you mean"
+    with pytest.raises(UserError, match=said):
         get_template("tulu:lost")
 
 
