@@ -77,7 +77,7 @@ def test_a_twin_takes_ten_updates(name, tmp_path):
     family = re.match(r"[a-z]+", config.model["preset"]).group()
     twin = dataclasses.replace(
         config, model={"preset": f"{family}-debug", "context": 512}, epochs=None, steps=10, checkpoint_every=10,
-        data=dataclasses.replace(config.data, context=512, batch=8))
+        log_every=1, data=dataclasses.replace(config.data, context=512, batch=8))
     assert isinstance(twin.data, LoaderConfig)
     base = None
     if twin.lora:       # adapters need a model to stand beside

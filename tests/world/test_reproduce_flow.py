@@ -83,8 +83,9 @@ def test_another_config_does_not_touch_the_work(small, capsys):
     assert "holds the work of another config" in capsys.readouterr().err
 
 
-def test_neither_size_nor_both_is_an_error(tmp_path):
-    assert main.main(["reproduce", "--workdir", str(tmp_path / "x")]) == 2
+@pytest.mark.parametrize("both", [["--quick", "--full"], ["--quick", "--config", "configs/reproduce/ci.py"]])
+def test_two_sizes_are_an_error(tmp_path, both):
+    assert main.main(["reproduce", *both, "--workdir", str(tmp_path / "x")]) == 2
     assert not (tmp_path / "x").exists()
 
 
