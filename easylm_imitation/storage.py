@@ -7,6 +7,7 @@ sent lies after its newest checkpoint, and is cut off and done again anyway.
 """
 import atexit
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 
 from easylm_imitation import console
 from easylm_imitation.schema import UserError
@@ -43,19 +45,22 @@ class Copy:
         self._sent: dict[str, tuple[int, int]] = {}
         self._one, self._pool = threading.Lock(), concurrent.futures.ThreadPoolExecutor(1)
         self._at, self._going = time.monotonic(), None
-        try:
+        with self._told("cannot be read", "see that this host may read and write the bucket (docs/pods.md)"):
             self._fetch()
-        except OSError as error:
-            raise UserError(f"{self.url}: cannot be read ({error}); see that this host may read and write the bucket "
-                            "(docs/pods.md)") from None
 
     def send(self) -> None:
         """Brings all that has changed there. Raises UserError when the bucket refuses for about a minute."""
-        try:
+        with self._told("cannot be written",
+                        "its checkpoints are whole. Once this is mended, the same command continues"):
             self._send()
+
+    @contextlib.contextmanager
+    def _told(self, what: str, cure: str) -> Iterator[None]:
+        """What the bucket refuses, as UserError."""
+        try:
+            yield
         except OSError as error:
-            raise UserError(f"{self.url}: cannot be written ({error}); its checkpoints are whole. Once this is mended, "
-                            "the same command continues") from None
+            raise UserError(f"{self.url}: {what} ({error}); {cure}") from None
 
     def _send(self) -> None:
         with self._one:

@@ -11,8 +11,8 @@ from endpoint import Endpoint, answer, drop, send, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easylm_imitation import client as client_module
-from easylm_imitation.client import Client, ClientConfig, RequestFailed, base_url, for_each, with_client
+from easylm_imitation.client import Bucket, Client, ClientConfig, RequestFailed, base_url, for_each, with_client
+from easylm_imitation.client.rates import retry_after
 from easylm_imitation.record_examples import EXAMPLES
 from easylm_imitation.records import Lineage, Message
 from easylm_imitation.schema import UserError
@@ -156,7 +156,7 @@ def test_differing_endless_pauses_are_said_once_and_briefly(capsys):
 def test_every_form_of_date_in_a_retry_after_is_read_as_utc(form):
     value = time.strftime(form, time.gmtime(time.time() + 100))
     response = httpx.Response(429, headers={"Retry-After": value})
-    assert 90 < client_module._retry_after(response) <= 100
+    assert 90 < retry_after(response) <= 100
 
 
 @pytest.mark.parametrize("value", ["nan", "-5", "soon", "", "Sun, 22 Nov 99999999999 22:49:37 GMT"])
@@ -274,7 +274,7 @@ class VirtualTime:
         await asyncio.sleep(0)
 
     def bucket(self, per_minute):
-        return client_module.Bucket(per_minute, clock=lambda: self.now, sleep=self.sleep)
+        return Bucket(per_minute, clock=lambda: self.now, sleep=self.sleep)
 
 
 def spend(per_minute, amounts):
@@ -423,4 +423,4 @@ def test_the_key_is_not_in_the_clients_repr(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     client = Client(ClientConfig("http://h"))
     assert KEY not in repr(client) + repr(client.config)
-    assert client_module.base_url("http://h") == client.base
+    assert base_url("http://h") == client.base

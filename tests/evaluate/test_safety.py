@@ -153,7 +153,7 @@ def test_the_quota_of_perspective_is_kept(tmp_path, monkeypatch):
     """Counted by the bucket that every client has; here only that the setting reaches it."""
     monkeypatch.setenv("PERSPECTIVE_API_KEY", "k")
     taken = []
-    from easylm_imitation import client
+    from easylm_imitation.client import client
 
     class Bucket(client.Bucket):
         async def take(self, amount):

@@ -364,16 +364,21 @@ def test_what_is_on_its_way_at_an_interrupt_is_kept_and_a_second_one_cuts(tmp_pa
         for interrupts, entries in ((2, 0), (1, 3)):
             go.clear()
             seen = len(endpoint.requests)
-            child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-            wait_for(lambda expected=seen + 3: len(endpoint.requests) == expected)
-            for _ in range(interrupts):
-                time.sleep(0.2)
+            with (tmp_path / "said").open("w") as said:
+                child = subprocess.Popen(command, cwd=ROOT, stderr=said, stdout=said)
+            try:
+                wait_for(lambda expected=seen + 3: len(endpoint.requests) == expected)
                 child.send_signal(signal.SIGINT)
-            if interrupts == 1:
-                time.sleep(0.3)
+                wait_for(lambda: "interrupt again" in (tmp_path / "said").read_text())
+                if interrupts == 2:         # two at once, before the first is noticed, would be one
+                    child.send_signal(signal.SIGINT)
+                else:
+                    go.set()
+                assert child.wait(15) == 130
+            finally:
                 go.set()
-            assert child.wait(15) == 130
-            go.set()
+                child.kill()
+                child.wait()
             assert len(ledger_of(out)) == entries
         assert len(endpoint.requests) == 6
 

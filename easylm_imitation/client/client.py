@@ -1,23 +1,9 @@
-"""The one client of OpenAI-compatible endpoints: asynchronous, bounded, patient with the busy, clear with the hopeless.
-
-    async with Client(ClientConfig("http://127.0.0.1:8000")) as client:
-        reply = await client.chat([{"role": "user", "content": "Where is Oslo?"}], max_tokens=64)
-
-Waiting may mend 408, 409, 425, 429, 5xx, time-outs, broken connections and bodies of an unexpected form: these are
-tried again after a growing, jittered pause, never shorter than `Retry-After`, which is believed up to
-`longest_retry_after` seconds. A 429 holds back *all* requests of the client: a limit is the account's, not the
-request's. A wrong key, address or model raises UserError at once; a request that the server refuses (400, 422) raises
-RequestFailed, as others may still be good. The key comes from the environment, goes into one header, and is scrubbed
-from every message, and from answers if it is long enough for a secret.
-"""
+"""`Client`: requests sent with bounded concurrency and tried again; its errors in plain words."""
 import asyncio
 import dataclasses
-import datetime
-import email.utils
 import functools
 import os
 import random
-import re
 import ssl
 import time
 import urllib.parse
@@ -27,14 +13,25 @@ from typing import Any, TypeVar
 import httpx
 
 from easylm_imitation import console
-from easylm_imitation.records import Lineage, Message
-from easylm_imitation.schema import UserError, build, nearest, plain
+from easylm_imitation.client.answers import (
+    Reply,
+    ServedModel,
+    Spoiled,
+    content_text,
+    first_tokens,
+    message_of,
+    served_models,
+    tokens_used,
+    why_unreadable,
+    writable,
+)
+from easylm_imitation.client.rates import Bucket, prompt_tokens, retry_after
+from easylm_imitation.records import Message
+from easylm_imitation.schema import UserError, nearest, plain
 
 T = TypeVar("T")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _BUSY = frozenset({408, 409, 425, 429}) | frozenset(range(500, 600))
 _SHORTEST_SECRET = 16     # characters; a shorter key is a dummy ("none", "EMPTY"), which answers may hold as a word
-_BYTES_PER_TOKEN = 2.5          # low for English, so that the estimate of a prompt errs upwards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,78 +57,6 @@ class ClientConfig:
         for name in ("backoff", "longest_wait"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
-
-
-class Bucket:
-    """A limit a minute: in any t seconds at most t/60 of it, and one second's worth, or one request, on top.
-
-    Who comes first goes first. A request larger than a second's worth goes when the bucket is full and leaves a debt.
-    `clock` and `sleep` may be those of a virtual time.
-    """
-
-    def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic,
-                 sleep: Callable[[float], Awaitable[None]] = asyncio.sleep):
-        self._rate = per_minute / 60
-        self._size = max(1.0, self._rate)
-        self._level, self._at = self._size, clock()
-        self._clock, self._sleep, self._turn = clock, sleep, asyncio.Lock()
-
-    async def take(self, amount: float) -> None:
-        """Waits until `amount` may be spent, and spends it."""
-        async with self._turn:
-            need = min(amount, self._size)
-            while self._fill() < need - 1e-9:
-                await self._sleep((need - self._level) / self._rate)
-            self._level -= amount
-
-    def give_back(self, amount: float) -> None:
-        """What was taken too much (below 0: too little), once that is known."""
-        self._level = min(self._size, self._level + amount)
-
-    def _fill(self) -> float:
-        now = self._clock()
-        self._level, self._at = min(self._size, self._level + (now - self._at) * self._rate), now
-        return self._level
-
-
-def prompt_tokens(text: str) -> float:
-    """An estimate, on the high side, of the tokens of a prompt: by its bytes, and at least one a non-ASCII character.
-
-    >>> prompt_tokens("question 1"), prompt_tokens("漢字"), prompt_tokens("да")
-    (4.0, 2.4, 2.0)
-    """
-    ascii_only = len(text.encode("ascii", "ignore"))
-    return max(len(text.encode("utf-8", "surrogatepass")) / _BYTES_PER_TOKEN,
-               ascii_only / _BYTES_PER_TOKEN + len(text) - ascii_only)
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """One answer. Token counts are None when the endpoint reports none, or no whole number."""
-    text: str
-    finish_reason: str
-    model: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    seconds: float
-    first_token: Mapping[str, float] | None = None      # token -> log-probability, where logprobs were asked for
-
-
-@dataclasses.dataclass(frozen=True)
-class Spoiled:
-    """An attempt's answer of status 200 that cannot be read and reports its tokens: it is paid all the same."""
-    body: str
-    why: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ServedModel:
-    """One line of GET /v1/models; `lineage` and `context` (tokens) only where the server offers them."""
-    id: str
-    lineage: Lineage | None = None
-    context: int | None = None
 
 
 class RequestFailed(Exception):
@@ -222,18 +147,18 @@ class Client:
         `spoiled` is told, before the next attempt, of an answer that was paid and cannot be read."""
         body = {"messages": [plain(m) for m in messages], "max_tokens": max_tokens, "temperature": temperature}
         return await self._generate("/chat/completions", body | options,
-                                    lambda choice: _said(choice["message"]["content"]), spoiled)
+                                    lambda choice: content_text(choice["message"]["content"]), spoiled)
 
     async def complete(self, prompt: str | Sequence[int], *, max_tokens: int, temperature: float = 0.0,
                        spoiled: Callable[[Spoiled], None] | None = None, **options: Any) -> Reply:
         """One raw completion of a text or of token ids; arguments as in `chat`."""
         prompt = prompt if isinstance(prompt, str) else list(prompt)
-        body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature, **options}
+        body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature}
         return await self._generate("/completions", body | options, lambda choice: choice["text"], spoiled)
 
     async def models(self) -> list[ServedModel]:
         """What the endpoint serves. Raises UserError when nothing answers there or the key is wrong."""
-        return await self._send("GET", f"{self.base}/models", None, _served_models)
+        return await self._send("GET", f"{self.base}/models", None, served_models)
 
     async def tokenizer_info(self) -> dict[str, Any] | None:
         """What /tokenizer_info beside /v1 says (special tokens, chat template); None for a server without it."""
@@ -270,8 +195,8 @@ class Client:
             choice = answer["choices"][0]
             seconds = round(time.monotonic() - started, 4)
             texts = text_of(choice), choice.get("finish_reason"), answer.get("model") or self._model
-            texts = (self._without_secret(_writable(text)) for text in texts)
-            return Reply(*texts, *_usage(answer), seconds, _first_token(choice))
+            texts = (self._without_secret(writable(text)) for text in texts)
+            return Reply(*texts, *tokens_used(answer), seconds, first_tokens(choice))
 
         async with self._slots:
             started = time.monotonic()
@@ -346,16 +271,16 @@ class Client:
         try:
             return read(response.json())
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            why = _unexpected(response, error, self._clean)
+            why = why_unreadable(response, error, self._clean)
             raise _Busy(why, spoiled=self._spoiled(response, why)) from None
 
     def _spoiled(self, response: httpx.Response, why: str) -> Spoiled | None:
         """The answer, where it reports tokens."""
         try:
-            used = _usage(response.json())
+            used = tokens_used(response.json())
         except (ValueError, AttributeError):    # no JSON, or no object
             return None
-        body = self._without_secret(_writable(response.text))
+        body = self._without_secret(writable(response.text))
         return Spoiled(body, why, used[0] or 0, used[1] or 0) if any(used) else None
 
     def _error(self, response: httpx.Response, where: str) -> Exception:
@@ -363,7 +288,7 @@ class Client:
         if status == 429 and "insufficient_quota" in response.text:
             return UserError(f"{where}: the account's quota is used up ({said}); continue when it is refilled")
         if status in _BUSY:
-            return _Busy(f"HTTP {status}: {said}", _retry_after(response), limited=status == 429)
+            return _Busy(f"HTTP {status}: {said}", retry_after(response), limited=status == 429)
         if status in (401, 403):
             cure = "check the key in" if self.key else "put a key into"
             return UserError(f"{where}: access refused (HTTP {status}: {said}); {cure} ${self.config.api_key_env}")
@@ -415,87 +340,3 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _served_models(answer: dict) -> list[ServedModel]:
-    return [ServedModel(entry["id"], _lineage(entry), entry.get("max_model_len")) for entry in answer["data"]]
-
-
-def _lineage(entry: Mapping[str, Any]) -> Lineage | None:
-    try:
-        return build(Lineage, entry["lineage"], "/v1/models lineage") if "lineage" in entry else None
-    except UserError:       # another program's field of the same name
-        return None
-
-
-def _first_token(choice: Mapping[str, Any]) -> dict[str, float] | None:
-    """Log-probabilities of the candidates for a chat answer's first token; None where the endpoint gives none."""
-    content = (choice.get("logprobs") or {}).get("content")
-    return {top["token"]: float(top["logprob"]) for top in content[0]["top_logprobs"]} if content else None
-
-
-def _said(content: str | list[dict[str, Any]] | None) -> str | None:
-    """The text of a message: a string, nothing, or a list of parts, of which the texts count."""
-    if isinstance(content, list):
-        return "".join(part["text"] for part in content if part.get("type", "text") == "text")
-    return content
-
-
-def _usage(answer: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Tokens of the prompt and of the answer, as far as the endpoint reports them."""
-    usage = answer.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-
-
-def _count(tokens: Any) -> int | None:
-    """A whole number from 0, 1.0 too; None for whatever else a server says: it is not counted, and not believed."""
-    whole = isinstance(tokens, int | float) and not isinstance(tokens, bool) and tokens >= 0 and tokens % 1 == 0
-    return int(tokens) if whole else None
-
-
-def _writable(text: str | None) -> str:
-    """The text; JSON may spell half of a surrogate pair, which no file could hold: U+FFFD takes its place."""
-    return _SURROGATE.sub("\ufffd", text or "")
-
-
-def message_of(response: httpx.Response, clean: Callable[[str], str]) -> str:
-    """What the server says is wrong: OpenAI's error object, FastAPI's detail, or the start of the body.
-
-    `clean` takes the key out, of the whole text: of a key at the place of the cut a part would remain.
-    """
-    try:
-        body = response.json()
-        error = body.get("error") or body.get("detail") or body
-        message = str(error.get("message", error) if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
-        message = response.text
-    message = " ".join(clean(message).split()) or response.reason_phrase
-    return clean(message)[:300]
-
-
-def _unexpected(response: httpx.Response, error: Exception, clean: Callable[[str], str]) -> str:
-    """Why a body of status 200 is no answer, in words: its own where it is an error object."""
-    said = message_of(response, clean)
-    try:
-        body = response.json()
-    except ValueError:
-        return f"the answer is not JSON: {said}"
-    if isinstance(body, dict) and body.get("error"):
-        return f"an error in place of an answer: {said}"
-    lacks = f" (without {clean(str(error))})" if isinstance(error, KeyError) else ""
-    return f"the answer is not of the expected form{lacks}: {said}"
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds from a Retry-After header, which holds a number or a date; 0 without one, and for what is no number."""
-    value = response.headers.get("retry-after", "").strip()
-    try:
-        seconds = float(value)
-        return max(0.0, seconds) if seconds == seconds else 0.0
-    except ValueError:
-        pass
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-        when = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)   # C's asctime, and "-0000", name no zone
-        return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())
-    except (ValueError, TypeError, OverflowError):      # OverflowError: a year that no calendar has
-        return 0.0
