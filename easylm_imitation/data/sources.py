@@ -59,7 +59,11 @@ class RawRecord(NamedTuple):
         except UnicodeDecodeError as error:
             raise Drop("bad UTF-8", f"byte {error.start} of the line") from None
         except UserError as error:
-            raise Drop("bad JSON", str(error).removeprefix(": ")) from None
+            raise Drop("bad JSON", str(error).removeprefix(": ") + self._cure()) from None
+
+    def _cure(self) -> str:
+        spread = self.raw.strip() == b"{"
+        return "; a record spread over lines: `jq -c . FILE` writes each on one line" if spread else ""
 
 
 def cells(line: str, columns: tuple[str, ...]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easylm_imitation.data import sources
+from easylm_imitation.data.formats import FORMATS
 from easylm_imitation.data.sources import Drop, count_records, iter_records
 from easylm_imitation.records import iter_jsonl
 from easylm_imitation.schema import UserError
@@ -77,6 +78,14 @@ def test_what_is_wrong_with_a_line_is_said_once(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a" 2}\n')
     with pytest.raises(Drop, match=r"^bad JSON: not valid JSON \(Expecting ':' delimiter, column 6\)$"):
         records_of(tmp_path / "x.jsonl")
+
+
+def test_a_record_over_several_lines_and_records_within_an_object_are_told_their_cure(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{\n  "instruction": "a"\n}\n')
+    with pytest.raises(Drop, match="a record spread over lines: `jq -c . FILE` writes each on one line"):
+        next(iter_records(tmp_path / "x.jsonl")).parse()
+    with pytest.raises(Drop, match=r"keys are data, n; are the records in 'data'\? `jq -c '.data\[\]'"):
+        list(FORMATS["alpaca"].rows({"data": [{"instruction": "a", "output": "b"}], "n": 1}))
 
 
 def test_elements_that_are_no_objects_are_dropped_alone(tmp_path):

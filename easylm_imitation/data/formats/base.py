@@ -39,7 +39,13 @@ def text(record: dict[str, Any], *keys: str, default: str | None = None) -> str:
             return record[key]
     if default is not None:
         return default
-    raise Drop("wrong shape", f"no '{keys[0]}'; keys are {', '.join(map(str, record))}")
+    raise Drop("wrong shape", f"no '{keys[0]}'; keys are {', '.join(map(str, record))}{_wrapped(record)}")
+
+
+def _wrapped(record: dict[str, Any]) -> str:
+    """A hint where the object holds the file's records."""
+    lists = [key for key, value in record.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    return f"; are the records in '{lists[0]}'? `jq -c '.{lists[0]}[]' FILE` takes them out" if len(lists) == 1 else ""
 
 
 def listed(record: dict[str, Any], key: str, kind: type) -> list[Any]:
