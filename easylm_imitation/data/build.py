@@ -146,8 +146,7 @@ def _write(config: BuildConfig, files: list[SourceFiles], datasets: list[str],
         places, contents = _write_shards(folder / "shards", config, mixed(rows, config), tally)
     write_jsonl(folder / "dropped.jsonl", tally.dropped)
     if not places.tokens:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in tally.reasons().items()) or "no records"
-        raise UserError(f"dataset '{config.name}' is empty ({reasons}); nothing was written")
+        raise UserError(f"dataset '{config.name}' is empty ({tally.nothing()}); nothing was written")
     sources = tally.sources(files)
     places.save(folder)
     teachers, unknown = _teachers(config, datasets, whose, tally)

@@ -95,7 +95,4 @@ def _within(rows: list[Row], config: BuildConfig) -> list[Row]:
     budget, sums = tokens_of(config.budget or 0), np.cumsum([row.tokens for row in rows])
     if len(rows) and sums[-1] < budget:
         raise UserError(f"budget {config.budget}: the sources hold {sums[-1]} tokens; take a smaller budget, or none")
-    if len(rows) and sums[0] > budget:
-        raise UserError(f"budget {config.budget}: the first conversation drawn has {sums[0]} tokens, so nothing is "
-                        "left; take a larger budget")
     return rows[:int(np.searchsorted(sums, budget, "right"))]

@@ -152,6 +152,14 @@ class Tally:
         """How many were left out, by reason."""
         return dict(sorted(collections.Counter(entry["reason"] for entry in self.dropped).items()))
 
+    def nothing(self) -> str:
+        """Why no row is left."""
+        said = [f"{count} {reason}" for reason, count in self.reasons().items()]
+        passed = sum(source.passed for source in self._sources)
+        if passed:
+            said.append(f"of {passed} conversations sample, weight and budget take none")
+        return ", ".join(said) or "no records"
+
     def show(self) -> None:
         """Says how many more were left out than were named, and how many have another id than in their file."""
         if self._renamed:

@@ -333,7 +333,7 @@ def test_a_folder_of_something_else_is_refused_and_an_empty_one_is_taken(tmp_pat
     ({"sources": (SourceConfig("empty.jsonl"),)}, "dataset 'set' is empty .no records."),
     ({"sources": (SourceConfig("bad.jsonl"),)}, "dataset 'set' is empty .2 bad JSON, 1 wrong shape."),
     ({"sources": (SourceConfig("a.jsonl"), SourceConfig("broken.json"))}, "broken.json:1: not valid JSON"),
-    ({"seed": 0, "budget": "1"}, "budget 1: the first conversation drawn has "),
+    ({"seed": 0, "budget": "1"}, "of 9 conversations sample, weight and budget take none"),
     ({"tokenizer": "absent"}, "tokenizer absent: no such file"), ({"template": "chatmal"}, "did you mean 'chatml'"),
     ({"template": "chatml", "tokenizer": "bare"}, "the tokenizer has no <|im_end|>")])
 def test_what_cannot_be_built_leaves_nothing_behind(tmp_path, raw, tokenizer_folder, monkeypatch, change, message):
