@@ -2,12 +2,13 @@
 
 It goes through TensorStore, by which Orbax writes its arrays anyway: the same credentials, one way to try again, and no
 further package. A bucket has no folders; one that was made is an empty object whose name ends in a slash. Whether an
-object is there is asked of the object itself. A listing may come late: what this process has written or removed counts,
-until the listing says the same.
+object is there is asked of the object itself. Google's own store lists at once, others that speak its language may list
+late: what this process has written or removed counts, for a minute or until the listing says the same.
 """
 import functools
 import io
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import tensorstore
 
 # About a minute in all; the cloud's own advice is to wait ever longer.
 _AGAIN = {"max_retries": 10, "initial_delay": "500ms", "max_delay": "16s"}
+_LATE = 60.0        # seconds; by then a listing knows
 
 
 def register() -> None:
@@ -29,7 +31,7 @@ def register() -> None:
 
 
 class _Upload(io.BytesIO):
-    """A file that appears, whole, when it is closed; not when its writer failed."""
+    """A file that appears, whole, when it is closed; not when its writer failed, or forgot it."""
 
     def __init__(self, bucket: "Bucket", path: str) -> None:
         super().__init__()
@@ -39,6 +41,9 @@ class _Upload(io.BytesIO):
         if kind is not None:
             super().close()
         self.close()
+
+    def __del__(self) -> None:
+        """Nothing: what nobody closed may be half of a file."""
 
     def close(self) -> None:
         """Sends what was written."""
@@ -55,11 +60,11 @@ class Bucket(fsspec.AbstractFileSystem):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._lock = threading.Lock()
-        self._own: dict[str, bool] = {}     # {BUCKET/KEY: is it there?}, where listings may not know yet
+        self._own: dict[str, tuple[bool, float]] = {}   # {BUCKET/KEY: (is it there? since when)}, perhaps unlisted
 
     # ── objects ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+    def pipe_file(self, path: str, value: bytes, **_: Any) -> None:
         """Writes an object, whole or not at all."""
         bucket, key = self._split(path)
         self._done(_store(bucket).write(key, bytes(value)), path)
@@ -87,9 +92,9 @@ class Bucket(fsspec.AbstractFileSystem):
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BytesIO:
         if mode == "rb":
             return io.BytesIO(self.cat_file(path))
-        if mode in ("wb", "xb"):
+        if mode == "wb":
             return _Upload(self, path)
-        raise OSError(f"gs://{path}: objects cannot be changed in part (mode {mode})")
+        raise OSError(f"gs://{path}: objects are written whole, over what was there (mode {mode})")
 
     # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -170,13 +175,14 @@ class Bucket(fsspec.AbstractFileSystem):
         within = tensorstore.KvStore.KeyRange(prefix, _after(prefix))
         listed = {key.decode() for key in self._done(_store(bucket).list(within), f"{bucket}/{prefix}")}
         with self._lock:
-            for name, there in list(self._own.items()):
+            for name, (there, since) in list(self._own.items()):
                 key = name.removeprefix(f"{bucket}/")
                 if key == name or not key.startswith(prefix):
                     continue
-                if (key in listed) == there:
+                if (key in listed) == there or time.monotonic() - since > _LATE:
                     del self._own[name]
-                (listed.add if there else listed.discard)(key)
+                else:
+                    (listed.add if there else listed.discard)(key)
         yield from sorted(listed)
 
     def _is_there(self, bucket: str, key: str) -> bool:
@@ -190,7 +196,7 @@ class Bucket(fsspec.AbstractFileSystem):
 
     def _note(self, bucket: str, key: str, there: bool) -> None:
         with self._lock:
-            self._own[f"{bucket}/{key}"] = there
+            self._own[f"{bucket}/{key}"] = there, time.monotonic()
 
     @staticmethod
     def _done(asked: tensorstore.Future, path: str) -> Any:

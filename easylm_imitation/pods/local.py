@@ -1,6 +1,8 @@
 """N real processes on this machine as one pod, each with M devices of a CPU: everything of a pod but the speed."""
+import contextlib
 import os
 import pathlib
+import random
 import shlex
 import signal
 import socket
@@ -46,13 +48,22 @@ def _environment(processes: int, devices: int, index: int, address: str) -> dict
             "JAX_PROCESS_ID": str(index), "XLA_FLAGS": " ".join([*flags, f"{_FLAG}={devices}"])}
 
 
+def _two_free_ports() -> int:
+    """The first of two neighbours that nobody listens on (the coordinator's, and sharding/company.py's), from below
+    those that the system hands to connections going out."""
+    for port in random.sample(range(20_000, 32_000, 2), 100):
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("", port))
+            other.bind(("", port + 1))
+            return port
+    raise UserError("no two neighbouring ports between 20000 and 32000 are free; end what listens there")
+
+
 class _Pod:
     """One attempt."""
 
     def __init__(self, processes: int, devices: int, command: Sequence[str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        address = f"127.0.0.1:{_two_free_ports()}"
         self._command, self._told = command, False
         self._environments = [_environment(processes, devices, i, address) for i in range(processes)]
 

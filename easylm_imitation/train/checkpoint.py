@@ -52,9 +52,9 @@ class Checkpoints:
         context = checkpoint_context()
         # Made behind the loop, a folder that cannot be made would leave threads waiting for it for 20 minutes.
         context.asynchronous.create_directories_asynchronously = False
-        # In one database for all arrays Orbax would merge what it finds in a listing, which in a bucket may come late:
-        # a checkpoint would count as whole, and hold nothing.
-        context.array.saving.use_ocdbt = not is_url(directory)
+        if is_url(directory):       # where a listing may come late, and these two go by one:
+            context.array.saving.use_ocdbt = False      # would merge what it finds, and call nothing at all whole
+            context.array.saving.array_metadata_store = None    # would miss what other processes wrote, and wait
         self._checkpointer = ocp.training.Checkpointer(
             located(directory), context=context, cleanup_tmp_directories=True,
             preservation_policy=policies.AnyPreservationPolicy(kept))
