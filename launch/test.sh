@@ -9,11 +9,12 @@ choose=(-m "not slow and not gpu")
 if [ "${1:-}" = "--slow" ]; then shift; choose=(-m "not gpu"); source launch/llama_cpp.sh; fi
 # The TPU's compiler stands beside the environment, for tests alone: within it, jax would look for a TPU at every start.
 tpu=.venv/tpu
-if [ "$(uname -sm)" = "Linux x86_64" ] && [ ! -e $tpu/.installed ]; then
+compiler=$(grep -o 'libtpu==[0-9.]*' setup.py)
+if [ "$(uname -sm)" = "Linux x86_64" ] && ! grep -qxF "$compiler" $tpu/.installed 2>/dev/null; then
   mkdir -p $tpu
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $tpu -c constraints.txt \
-    libtpu==0.0.52 >.venv/tpu.log 2>&1 && touch $tpu/.installed ||
-    echo "libtpu could not be installed (.venv/tpu.log): tests that compile for TPUs are skipped" >&2
+    "$compiler" >.venv/tpu.log 2>&1 && echo "$compiler" >$tpu/.installed ||
+    echo "$compiler could not be installed (.venv/tpu.log): tests that compile for TPUs are skipped" >&2
 fi
 export JAX_PLATFORMS=cpu PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/$tpu${PYTHONPATH:+:$PYTHONPATH}"
 .venv/bin/ruff check .

@@ -166,7 +166,7 @@ def _exchanged(made: "Plan") -> None:
     from easylm_imitation import console
     from easylm_imitation.plan import between_slices, exchange_seconds
     rows = [[found.kind, ",".join(found.axes) or "?",
-             "between slices" if between_slices(found.axes, made.pod) else "links of the pod",
+             "between slices" if between_slices(made.work.axes, found.axes, made.pod) else "links of the pod",
              "beside" if found.beside else "alone", _giga(found.moved),
              exchange_seconds(made.work.axes, found.axes, found.moved, made.pod)] for found in made.collectives]
     if rows:

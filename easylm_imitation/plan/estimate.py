@@ -202,13 +202,15 @@ def exchanges(work: Work, pod: Pod) -> list[Exchange]:
 
 def exchange_seconds(axes: Mapping[str, int], over: tuple[str, ...], moved: float, pod: Pod) -> float:
     """Of so many bytes that a device sends over some axes of the mesh."""
-    slow = between_slices(over, pod)
-    return moved / bandwidth(pod, pod.fast_devices + 1 if slow else math.prod(axes[axis] for axis in over))
+    together = pod.devices if between_slices(axes, over, pod) else math.prod(axes[axis] for axis in over)
+    return moved / bandwidth(pod, together)
 
 
-def between_slices(over: tuple[str, ...], pod: Pod) -> bool:
-    """Whether an exchange over these axes goes over the data centre's network."""
-    return "replica" in over and pod.devices > pod.fast_devices
+def between_slices(axes: Mapping[str, int], over: tuple[str, ...], pod: Pod) -> bool:
+    """Whether an exchange over some axes of the mesh goes over the data centre's network: `replica`, which lies across
+    the slices, or more devices than one slice has."""
+    return pod.devices > pod.fast_devices and (
+        "replica" in over or math.prod(axes[axis] for axis in over) > pod.fast_devices)
 
 
 def bandwidth(pod: Pod, size: int) -> float:

@@ -102,7 +102,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
         update = CompiledStep(step_of, abstract, place.abstract(batch_kinds(taught.cache)), beside, mesh)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints, config.keep, config.keep_every,
                                                       config.validation.keep_best))
-        stack.callback(run.publish)
+        stack.enter_context(_published(run))
         log = _closing(stack, MetricsLog(run.metrics, run.tensorboard, done, _wandb(config, run), run.publish_soon))
         speed = Speed(start.model, config.data.context, mesh, frozen=adapters is not None)
         recorder = Recorder(log, progress, start.total_steps, config.log_every, config.max_skips, speed)
@@ -202,6 +202,20 @@ def _data_of(step: int, data: str | os.PathLike, save: Callable[[], None]) -> It
             kept = f"; the {step - 1} updates before it are saved"
         raise UserError(f"{data}: the data of update {step} cannot be read ({' '.join(str(error).split())[:200]})"
                         f"{kept}. Put the shards back as they were, and the same command continues") from None
+
+
+@contextlib.contextmanager
+def _published(run: RunDir) -> Iterator[None]:
+    """Sends what was written last, at whatever end; an error on its way is not replaced by a bucket's."""
+    try:
+        yield
+    except BaseException:
+        try:
+            run.publish()
+        except UserError as error:
+            console.say(f"note: {error}")
+        raise
+    run.publish()
 
 
 def _closing(stack: contextlib.ExitStack, thing: T) -> T:

@@ -73,8 +73,11 @@ def test_gradients_are_summed_in_steps_and_the_table_says_over_which_network(cap
     inside, between = moved["all-reduce", ("fsdp",)], moved["all-reduce", ("replica",)]
     assert inside == pytest.approx(2 * 2 * LLAMA.parameters() * 63 / 64)    # bfloat16, whole
     assert between == pytest.approx(4 * LLAMA.parameters() / 64)            # float32, a device's own share
-    assert not between_slices(("fsdp",), pod)
-    assert between_slices(("replica",), pod)
+    assert not between_slices({"replica": 2, "fsdp": 64}, ("fsdp",), pod)
+    assert between_slices({"replica": 2, "fsdp": 64}, ("replica",), pod)
+    assert between_slices({"fsdp": 128}, ("fsdp",), pod)
+    assert between_slices({"data": 16}, ("data",), find_pod("h100x16"))
+    assert not between_slices({"replica": 2, "fsdp": 4}, ("replica",), find_pod("v5e-8"))
     assert main(["plan", "--config", "configs/train/base.py:llama-2-7b", "--topology", "v5e-64x2", "--mesh",
                  "replica:2,fsdp:-1", "--analytic"]) == 0
     [line] = [line for line in capsys.readouterr().err.splitlines() if "replica" in line and "all-reduce" in line]
@@ -176,7 +179,7 @@ def test_two_slices_sum_over_links_first_and_then_over_the_slow_network():
     """As compiled: what crosses between slices is a fraction of what is summed inside them."""
     model = dataclasses.replace(LLAMA, layers=2)
     made = plan(setting(16, mesh="replica:2,fsdp:-1"), model, find_pod("v5e-4x2"), compiler=True)
-    between = [found for found in made.collectives if between_slices(found.axes, made.pod)]
+    between = [found for found in made.collectives if between_slices(made.work.axes, found.axes, made.pod)]
     inside = [found for found in made.collectives if found.axes == ("fsdp",)]
     assert between
     assert sum(found.moved for found in between) < sum(found.moved for found in inside) / 2

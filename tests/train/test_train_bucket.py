@@ -15,7 +15,7 @@ from train_helpers import ROOT, tiny_config, wait_for, write_config
 
 from easylm_imitation import storage
 from easylm_imitation.schema import UserError
-from easylm_imitation.train import OptimizerConfig, read_metrics, train
+from easylm_imitation.train import OptimizerConfig, loop, read_metrics, train
 from easylm_imitation.weights import RunDir, open_model
 
 
@@ -115,6 +115,17 @@ def test_folders_in_a_bucket_are_as_on_a_disk(store, tmp_path):
         (root / "c").rmtree()
         assert not (root / "c").exists()
     assert seen[0] == seen[1]
+
+
+def test_an_error_on_its_way_is_not_replaced_by_one_of_a_bucket_that_is_away(capsys):
+    class Away:
+        def publish(self):
+            raise UserError("gs://far: cannot be written")
+    with pytest.raises(ZeroDivisionError), loop._published(Away()):
+        raise ZeroDivisionError
+    assert "note: gs://far: cannot be written" in capsys.readouterr().err
+    with pytest.raises(UserError, match="gs://far"), loop._published(Away()):
+        pass
 
 
 @pytest.mark.slow

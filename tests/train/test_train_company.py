@@ -20,6 +20,7 @@ from easylm_imitation.weights import RunDir
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 SIX = LoaderConfig(context=64, batch=6)
 LIMIT = 60      # seconds in which all others have to be gone: the promise, far above what it takes
+START = 20      # seconds that those who have come wait for the others, where one is killed as they start
 
 
 def start(config, data, workdir, processes, devices, absent=(), own=None, **environment):
@@ -117,7 +118,7 @@ def test_any_of_four_killed_at_any_time_restart_goes_on_to_the_same_curve(data, 
     """Ten times by default; EASYLM_KILLS says otherwise. The restarts have four processes or two, in turn.
 
     Each third is killed while all start, and perhaps before it has come. Then it is missed when the patience ends that
-    the others have once they have come, so no limit of seconds is set to that here.
+    the others have once they have come, which is shortened here so that the limit holds for these, too.
     """
     steps, kills = 60, int(os.environ.get("EASYLM_KILLS", "10"))
     chance = random.Random(8)
@@ -127,7 +128,7 @@ def test_any_of_four_killed_at_any_time_restart_goes_on_to_the_same_curve(data, 
     workdir, took = tmp_path / "run", []
     for kill in range(kills):
         processes = (4, 2)[kill % 2]
-        starting = {"EASYLM_START_TIMEOUT": "30"} if kill % 3 == 0 else {}
+        starting = {"EASYLM_START_TIMEOUT": str(START)} if kill % 3 == 0 else {}
         running = start(config, data, workdir, processes, 4 // processes, **starting)
         due = lines_logged(workdir) + chance.randint(1, 5) if kill % 3 else 0        # each third while it starts
         wait_for(running[0], lambda due=due: lines_logged(workdir) >= due)
@@ -135,8 +136,9 @@ def test_any_of_four_killed_at_any_time_restart_goes_on_to_the_same_curve(data, 
         victim = chance.randrange(processes)
         running[victim].kill()
         since = time.monotonic()
-        codes, said = ended(running, workdir, without=[victim], patience=300 if starting else LIMIT)
+        codes, said = ended(running, workdir, without=[victim], patience=300)
         took.append(time.monotonic() - since)
+        assert took[-1] < LIMIT, (kill, victim, said)
         assert all(codes.values()), (kill, victim, codes, said)
         print(f"{kill}: process {victim} of {processes}{' at its start' if starting else ''}: {took[-1]:.1f} s, "
               f"codes {codes}")
