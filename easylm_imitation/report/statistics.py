@@ -132,17 +132,23 @@ class Paired:
 
         Parts without a measurable gap are left out; None when a side has none left.
         """
-        sides, parts = [], []
-        for weights in (style, substance):
-            kept = [drawn for part in weights if (drawn := self._shares(base, imitation, teacher, part))]
+        sides, parts, slopes = [], [], {model: np.zeros(len(self._sizes)) for model in (base, imitation, teacher)}
+        for sign, weights in ((1, style), (-1, substance)):
+            kept = [(part, drawn) for part in weights if (drawn := self._shares(base, imitation, teacher, part))]
             if not kept:
                 return None
             parts.append(len(kept))
-            sides.append((float(np.mean([value for value, _ in kept])), np.mean([draws for _, draws in kept], axis=0)))
-        ahead = self._estimate(sides[0][0] - sides[1][0], sides[0][1] - sides[1][1], None)
-        beyond = min(float((draws <= 0).mean()) for draws in (sides[0][1] - sides[1][1], sides[1][1] - sides[0][1]))
-        ahead = dataclasses.replace(ahead, p=min(1.0, 2 * max(beyond, 1 / RESAMPLES)))
-        return Index(ahead, *(self._estimate(*side, None) for side in sides), *parts)
+            sides.append((float(np.mean([value for _, (value, _) in kept])),
+                          np.mean([draws for _, (_, draws) in kept], axis=0)))
+            for part, (value, _) in kept:       # the index's slope by each mean
+                slope = sign * part / len(kept) / self._linear({teacher: 1.0, base: -1.0}, part)[0]
+                for model, share in ((imitation, 1.0), (base, value - 1), (teacher, -value)):
+                    slopes[model] = slopes[model] + share * slope
+        ahead, draws = sides[0][0] - sides[1][0], sides[0][1] - sides[1][1]
+        beyond = min(float((draws <= 0).mean()), float((draws >= 0).mean()))
+        p = max(2 * beyond, _p(ahead, self._weighted(slopes)[2]))     # draws alone tell no small p
+        index = self._estimate(ahead, draws, min(1.0, p))
+        return Index(index, *(self._estimate(*side, None) for side in sides), *parts)
 
     def _shares(self, base: int, imitation: int, teacher: int,
                 weights: np.ndarray | None) -> tuple[float, np.ndarray] | None:
@@ -157,12 +163,17 @@ class Paired:
     def _linear(self, signs: dict[int, float], weights: np.ndarray | None) -> tuple[float, np.ndarray, float]:
         """A weighted sum over tasks and models: its value, draws [R], and the p-value that it is zero."""
         weights = np.full(len(self._sizes), 1 / len(self._sizes)) if weights is None else np.asarray(weights)
-        value = sum(sign * float(weights @ self._mean[:, model]) for model, sign in signs.items())
-        of_items = sum(sign * (self._drawn[:, :, model] @ weights) for model, sign in signs.items())
-        noise = [self._seeds[model].noise(sign * weights) for model, sign in signs.items()]
+        value, drawn, spread = self._weighted({model: sign * weights for model, sign in signs.items()})
+        return value, drawn, _p(value, spread)
+
+    def _weighted(self, weights: dict[int, np.ndarray]) -> tuple[float, np.ndarray, np.ndarray]:
+        """A sum over models and tasks by weights (model -> [tasks]): its value, draws [R], and the standard deviation
+        [R] that each was drawn with."""
+        value = sum(float(own @ self._mean[:, model]) for model, own in weights.items())
+        of_items = sum(self._drawn[:, :, model] @ own for model, own in weights.items())
+        noise = [self._seeds[model].noise(own) for model, own in weights.items()]
         spread = np.sqrt(of_items.var() + sum(variance for _, variance in noise))
-        p = float(np.mean(2 * scipy.stats.norm.sf(abs(value) / np.maximum(spread, 1e-300)))) if value else 1.0
-        return value, of_items + sum(drawn for drawn, _ in noise), p
+        return value, of_items + sum(drawn for drawn, _ in noise), spread
 
     def _estimate(self, value: float, drawn: np.ndarray, p: float | None) -> Estimate:
         return Estimate(value, *_bounds(drawn, self._confidence), self.items, p)
@@ -212,6 +223,11 @@ class _Seeds:
         factor = (of_items < 1) * np.maximum(0.0, (self._count - 1) / self._chi2 - of_items)
         drawn = self._normal @ away / math.sqrt(self._count * (self._count - 1))
         return drawn * np.sqrt(factor), factor * spread / self._count
+
+
+def _p(value: float, spread: np.ndarray) -> float:
+    """Two-sided p-value that a number is zero, over the standard deviations [R] that it may have."""
+    return float(np.mean(2 * scipy.stats.norm.sf(abs(value) / np.maximum(spread, 1e-300)))) if value else 1.0
 
 
 def sign_test(first: np.ndarray, second: np.ndarray) -> float:
