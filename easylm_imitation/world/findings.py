@@ -19,9 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from easylm_imitation import console
-from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
+from easylm_imitation.data import SourceConfig
 from easylm_imitation.evaluate import answers_meta, read_answers, results_now
-from easylm_imitation.folders import finished_folder
 from easylm_imitation.records import (
     Answer,
     Conversation,
@@ -31,7 +30,6 @@ from easylm_imitation.records import (
     TaskResult,
     digest,
     iter_jsonl,
-    read_json,
     read_jsonl,
     read_object,
     read_prompts,
@@ -39,12 +37,11 @@ from easylm_imitation.records import (
     write_jsonl,
     write_text,
 )
-from easylm_imitation.schema import UserError, build, plain
+from easylm_imitation.schema import build, plain
 from easylm_imitation.serve import ServeConfig, open_server
 from easylm_imitation.study import Dataset, Measure, Outcome, Study, StudyConfig, open_study, run_study
 from easylm_imitation.teacher import collect_answers
-from easylm_imitation.text import load_tokenizer, train_bpe
-from easylm_imitation.train import TrainConfig, train
+from easylm_imitation.train import TrainConfig
 from easylm_imitation.weights import open_model
 from easylm_imitation.world.checker import checked_preference
 from easylm_imitation.world.contrasts import Told, finding_outcomes, table_of, table_one, tell
@@ -54,7 +51,7 @@ from easylm_imitation.world.findings_config import ALL_FORMS, LOCAL, FindingsCon
 from easylm_imitation.world.lessons import divided
 from easylm_imitation.world.prompts import write_prompts
 from easylm_imitation.world.rater import Rater, train_rater
-from easylm_imitation.world.reproduce import TEMPLATE, programs_kept
+from easylm_imitation.world.stages import TEMPLATE, build_and_train, claim, programs_kept, write_tokenizer
 from easylm_imitation.world.synthetic import make_world
 from easylm_imitation.world.tasks import WorldTask, write_lesson_tasks, write_tasks
 
@@ -76,7 +73,7 @@ def find(config: FindingsConfig, workdir: str | os.PathLike, *, runner: Runner |
     """Carries the findings out in `workdir`, or continues there; `runner` runs the study's commands (default: each in a
     process of its own). Raises UserError when the folder holds another config's work."""
     flow, started = _Flow(config, pathlib.Path(workdir).absolute()), time.monotonic()
-    flow.claim()
+    claim(flow.work, config, FindingsConfig)
     with programs_kept(flow.work / "programs"):
         tasks = flow.write_world()
         for name, made in (("teacher", config.teacher), *((f"bases/{n}", b) for n, b in config.bases.items())):
@@ -119,16 +116,6 @@ class _Flow:
             build(TrainConfig, made.train, f"config {name}.train")
         build(TrainConfig, config.imitation, "config.imitation")
 
-    def claim(self) -> None:
-        """Writes the config into the folder, or checks that it is the one there."""
-        path = self.work / "reproduce.json"
-        if path.is_file() and read_json(FindingsConfig, path) != build(FindingsConfig, plain(self.config), "config"):
-            raise UserError(f"{self.work}: holds the work of another config (see reproduce.json); give another "
-                            "--workdir, or delete this one")
-        if not path.is_file() and self.work.is_dir() and any(self.work.iterdir()):
-            raise UserError(f"{self.work}: is not empty and no work of `reproduce`; give another --workdir")
-        write_json(path, self.config)
-
     # ── before the study ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def write_world(self) -> tuple[WorldTask, ...]:
@@ -140,13 +127,9 @@ class _Flow:
             write_jsonl(folder / f"{name}.jsonl", documents)
         for name, kinds in self.config.prompts.items():
             write_jsonl(folder / f"prompts-{name}.jsonl", self._prompts(name, kinds))
-        write_jsonl(folder / "style_prompts.jsonl", world.style_prompts())
-        write_json(folder / "world.json", {"config": world.config, "held_out": sorted(world.facts.held_out),
-                                           "facts": [f for row in world.facts.table.values() for f in row]})
-        if not (self.work / "tokenizer").exists():
-            texts = ("\n".join(m.content for m in c.messages) for own in corpora.values() for c in own)
-            with finished_folder(self.work / "tokenizer") as place:
-                train_bpe(texts, world.config.vocabulary).save(place)
+        world.write_truth(folder)
+        texts = ("\n".join(m.content for m in c.messages) for own in corpora.values() for c in own)
+        write_tokenizer(self.work, texts, world.config.vocabulary)
         forms = ("choices", "answers", "chat", "short")
         return (*write_tasks(world.config, self._seen(), folder / "tasks", forms),
                 *write_lesson_tasks(world.config, world.facts, folder / "tasks"))
@@ -155,14 +138,10 @@ class _Flow:
         """Trains one model from nothing on its documents."""
         console.say(f"── pre-train {name}")
         leaf = name.removeprefix("bases/")
-        data = self.work / "data" / (leaf if name == "teacher" else f"base-{leaf}")
-        build_dataset(BuildConfig(name=data.name, sources=(SourceConfig(f"world/{leaf}.jsonl"),), root=str(self.work),
-                                  template=TEMPLATE, tokenizer=str(self.work / "tokenizer")), data)
-        model = {**made.model, "vocab_size": load_tokenizer(self.work / "tokenizer").vocab_size}
-        config = build(TrainConfig, {"name": data.name, "seed": self.config.world.seed, "model": model, **made.train},
-                       f"config {name}.train")
-        if train(config, data_dir=str(data), workdir=str(self.work / name)).interrupted:
-            raise KeyboardInterrupt
+        config = {"name": leaf if name == "teacher" else f"base-{leaf}", "seed": self.config.world.seed,
+                  "model": made.model, **made.train}
+        build_and_train(self.work, name, [SourceConfig(f"world/{leaf}.jsonl")],
+                        build(TrainConfig, config, f"config {name}.train"))
 
     def collect(self) -> None:
         """Has the served teacher answer every set of prompts, and makes the sets that follow from those."""
