@@ -40,7 +40,6 @@ from easylm_imitation.records import (
 from easylm_imitation.schema import build, plain
 from easylm_imitation.serve import ServeConfig, open_server
 from easylm_imitation.study import Dataset, Measure, Outcome, Study, StudyConfig, open_study, run_study
-from easylm_imitation.teacher import collect_answers
 from easylm_imitation.train import TrainConfig
 from easylm_imitation.weights import open_model
 from easylm_imitation.world.checker import checked_preference
@@ -51,7 +50,15 @@ from easylm_imitation.world.findings_config import ALL_FORMS, LOCAL, FindingsCon
 from easylm_imitation.world.lessons import divided
 from easylm_imitation.world.prompts import write_prompts
 from easylm_imitation.world.rater import Rater, train_rater
-from easylm_imitation.world.stages import TEMPLATE, build_and_train, claim, programs_kept, write_tokenizer
+from easylm_imitation.world.stages import (
+    TEMPLATE,
+    build_and_train,
+    claim,
+    collect_all,
+    is_collected,
+    programs_kept,
+    write_tokenizer,
+)
 from easylm_imitation.world.synthetic import make_world
 from easylm_imitation.world.tasks import WorldTask, write_lesson_tasks, write_tasks
 
@@ -146,15 +153,14 @@ class _Flow:
     def collect(self) -> None:
         """Has the served teacher answer every set of prompts, and makes the sets that follow from those."""
         folder = self.work / "collected"
-        missing = [name for name in self.config.prompts if not (folder / f"{name}.jsonl").is_file()]
-        if missing:
-            console.say(f"── serve the teacher, collect {', '.join(missing)}")
+        sets = [name for name in self.config.prompts if not is_collected(folder / f"{name}.jsonl")]
+        if sets:
+            console.say(f"── serve the teacher, collect {', '.join(sets)}")
             settings = ServeConfig(slots=self.config.slots, api_key_env="")
             with open_server(open_model(self.work / "teacher"), settings) as server:
-                for name in missing:
-                    config = dataclasses.replace(self.config.collect, dataset=name, concurrency=self.config.slots)
-                    collect_answers(config, server.url, self.work / f"world/prompts-{name}.jsonl",
-                                    folder / f"{name}.jsonl")
+                collect_all(server.url, [(
+                    dataclasses.replace(self.config.collect, dataset=name, concurrency=self.config.slots),
+                    self.work / f"world/prompts-{name}.jsonl", folder / f"{name}.jsonl") for name in sets])
         if "route" in self.config.prompts:
             answered = read_jsonl(Conversation, folder / "route.jsonl")
             write_jsonl(folder / "bare.jsonl", map(_without_reasons, answered))

@@ -31,11 +31,17 @@ from easylm_imitation.report import Verdict, build_report, show
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.serve import RunningServer, ServeConfig, open_server
 from easylm_imitation.sharding import make_mesh
-from easylm_imitation.teacher import collect_answers
 from easylm_imitation.train import TrainConfig
 from easylm_imitation.weights import LoadedModel, describe, export_hf, open_model
 from easylm_imitation.world.config import ReproduceConfig
-from easylm_imitation.world.stages import build_and_train, claim, programs_kept, write_tokenizer
+from easylm_imitation.world.stages import (
+    build_and_train,
+    claim,
+    collect_all,
+    is_collected,
+    programs_kept,
+    write_tokenizer,
+)
 from easylm_imitation.world.synthetic import make_world
 from easylm_imitation.world.tasks import WorldTask
 
@@ -140,10 +146,10 @@ class _Study:
     def teach(self, tasks: Sequence[WorldTask]) -> None:
         """Serves the teacher once, for its answers to the prompts and for its own measures, unless that is done."""
         prompts, out = self.work / "world/prompts.jsonl", self.work / "collected.jsonl"
-        if out.is_file() and self._is_measured(TEACHER):
+        if is_collected(out) and self._is_measured(TEACHER):
             return
         with self._served(TEACHER) as (loaded, server):
-            collect_answers(self.config.collect, server.url, prompts, out)
+            collect_all(server.url, [(self.config.collect, prompts, out)])
             self._measure(TEACHER, loaded, server, tasks)
 
     def measure(self, name: str, tasks: Sequence[WorldTask]) -> None:

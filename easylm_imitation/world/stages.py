@@ -3,6 +3,7 @@
     WORK/reproduce.json    the config
     WORK/tokenizer         a byte-level BPE trained on the world's texts
     WORK/data/NAME         shards
+    WORK/....jsonl         the served teacher's answers, each set with its ledger and card beside it
 """
 import dataclasses
 import os
@@ -14,10 +15,13 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from easylm_imitation import console
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
 from easylm_imitation.folders import finished_folder
-from easylm_imitation.records import read_json, write_json
-from easylm_imitation.schema import UserError, build, plain
+from easylm_imitation.records import CollectionCard, read_json, write_json
+from easylm_imitation.schema import Incomplete, UserError, build, plain
+from easylm_imitation.teacher import CollectConfig, collect_answers
+from easylm_imitation.teacher.runner import what_is_missing
 from easylm_imitation.text import load_tokenizer, train_bpe
 from easylm_imitation.train import TrainConfig, train
 
@@ -56,6 +60,31 @@ def write_tokenizer(work: pathlib.Path, texts: Iterable[str], vocabulary: int) -
     if not (work / "tokenizer").exists():
         with finished_folder(work / "tokenizer") as place:
             train_bpe(texts, vocabulary).save(place)
+
+
+def is_collected(out: pathlib.Path) -> bool:
+    """Whether every prompt of this set was answered; an answer of no use, which the card counts, is one too."""
+    card = out.with_name(f"{out.name}.card.json")
+    if not (out.is_file() and card.is_file()):
+        return False
+    found = read_json(CollectionCard, card)
+    return found.rows + sum(found.dropped.values()) >= found.wanted
+
+
+def collect_all(url: str, sets: Iterable[tuple[CollectConfig, pathlib.Path, pathlib.Path]]) -> None:
+    """Asks the teacher at `url` for sets of answers, (config, prompts file, conversations file), says what came.
+
+    Raises Incomplete, after the last set, when prompts have no answer: by the ledger the same command asks for those.
+    """
+    missing = []
+    for config, prompts, out in sets:
+        made = collect_answers(config, url, prompts, out)
+        dropped = ", ".join(f"{count} {why}" for why, count in made.dropped.items())
+        console.say(f"{out.stem}: {made.kept} of {made.wanted} answers kept; dropped: {dropped or 'none'}")
+        if not is_collected(out):
+            missing.append(f"{out}: {what_is_missing(made)}")
+    if missing:
+        raise Incomplete(f"nothing is trained on a part of the answers. {'; '.join(missing)}", {"missing": missing})
 
 
 def build_and_train(work: pathlib.Path, run: str, sources: Sequence[SourceConfig], config: TrainConfig,
