@@ -39,7 +39,7 @@ from easylm_imitation.records import (
 )
 from easylm_imitation.schema import build, plain
 from easylm_imitation.serve import ServeConfig, open_server
-from easylm_imitation.study import Dataset, Measure, Outcome, Study, StudyConfig, open_study, run_study
+from easylm_imitation.study import Dataset, Measure, Study, StudyConfig, open_study, run_study
 from easylm_imitation.train import TrainConfig
 from easylm_imitation.weights import open_model
 from easylm_imitation.world.checker import checked_preference
@@ -70,7 +70,7 @@ class Found:
     """What a run of the findings leaves."""
     told: tuple[Told, ...]
     outcomes: dict[str, str]        # finding -> whether it appears
-    page: str
+    page: str                       # "" when it was not written
     failed: dict[str, int]          # stages of the study that failed
     wall_seconds: float
     cpu_seconds: float
@@ -87,18 +87,18 @@ def find(config: FindingsConfig, workdir: str | os.PathLike, *, runner: Runner |
             flow.pretrain(name, made)
         flow.collect()
         study = flow.open_study(tasks)
-        outcome = run_study(study, only="[!r]*", runner=runner)     # everything but the report
+        outcome = run_study(study, without=["report"], runner=runner)
         if not outcome.failed:
             flow.rate(study)
         told = flow.tell(study)
-        (study.work / "done/report.json").unlink(missing_ok=True)   # the findings stand in it
-        outcome = _with(outcome, run_study(study, only="report", runner=runner))
-    return Found(tuple(told), finding_outcomes(told), str(study.work / "verdict/report.html"), dict(outcome.failed),
+        last = run_study(study, only="report", again=["report"], runner=runner)     # the findings stand in it
+    page = str(study.work / "verdict/report.html") if last.states["report"] == "done" else ""
+    return Found(tuple(told), finding_outcomes(told), page, {**outcome.failed, **last.failed},
                  time.monotonic() - started, time.process_time())
 
 
 def show_found(found: Found) -> None:
-    """Each finding with its contrasts, and where the page is."""
+    """Each finding with its contrasts, and where the page is, or why there is none."""
     rows = table_of(found.told)["rows"]
     for finding, outcome in found.outcomes.items():
         console.say(f"({finding}) {outcome}")
@@ -107,11 +107,9 @@ def show_found(found: Found) -> None:
     for row in (row for row in rows if row[0] not in found.outcomes):
         console.say(f"{row[0]}: {row[1]}: {row[2]}")
     console.say(f"{found.wall_seconds:.0f} s, {found.cpu_seconds / 60:.1f} CPU-minutes")
-    console.say(f"report: {found.page}")
-
-
-def _with(first: Outcome, then: Outcome) -> Outcome:
-    return dataclasses.replace(then, failed={**first.failed, **then.failed})
+    if found.failed:
+        console.say("failed: " + ", ".join(f"{name} (exit {status})" for name, status in found.failed.items()))
+    console.say(f"report: {found.page}" if found.page else "report: not written, as not everything before it is done")
 
 
 class _Flow:
