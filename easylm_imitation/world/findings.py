@@ -39,14 +39,14 @@ from easylm_imitation.records import (
 )
 from easylm_imitation.schema import build, plain
 from easylm_imitation.serve import ServeConfig, open_server
-from easylm_imitation.study import Dataset, Measure, Study, StudyConfig, open_study, run_study
+from easylm_imitation.study import Ablation, Dataset, Measure, Study, StudyConfig, open_study, run_study
 from easylm_imitation.train import TrainConfig
 from easylm_imitation.weights import open_model
 from easylm_imitation.world.checker import checked_preference
 from easylm_imitation.world.contrasts import Told, finding_outcomes, table_of, table_one, tell
 from easylm_imitation.world.documents import short_question, write_documents
 from easylm_imitation.world.facts import knowing, stream
-from easylm_imitation.world.findings_config import ALL_FORMS, LOCAL, FindingsConfig, Pretrained
+from easylm_imitation.world.findings_config import ALL_FORMS, LOCAL, Changed, FindingsConfig, Pretrained, Taught
 from easylm_imitation.world.lessons import divided
 from easylm_imitation.world.prompts import write_prompts
 from easylm_imitation.world.rater import Rater, train_rater
@@ -120,6 +120,7 @@ class _Flow:
         for name, made in (("teacher", config.teacher), *config.bases.items()):
             build(TrainConfig, made.train, f"config {name}.train")
         build(TrainConfig, config.imitation, "config.imitation")
+        self._study_config(())      # what is wrong in the grid is told before anything is made
 
     # ── before the study ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -207,41 +208,41 @@ class _Flow:
 
     def open_study(self, tasks: Sequence[WorldTask]) -> Study:
         """The grid as a study of this folder."""
-        config, configs = self.config, self.work / "configs"
-        write_text(configs / "train.py", _config_file("How every imitation is trained.", plain(config.imitation)))
-        built = self._build("data", ["broad"], {})
-        write_text(configs / "data.py", _config_file("What imitations are built from.", built))
-        grid = dict(config.grid)
-        ablations = {name: self._ablation(given) for name, given in grid.pop("ablations", {}).items()}
+        configs = self.work / "configs"
+        write_text(configs / "train.py", _config_file("How every imitation is trained.", plain(self.config.imitation)))
+        write_text(configs / "data.py", _config_file("What imitations are built from.", self._build("data", ["broad"])))
+        return open_study(self._study_config(tasks), self.work / "study")
+
+    def _study_config(self, tasks: Sequence[WorldTask]) -> StudyConfig:
+        config, grid = self.config, self.config.grid
         measure = Measure(tasks=",".join(str(task.path) for task in tasks), prompt="both",
                           style_prompts=str(self.work / "world/style_prompts.jsonl"), set={
             "concurrency": config.slots, "answers": {
                 "max_tokens": config.answer_tokens, "temperature": config.collect.temperature,
                 "concurrency": config.slots}})
-        made = {"name": "findings", "data": {name: self._dataset(name, given) for name, given in config.data.items()},
-                "bases": {name: str(self.work / "bases" / name) for name in config.bases},
-                "train": str(configs / "train.py"), "teacher": str(self.work / "teacher"), "measure": plain(measure),
-                "ablations": ablations, **plain(grid)}
-        return open_study(build(StudyConfig, plain(made), "config.grid"), self.work / "study")
+        return build(StudyConfig, plain({
+            "name": "findings", "data": {name: self._dataset(name, given) for name, given in config.data.items()},
+            "bases": {name: str(self.work / "bases" / name) for name in config.bases},
+            "train": str(self.work / "configs/train.py"), "teacher": str(self.work / "teacher"), "measure": measure,
+            "ablations": {name: self._ablation(given) for name, given in grid.ablations.items()},
+            "seeds": grid.seeds, "cells": grid.cells, "more_seeds": grid.more_seeds}), "config.grid")
 
-    def _dataset(self, name: str, given: dict) -> dict:
-        budgets = given.get("budgets")      # the largest first: ablations are of the first
-        return plain(Dataset(str(self.work / "configs/data.py"), self._build(name, given["files"], given),
-                             tuple(given.get("inside", ())), dict(given.get("train", {})),
-                             tuple(reversed(budgets)) if budgets else None))
+    def _dataset(self, name: str, given: Taught) -> Dataset:
+        budgets = given.budgets and tuple(reversed(given.budgets))      # the largest first: ablations are of the first
+        return Dataset(str(self.work / "configs/data.py"), self._build(name, given.files, given.cap), given.inside,
+                       given.train, budgets)
 
-    def _build(self, name: str, files: Sequence[str], given: dict) -> dict:
-        sources = [{"path": f"{file}.jsonl", **({"cap": given["cap"]} if "cap" in given else {})} for file in files]
-        return {"name": name, "root": str(self.work / "collected"), "template": TEMPLATE, "sources": sources,
-                "seed": self.config.world.seed, "tokenizer": str(self.work / "tokenizer")}
+    def _build(self, name: str, files: Sequence[str], cap: int | None = None) -> dict:
+        return {"name": name, "root": str(self.work / "collected"), "template": TEMPLATE,
+                "sources": self._sources(files, cap), "seed": self.config.world.seed,
+                "tokenizer": str(self.work / "tokenizer")}
 
-    def _ablation(self, given: dict) -> dict:
-        made = {key: value for key, value in given.items() if key != "build"}
-        if "build" in given:
-            made["build"] = {"sources": self._build("", given["build"]["files"], {})["sources"]}
-        if "flags" in given:
-            made["flags"] = [word if word.startswith("-") else str(self.work / word) for word in given["flags"]]
-        return made
+    def _sources(self, files: Sequence[str], cap: int | None = None) -> list[dict]:
+        return [{"path": f"{file}.jsonl", **({} if cap is None else {"cap": cap})} for file in files]
+
+    def _ablation(self, given: Changed) -> Ablation:
+        flags = tuple(word if word.startswith("-") else str(self.work / word) for word in given.flags)
+        return Ablation(given.train, {"sources": self._sources(given.build.files)} if given.build else {}, flags)
 
     # ── after the study ───────────────────────────────────────────────────────────────────────────────────────────────
 
