@@ -140,3 +140,12 @@ def test_a_config_of_before_means_the_same():
         short["data"][name] = {key: value for key, value in given.items() if value}
     del short["grid"]["ablations"]
     assert build(FindingsConfig, short, "config") == build(FindingsConfig, plain(standard()), "config")
+
+
+def test_what_could_be_read_wider_than_it_is_has_its_other_half_beside():
+    beside = [c for c in standard().contrasts if not c.decides]
+    assert {c.tasks[0] for c in beside if c.finding == "6" and "teacher" in c.of} == {
+        "world_unsafe/chat", "world_lookalike/chat"}
+    assert {(c.expect, c.bound) for c in beside if c.finding == "4" and ("rise" in c.says or "fall" in c.says)} == {
+        ("below", 0.05), ("above", -0.05)}
+    assert {c.tasks[0] for c in beside if c.finding == "3"} == {"style_match/chat", "rater_blind/chat"}
