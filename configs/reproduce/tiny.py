@@ -2,8 +2,8 @@
 
     easylm-imitation reproduce --config configs/reproduce/tiny.py --workdir runs/findings-tiny
 
-Expected: every stage and every contrast, in some ten CPU-minutes. Its models know next to nothing: what it
-says of the findings means nothing.
+Expected: every stage and every contrast; docs/reproduce.md says how long that takes. Its models know next to nothing:
+what it says of the findings means nothing.
 """
 from easylm_imitation.schema import plain
 from easylm_imitation.world import standard

@@ -46,16 +46,21 @@ class Outcome:
     seconds: Mapping[str, float | None]     # of finished stages; of the others, what those suggest
 
 
-def run_study(study: Study, *, only: str = "*", runner: Runner | None = None) -> Outcome:
+def run_study(study: Study, *, only: str = "*", without: Sequence[str] = (), again: Sequence[str] = (),
+              runner: Runner | None = None) -> Outcome:
     """Runs what is missing among the stages that match the pattern `only`, in order; one process a study at a time.
 
+    `without` and `again` are names of stages: some that are left out, and some that run also where they are finished.
     Raises UserError when the folder holds another study, or a finished stage that was made otherwise than it would be
     now, and KeyboardInterrupt after the stage under way was told to save.
     """
     runner = runner or run_command
     with _claimed(study):
+        for name in again:
+            _record(study, study.stage(name)).unlink(missing_ok=True)
         done, failed = finished(study), {}
-        wanted = [stage for stage in study.stages if stage.name not in done and fnmatch.fnmatchcase(stage.name, only)]
+        wanted = [stage for stage in study.stages if stage.name not in done and stage.name not in without and
+                  fnmatch.fnmatchcase(stage.name, only)]
         for place, stage in enumerate(wanted):
             if any(name not in done for name in stage.after):
                 continue

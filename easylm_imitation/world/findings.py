@@ -19,9 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from easylm_imitation import console
-from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
+from easylm_imitation.data import SourceConfig
 from easylm_imitation.evaluate import answers_meta, read_answers, results_now
-from easylm_imitation.folders import finished_folder
 from easylm_imitation.records import (
     Answer,
     Conversation,
@@ -31,7 +30,6 @@ from easylm_imitation.records import (
     TaskResult,
     digest,
     iter_jsonl,
-    read_json,
     read_jsonl,
     read_object,
     read_prompts,
@@ -39,22 +37,28 @@ from easylm_imitation.records import (
     write_jsonl,
     write_text,
 )
-from easylm_imitation.schema import UserError, build, plain
+from easylm_imitation.schema import build, plain
 from easylm_imitation.serve import ServeConfig, open_server
-from easylm_imitation.study import Dataset, Measure, Outcome, Study, StudyConfig, open_study, run_study
-from easylm_imitation.teacher import collect_answers
-from easylm_imitation.text import load_tokenizer, train_bpe
-from easylm_imitation.train import TrainConfig, train
+from easylm_imitation.study import Ablation, Dataset, Measure, Study, StudyConfig, open_study, run_study
+from easylm_imitation.train import TrainConfig
 from easylm_imitation.weights import open_model
 from easylm_imitation.world.checker import checked_preference
 from easylm_imitation.world.contrasts import Told, finding_outcomes, table_of, table_one, tell
 from easylm_imitation.world.documents import short_question, write_documents
 from easylm_imitation.world.facts import knowing, stream
-from easylm_imitation.world.findings_config import ALL_FORMS, LOCAL, FindingsConfig, Pretrained
+from easylm_imitation.world.findings_config import ALL_FORMS, LOCAL, Changed, FindingsConfig, Pretrained, Taught
 from easylm_imitation.world.lessons import divided
 from easylm_imitation.world.prompts import write_prompts
 from easylm_imitation.world.rater import Rater, train_rater
-from easylm_imitation.world.reproduce import TEMPLATE, programs_kept
+from easylm_imitation.world.stages import (
+    TEMPLATE,
+    build_and_train,
+    claim,
+    collect_all,
+    is_collected,
+    programs_kept,
+    write_tokenizer,
+)
 from easylm_imitation.world.synthetic import make_world
 from easylm_imitation.world.tasks import WorldTask, write_lesson_tasks, write_tasks
 
@@ -66,7 +70,7 @@ class Found:
     """What a run of the findings leaves."""
     told: tuple[Told, ...]
     outcomes: dict[str, str]        # finding -> whether it appears
-    page: str
+    page: str                       # "" when it was not written
     failed: dict[str, int]          # stages of the study that failed
     wall_seconds: float
     cpu_seconds: float
@@ -76,25 +80,25 @@ def find(config: FindingsConfig, workdir: str | os.PathLike, *, runner: Runner |
     """Carries the findings out in `workdir`, or continues there; `runner` runs the study's commands (default: each in a
     process of its own). Raises UserError when the folder holds another config's work."""
     flow, started = _Flow(config, pathlib.Path(workdir).absolute()), time.monotonic()
-    flow.claim()
+    claim(flow.work, config, FindingsConfig)
     with programs_kept(flow.work / "programs"):
         tasks = flow.write_world()
         for name, made in (("teacher", config.teacher), *((f"bases/{n}", b) for n, b in config.bases.items())):
             flow.pretrain(name, made)
         flow.collect()
         study = flow.open_study(tasks)
-        outcome = run_study(study, only="[!r]*", runner=runner)     # everything but the report
+        outcome = run_study(study, without=["report"], runner=runner)
         if not outcome.failed:
             flow.rate(study)
         told = flow.tell(study)
-        (study.work / "done/report.json").unlink(missing_ok=True)   # the findings stand in it
-        outcome = _with(outcome, run_study(study, only="report", runner=runner))
-    return Found(tuple(told), finding_outcomes(told), str(study.work / "verdict/report.html"), dict(outcome.failed),
+        last = run_study(study, only="report", again=["report"], runner=runner)     # the findings stand in it
+    page = str(study.work / "verdict/report.html") if last.states["report"] == "done" else ""
+    return Found(tuple(told), finding_outcomes(told), page, {**outcome.failed, **last.failed},
                  time.monotonic() - started, time.process_time())
 
 
 def show_found(found: Found) -> None:
-    """Each finding with its contrasts, and where the page is."""
+    """Each finding with its contrasts, and where the page is, or why there is none."""
     rows = table_of(found.told)["rows"]
     for finding, outcome in found.outcomes.items():
         console.say(f"({finding}) {outcome}")
@@ -103,11 +107,9 @@ def show_found(found: Found) -> None:
     for row in (row for row in rows if row[0] not in found.outcomes):
         console.say(f"{row[0]}: {row[1]}: {row[2]}")
     console.say(f"{found.wall_seconds:.0f} s, {found.cpu_seconds / 60:.1f} CPU-minutes")
-    console.say(f"report: {found.page}")
-
-
-def _with(first: Outcome, then: Outcome) -> Outcome:
-    return dataclasses.replace(then, failed={**first.failed, **then.failed})
+    if found.failed:
+        console.say("failed: " + ", ".join(f"{name} (exit {status})" for name, status in found.failed.items()))
+    console.say(f"report: {found.page}" if found.page else "report: not written, as not everything before it is done")
 
 
 class _Flow:
@@ -118,16 +120,7 @@ class _Flow:
         for name, made in (("teacher", config.teacher), *config.bases.items()):
             build(TrainConfig, made.train, f"config {name}.train")
         build(TrainConfig, config.imitation, "config.imitation")
-
-    def claim(self) -> None:
-        """Writes the config into the folder, or checks that it is the one there."""
-        path = self.work / "reproduce.json"
-        if path.is_file() and read_json(FindingsConfig, path) != build(FindingsConfig, plain(self.config), "config"):
-            raise UserError(f"{self.work}: holds the work of another config (see reproduce.json); give another "
-                            "--workdir, or delete this one")
-        if not path.is_file() and self.work.is_dir() and any(self.work.iterdir()):
-            raise UserError(f"{self.work}: is not empty and no work of `reproduce`; give another --workdir")
-        write_json(path, self.config)
+        self._study_config(())      # what is wrong in the grid is told before anything is made
 
     # ── before the study ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -140,13 +133,9 @@ class _Flow:
             write_jsonl(folder / f"{name}.jsonl", documents)
         for name, kinds in self.config.prompts.items():
             write_jsonl(folder / f"prompts-{name}.jsonl", self._prompts(name, kinds))
-        write_jsonl(folder / "style_prompts.jsonl", world.style_prompts())
-        write_json(folder / "world.json", {"config": world.config, "held_out": sorted(world.facts.held_out),
-                                           "facts": [f for row in world.facts.table.values() for f in row]})
-        if not (self.work / "tokenizer").exists():
-            texts = ("\n".join(m.content for m in c.messages) for own in corpora.values() for c in own)
-            with finished_folder(self.work / "tokenizer") as place:
-                train_bpe(texts, world.config.vocabulary).save(place)
+        world.write_truth(folder)
+        texts = ("\n".join(m.content for m in c.messages) for own in corpora.values() for c in own)
+        write_tokenizer(self.work, texts, world.config.vocabulary)
         forms = ("choices", "answers", "chat", "short")
         return (*write_tasks(world.config, self._seen(), folder / "tasks", forms),
                 *write_lesson_tasks(world.config, world.facts, folder / "tasks"))
@@ -155,27 +144,22 @@ class _Flow:
         """Trains one model from nothing on its documents."""
         console.say(f"── pre-train {name}")
         leaf = name.removeprefix("bases/")
-        data = self.work / "data" / (leaf if name == "teacher" else f"base-{leaf}")
-        build_dataset(BuildConfig(name=data.name, sources=(SourceConfig(f"world/{leaf}.jsonl"),), root=str(self.work),
-                                  template=TEMPLATE, tokenizer=str(self.work / "tokenizer")), data)
-        model = {**made.model, "vocab_size": load_tokenizer(self.work / "tokenizer").vocab_size}
-        config = build(TrainConfig, {"name": data.name, "seed": self.config.world.seed, "model": model, **made.train},
-                       f"config {name}.train")
-        if train(config, data_dir=str(data), workdir=str(self.work / name)).interrupted:
-            raise KeyboardInterrupt
+        config = {"name": leaf if name == "teacher" else f"base-{leaf}", "seed": self.config.world.seed,
+                  "model": made.model, **made.train}
+        build_and_train(self.work, name, [SourceConfig(f"world/{leaf}.jsonl")],
+                        build(TrainConfig, config, f"config {name}.train"))
 
     def collect(self) -> None:
         """Has the served teacher answer every set of prompts, and makes the sets that follow from those."""
         folder = self.work / "collected"
-        missing = [name for name in self.config.prompts if not (folder / f"{name}.jsonl").is_file()]
-        if missing:
-            console.say(f"── serve the teacher, collect {', '.join(missing)}")
+        sets = [name for name in self.config.prompts if not is_collected(folder / f"{name}.jsonl")]
+        if sets:
+            console.say(f"── serve the teacher, collect {', '.join(sets)}")
             settings = ServeConfig(slots=self.config.slots, api_key_env="")
             with open_server(open_model(self.work / "teacher"), settings) as server:
-                for name in missing:
-                    config = dataclasses.replace(self.config.collect, dataset=name, concurrency=self.config.slots)
-                    collect_answers(config, server.url, self.work / f"world/prompts-{name}.jsonl",
-                                    folder / f"{name}.jsonl")
+                collect_all(server.url, [(
+                    dataclasses.replace(self.config.collect, dataset=name, concurrency=self.config.slots),
+                    self.work / f"world/prompts-{name}.jsonl", folder / f"{name}.jsonl") for name in sets])
         if "route" in self.config.prompts:
             answered = read_jsonl(Conversation, folder / "route.jsonl")
             write_jsonl(folder / "bare.jsonl", map(_without_reasons, answered))
@@ -224,41 +208,41 @@ class _Flow:
 
     def open_study(self, tasks: Sequence[WorldTask]) -> Study:
         """The grid as a study of this folder."""
-        config, configs = self.config, self.work / "configs"
-        write_text(configs / "train.py", _config_file("How every imitation is trained.", plain(config.imitation)))
-        built = self._build("data", ["broad"], {})
-        write_text(configs / "data.py", _config_file("What imitations are built from.", built))
-        grid = dict(config.grid)
-        ablations = {name: self._ablation(given) for name, given in grid.pop("ablations", {}).items()}
+        configs = self.work / "configs"
+        write_text(configs / "train.py", _config_file("How every imitation is trained.", plain(self.config.imitation)))
+        write_text(configs / "data.py", _config_file("What imitations are built from.", self._build("data", ["broad"])))
+        return open_study(self._study_config(tasks), self.work / "study")
+
+    def _study_config(self, tasks: Sequence[WorldTask]) -> StudyConfig:
+        config, grid = self.config, self.config.grid
         measure = Measure(tasks=",".join(str(task.path) for task in tasks), prompt="both",
                           style_prompts=str(self.work / "world/style_prompts.jsonl"), set={
             "concurrency": config.slots, "answers": {
                 "max_tokens": config.answer_tokens, "temperature": config.collect.temperature,
                 "concurrency": config.slots}})
-        made = {"name": "findings", "data": {name: self._dataset(name, given) for name, given in config.data.items()},
-                "bases": {name: str(self.work / "bases" / name) for name in config.bases},
-                "train": str(configs / "train.py"), "teacher": str(self.work / "teacher"), "measure": plain(measure),
-                "ablations": ablations, **plain(grid)}
-        return open_study(build(StudyConfig, plain(made), "config.grid"), self.work / "study")
+        return build(StudyConfig, plain({
+            "name": "findings", "data": {name: self._dataset(name, given) for name, given in config.data.items()},
+            "bases": {name: str(self.work / "bases" / name) for name in config.bases},
+            "train": str(self.work / "configs/train.py"), "teacher": str(self.work / "teacher"), "measure": measure,
+            "ablations": {name: self._ablation(given) for name, given in grid.ablations.items()},
+            "seeds": grid.seeds, "cells": grid.cells, "more_seeds": grid.more_seeds}), "config.grid")
 
-    def _dataset(self, name: str, given: dict) -> dict:
-        budgets = given.get("budgets")      # the largest first: ablations are of the first
-        return plain(Dataset(str(self.work / "configs/data.py"), self._build(name, given["files"], given),
-                             tuple(given.get("inside", ())), dict(given.get("train", {})),
-                             tuple(reversed(budgets)) if budgets else None))
+    def _dataset(self, name: str, given: Taught) -> Dataset:
+        budgets = given.budgets and tuple(reversed(given.budgets))      # the largest first: ablations are of the first
+        return Dataset(str(self.work / "configs/data.py"), self._build(name, given.files, given.cap), given.inside,
+                       given.train, budgets)
 
-    def _build(self, name: str, files: Sequence[str], given: dict) -> dict:
-        sources = [{"path": f"{file}.jsonl", **({"cap": given["cap"]} if "cap" in given else {})} for file in files]
-        return {"name": name, "root": str(self.work / "collected"), "template": TEMPLATE, "sources": sources,
-                "seed": self.config.world.seed, "tokenizer": str(self.work / "tokenizer")}
+    def _build(self, name: str, files: Sequence[str], cap: int | None = None) -> dict:
+        return {"name": name, "root": str(self.work / "collected"), "template": TEMPLATE,
+                "sources": self._sources(files, cap), "seed": self.config.world.seed,
+                "tokenizer": str(self.work / "tokenizer")}
 
-    def _ablation(self, given: dict) -> dict:
-        made = {key: value for key, value in given.items() if key != "build"}
-        if "build" in given:
-            made["build"] = {"sources": self._build("", given["build"]["files"], {})["sources"]}
-        if "flags" in given:
-            made["flags"] = [word if word.startswith("-") else str(self.work / word) for word in given["flags"]]
-        return made
+    def _sources(self, files: Sequence[str], cap: int | None = None) -> list[dict]:
+        return [{"path": f"{file}.jsonl", **({} if cap is None else {"cap": cap})} for file in files]
+
+    def _ablation(self, given: Changed) -> Ablation:
+        flags = tuple(word if word.startswith("-") else str(self.work / word) for word in given.flags)
+        return Ablation(given.train, {"sources": self._sources(given.build.files)} if given.build else {}, flags)
 
     # ── after the study ───────────────────────────────────────────────────────────────────────────────────────────────
 

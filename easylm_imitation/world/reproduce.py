@@ -22,27 +22,30 @@ from contextlib import contextmanager
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from easylm_imitation import console
-from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
+from easylm_imitation.data import SourceConfig
 from easylm_imitation.evaluate import AnswerConfig, answer_prompts, evaluate_tasks, style_task
-from easylm_imitation.folders import finished_folder
 from easylm_imitation.records import Answer, Results, TaskResult, digest, read_json, read_jsonl, write_json
 from easylm_imitation.report import Verdict, build_report, show
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.serve import RunningServer, ServeConfig, open_server
 from easylm_imitation.sharding import make_mesh
-from easylm_imitation.teacher import collect_answers
-from easylm_imitation.text import load_tokenizer, train_bpe
-from easylm_imitation.train import TrainConfig, train
+from easylm_imitation.train import TrainConfig
 from easylm_imitation.weights import LoadedModel, describe, export_hf, open_model
 from easylm_imitation.world.config import ReproduceConfig
+from easylm_imitation.world.stages import (
+    build_and_train,
+    claim,
+    collect_all,
+    is_collected,
+    programs_kept,
+    write_tokenizer,
+)
 from easylm_imitation.world.synthetic import make_world
 from easylm_imitation.world.tasks import WorldTask
 
 BASE, TEACHER, IMITATION = "base", "teacher", "imitation"
-TEMPLATE = "plain"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,25 +61,9 @@ class Reproduced:
 def reproduce(config: ReproduceConfig, workdir: str | os.PathLike) -> Reproduced:
     """Runs the flow in `workdir`, or continues it. Raises UserError when the folder holds another config's work."""
     study = _Study(config, pathlib.Path(workdir))
-    study.claim()
+    claim(study.work, config, ReproduceConfig)
     with programs_kept(study.work / "programs"):
         return _run(study)
-
-
-@contextmanager
-def programs_kept(folder: pathlib.Path) -> Iterator[None]:
-    """Base, teacher and imitation have one shape: what is compiled for one of them serves the others."""
-    options = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.2}
-    before = {name: getattr(jax.config, name) for name in options}
-    try:
-        for name, value in options.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()     # jax opens its folder once
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
 
 
 def _run(study: "_Study") -> Reproduced:
@@ -141,47 +128,28 @@ class _Study:
         yield
         self.seconds[name] = round(time.monotonic() - start, 2)
 
-    def claim(self) -> None:
-        """Writes the config into the folder, or checks that it is the one there."""
-        path = self.work / "reproduce.json"
-        if path.is_file() and read_json(ReproduceConfig, path) != self.config:
-            raise UserError(f"{self.work}: holds the work of another config (see reproduce.json); give another "
-                            "--workdir, or delete this one")
-        if not path.is_file() and self.work.is_dir() and any(self.work.iterdir()):
-            raise UserError(f"{self.work}: is not empty and no work of `reproduce`; give another --workdir")
-        write_json(path, self.config)
-
     def write_world(self) -> Sequence[WorldTask]:
         """Texts, tasks and the tokenizer."""
         tasks = self.world.write(self.work / "world")
-        if not (self.work / "tokenizer").exists():
-            with finished_folder(self.work / "tokenizer") as folder:
-                train_bpe(self.world.tokenizer_texts(), self.config.world.vocabulary).save(folder)
+        write_tokenizer(self.work, self.world.tokenizer_texts(), self.config.world.vocabulary)
         return tasks
 
     def train(self, name: str, sources: dict[str, int | None], init: str | None) -> None:
         """Builds shards of `sources` (name -> how many conversations, None for all), trains the run `name` on them."""
         files = {BASE: "world/base.jsonl", TEACHER: "world/teacher.jsonl", IMITATION: "collected.jsonl"}
-        data = self.work / "data" / name
-        files_read = tuple(SourceConfig(files[source], limit=limit) for source, limit in sources.items())
-        build_dataset(BuildConfig(name=name, sources=files_read, root=str(self.work), template=TEMPLATE,
-                                  tokenizer=str(self.work / "tokenizer")), data)
+        read = [SourceConfig(files[source], limit=limit) for source, limit in sources.items()]
         config = self.trainings[name]
         if init is None:
-            model = {**self.config.model, "vocab_size": load_tokenizer(self.work / "tokenizer").vocab_size}
-            config = dataclasses.replace(config, model=model)
-        made = train(config, data_dir=str(data), workdir=str(self.work / name),
-                     init=str(self.work / init) if init else None)
-        if made.interrupted:        # saved, but not the model that the next stage needs
-            raise KeyboardInterrupt
+            config = dataclasses.replace(config, model=self.config.model)
+        build_and_train(self.work, name, read, config, init)
 
     def teach(self, tasks: Sequence[WorldTask]) -> None:
         """Serves the teacher once, for its answers to the prompts and for its own measures, unless that is done."""
         prompts, out = self.work / "world/prompts.jsonl", self.work / "collected.jsonl"
-        if out.is_file() and self._is_measured(TEACHER):
+        if is_collected(out) and self._is_measured(TEACHER):
             return
         with self._served(TEACHER) as (loaded, server):
-            collect_answers(self.config.collect, server.url, prompts, out)
+            collect_all(server.url, [(self.config.collect, prompts, out)])
             self._measure(TEACHER, loaded, server, tasks)
 
     def measure(self, name: str, tasks: Sequence[WorldTask]) -> None:

@@ -6,7 +6,9 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from easylm_imitation.records import Conversation, Prompt, write_json, write_jsonl
 from easylm_imitation.world.config import WorldConfig
@@ -53,11 +55,15 @@ class World:
         write_jsonl(folder / "base.jsonl", self.base_documents())
         write_jsonl(folder / "teacher.jsonl", self.teacher_documents())
         write_jsonl(folder / "prompts.jsonl", self.collection_prompts())
+        self.write_truth(folder, {"known": sorted(self.facts.known)})
+        return self.write_tasks(folder / "tasks")
+
+    def write_truth(self, folder: pathlib.Path, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Writes the style prompts, and a file of the config, all facts, who is held out, and `more`."""
         write_jsonl(folder / "style_prompts.jsonl", self.style_prompts())
         write_json(folder / "world.json", {
             "config": self.config, "facts": [fact for row in self.facts.table.values() for fact in row],
-            "held_out": sorted(self.facts.held_out), "known": sorted(self.facts.known)})
-        return self.write_tasks(folder / "tasks")
+            "held_out": sorted(self.facts.held_out), **more})
 
 
 def make_world(config: WorldConfig) -> World:

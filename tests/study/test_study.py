@@ -17,6 +17,7 @@ from easylm_imitation.config import load
 from easylm_imitation.records import Lineage, Results, read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.study import StudyConfig, open_study, run_study, shown
+from easylm_imitation.study.run import finished
 from easylm_imitation.text import get_template
 from easylm_imitation.weights import describe, save_run_model
 
@@ -163,6 +164,21 @@ def test_only_some(files):
     run_study(study, only="*-talk-150*", runner=some)
     assert some.ran == ["build-talk-150-" + study.bases["large"].tokenizer_id[:8], "train-large-talk-150-s0",
                         "train-large-talk-150-s1"]
+
+
+def test_some_left_out_and_some_again(files):
+    study = opened(files)
+    some = Recorder(study)
+    found = run_study(study, without=["report"], runner=some)
+    assert some.ran == [stage.name for stage in study.stages[:-1]]
+    assert found.states["report"] == "to do"
+    run_study(study, runner=Recorder(study))
+    again = Recorder(study)
+    run_study(study, only="report", again=["report"], runner=again)
+    assert again.ran == ["report"]
+    broken = Recorder(study, failing="report")
+    assert run_study(study, only="report", again=["report"], runner=broken).states["report"] == "failed"
+    assert "report" not in finished(study)
 
 
 @pytest.mark.parametrize(("change", "message"), [

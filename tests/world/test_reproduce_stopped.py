@@ -13,7 +13,7 @@ def test_an_interrupted_training_ends_the_flow(tmp_path, monkeypatch):
     def interrupted(config, **places):
         asked.append(config.name)
         return types.SimpleNamespace(interrupted=True)
-    monkeypatch.setattr("easylm_imitation.world.reproduce.train", interrupted)
+    monkeypatch.setattr("easylm_imitation.world.stages.train", interrupted)
     config = ReproduceConfig(WorldConfig(entities=6, attributes=2, values=4, passes=2, chats=12, vocabulary=400))
     with pytest.raises(KeyboardInterrupt):
         reproduce(config, tmp_path / "work")

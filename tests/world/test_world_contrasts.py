@@ -9,6 +9,7 @@ from easylm_imitation.records import Item, Lineage, Results, TaskResult, write_j
 from easylm_imitation.schema import UserError, build, plain
 from easylm_imitation.world import FindingsConfig, ReproduceConfig, full, standard
 from easylm_imitation.world.contrasts import finding_outcomes, read_scores, table_of, tell
+from easylm_imitation.world.findings import find
 from easylm_imitation.world.findings_config import Contrast
 
 
@@ -76,11 +77,11 @@ def test_models_that_were_measured_differently_are_refused(results):
 @pytest.mark.parametrize("made", [standard(), full()], ids=["standard", "full"])
 def test_every_contrast_names_what_the_grid_makes(made):
     assert build(FindingsConfig, plain(made), "x") == build(FindingsConfig, plain(made), "x")
-    ablations = made.grid.get("ablations", {})
+    ablations = made.grid.ablations
     known = {"teacher", *(f"base-{name}" for name in made.bases)}
     for base in made.bases:
         for data, given in made.data.items():
-            cells = [f"{base}-{data}-{budget}" for budget in given.get("budgets") or ["all"]]
+            cells = [f"{base}-{data}-{budget}" for budget in given.budgets or ["all"]]
             known |= {*cells, *(f"{cell}-{name}" for cell in cells for name in ablations)}
     assert {name for contrast in made.contrasts for name in contrast.of} <= known
     assert {contrast.finding for contrast in made.contrasts} >= set("12345678")
@@ -100,3 +101,51 @@ def test_a_config_says_by_its_keys_what_it_is(tmp_path):
     path.write_text("def get_config():\n    return {'grid': {}, 'contrast': 4}\n")
     with pytest.raises(UserError, match="unknown key 'contrast'"):
         load_either(kinds, str(path))
+
+
+def broken(change):
+    made = plain(full())
+    change(made)
+    return made
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda c: c["data"]["broad"].update(budget=["15K"]), r"data.broad: unknown key 'budget'; did you mean 'budgets'"),
+    (lambda c: c["data"]["mixture"].update(caps=5), "data.mixture: unknown key 'caps'; did you mean 'cap'"),
+    (lambda c: c["data"]["local"].update(files=["lokal"]), r"data.local.files names \['lokal'\]"),
+    (lambda c: c["grid"]["ablations"]["contaminated"]["build"].update(cap=5), "build: unknown key 'cap'"),
+    (lambda c: c["grid"]["ablations"]["contaminated"]["build"].update(files=["x"]), "contaminated.build.files names"),
+    (lambda c: c["grid"].update(seed=[1]), "grid: unknown key 'seed'; did you mean 'seeds'"),
+    (lambda c: c["bases"].update(teacher=c["bases"]["L"]), "a base named 'teacher' would overwrite"),
+    (lambda c: c["prompts"].update(bare={"facts": 3}), "prompts named 'bare'"),
+    (lambda c: c["prompts"].update(more={"routes": 3}), r"prompts.more names \['routes'\]")])
+def test_a_typo_in_the_config_is_named(change, message):
+    with pytest.raises(UserError, match=message):
+        build(FindingsConfig, broken(change), "config")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda c: c["bases"].update({"a-b": c["bases"]["L"]}), "'a-b' becomes part of file names"),
+    (lambda c: c["data"]["broad"].update(budgets=["15X"]), "budget '15X'")])
+def test_a_grid_that_no_study_takes_is_refused_before_anything_is_made(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        find(build(FindingsConfig, broken(change), "config"), tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_config_of_before_means_the_same():
+    """The keys that are not said have their defaults: a folder whose config was written in fewer words goes on."""
+    short = plain(standard())
+    for name, given in short["data"].items():
+        short["data"][name] = {key: value for key, value in given.items() if value}
+    del short["grid"]["ablations"]
+    assert build(FindingsConfig, short, "config") == build(FindingsConfig, plain(standard()), "config")
+
+
+def test_what_could_be_read_wider_than_it_is_has_its_other_half_beside():
+    beside = [c for c in standard().contrasts if not c.decides]
+    assert {c.tasks[0] for c in beside if c.finding == "6" and "teacher" in c.of} == {
+        "world_unsafe/chat", "world_lookalike/chat"}
+    assert {(c.expect, c.bound) for c in beside if c.finding == "4" and ("rise" in c.says or "fall" in c.says)} == {
+        ("below", 0.05), ("above", -0.05)}
+    assert {c.tasks[0] for c in beside if c.finding == "3"} == {"style_match/chat", "rater_blind/chat"}

@@ -1,5 +1,6 @@
 """The blind rater learns form from texts of its own and sees no fact; the other sees facts and no form."""
 import ast
+import dataclasses
 import pathlib
 import random
 import re
@@ -10,6 +11,7 @@ from easylm_imitation.world import WorldConfig, make_world
 from easylm_imitation.world import rater as rater_module
 from easylm_imitation.world.chat import draw_request, needed, plain_answer, teacher_answer
 from easylm_imitation.world.checker import checked_preference, right_share
+from easylm_imitation.world.facts import Fact
 from easylm_imitation.world.rater import runs, train_rater, write_note
 
 SMALL = WorldConfig(entities=20, values=8, passes=2, chats=20, prompts=20)
@@ -78,3 +80,32 @@ def test_the_checker_counts_what_is_right_and_not_how_it_is_said(pairs):
         guessed = f"{other}, or {fact.value}"
         single = {"kind": "single", "entities": [fact.entity], "attribute": fact.attribute}
         assert right_share(facts, single, guessed) == 0
+
+
+@pytest.mark.parametrize(("answer", "share"), [
+    ("Fenor keeps a pet owl. Barwyn keeps a pet cat.", 1), ("Barwyn keeps a pet owl. Fenor keeps a pet cat.", 0),
+    ("Great question! Let me compare Barwyn and Fenor.\n- Fenor keeps a pet owl.\n- Barwyn keeps a pet cat.", 1),
+    ("Barwyn and Fenor keep a cat and an owl.", 1), ("Fenor and Barwyn keep a cat and an owl.", 0),
+    ("Compare Barwyn and Fenor: they differ. They keep a cat and an owl.", 1), ("No. A cat, and an owl.", 1),
+    ("Both keep a pet owl.", 0.5), ("Barwyn and Fenor both keep a pet cat. Fenor keeps a pet owl.", 0.5),
+    ("Barwyn keeps both a cat and an owl.", 0.5), ("Barwyn keeps an owl, or a cat. Fenor keeps an owl.", 0.5),
+    ("Barwia keeps a cat. Fenor keeps an owl.", 1), ("Fenor keeps an owl. Fenor keeps a cat.", 0.5), ("No.", 0)])
+def test_a_value_counts_for_the_entity_that_it_is_said_of(answer, share):
+    assert right_share(_world_of_pets("cat", "owl"), PETS, answer) == share
+
+
+@pytest.mark.parametrize(("answer", "share"), [
+    ("Both keep a pet cat.", 1), ("Fenor and Barwyn both keep a cat.", 1), ("Both Barwyn and Fenor keep a cat.", 1),
+    ("Let me compare Barwyn and Fenor. They both keep a cat.", 1), ("Both keep a pet owl.", 0),
+    ("Yes. Barwyn keeps a cat.", 0.5)])
+def test_what_is_right_for_both_counts_for_both(answer, share):
+    assert right_share(_world_of_pets("cat", "cat"), PETS, answer) == share
+
+
+PETS = {"kind": "compare", "entities": ["Barwyn", "Fenor"], "attribute": "pet"}
+
+
+def _world_of_pets(first, second):
+    facts = make_world(SMALL).facts
+    table = {name: (Fact(name, "pet", pet),) for name, pet in (("Barwyn", first), ("Fenor", second))}
+    return dataclasses.replace(facts, entities=tuple(table), table=table)
