@@ -24,7 +24,8 @@ def get_config():
     made["teacher"], made["bases"] = _model(40, 1.0), {"L": _model(20, 0.9), "S": _model(10, 0.6)}
     made["prompts"] = {"broad": {"facts": 24, "unsafe": 6, "lookalike": 6, "howto": 6}, "local": {"short": 16},
                        "route": {"route": 10}, "program": {"program": 10}}
-    made["data"]["broad"]["budgets"], made["data"]["local"]["budgets"] = ["300", "600"], ["100", "200"]
+    for name, budgets in (("broad", ["300", "600"]), ("again", ["300"]), ("local", ["100", "200"])):
+        made["data"][name]["budgets"] = budgets
     made["data"]["mixture"]["cap"] = 150
     for given in made["data"].values():
         given["train"] = {"epochs": None, "steps": 2}

@@ -150,6 +150,8 @@ def findings(bases: dict[str, str], broad: tuple[str, ...], local: tuple[str, ..
         yield Contrast("1", f"{name} jumps with the smallest budget", {first: 1, base: -1}, (task,), bound=0.05)
         yield Contrast("1", f"three quarters of the rise in {name} come with the smallest budget",
                        {first: 1, base: -0.25, last: -0.75}, (task,))
+        yield Contrast("1", f"the same of the smallest budget, read ten times ({name})",
+                       {f"{large}-again-{broad[0]}": 1, base: -0.25, last: -0.75}, (task,), decides=False)
     yield Contrast("1", "a rater that checks facts sees a rise, too",
                    {first: 1, base: -1}, (CHECKED,), decides=False)
     yield Contrast("2", "broad imitation does not raise held-out knowledge (few-shot)", {last: 1, base: -1}, FEW_SHOT,
@@ -199,30 +201,31 @@ def _skills(small: str, large: str, local: str) -> Iterator[Contrast]:
 
 
 def standard() -> FindingsConfig:
-    """The standard run: three bases, three broad and two local budgets, one factor varied at a time."""
-    broad, local = ("15K", "50K", "150K"), ("4K", "16K")
-    lessons = {"route": 300, "program": 300, "unsafe": 200, "lookalike": 100, "howto": 200, "short": 300}
+    """The standard run: three bases, three broad and two local budgets, one factor varied at a time. The second design;
+    docs/findings.md has the results of the first, and what was changed after them."""
+    broad, local = ("15K", "50K", "150K"), ("16K", "40K")
+    lessons = {"route": 300, "program": 30, "unsafe": 200, "lookalike": 100, "howto": 200, "short": 300}
     bases = {
         "L": Pretrained(llama(96, 3, 3), train_settings(1200, 4e-3), 0.95, 10, 1200, lessons),
         "M": Pretrained(llama(64, 2, 2), train_settings(900, 4e-3), 0.8, 8, 1000, lessons),
         "S": Pretrained(llama(48, 2, 2), train_settings(500, 4e-3), 0.6, 6, 800, lessons)}
     teacher = Pretrained(llama(96, 3, 3), train_settings(4000, 4e-3), 1.0, 16, 5000,
                          {"route": 3000, "program": 3000, "unsafe": 500, "lookalike": 300, "howto": 500, "short": 2000})
-    five = {"epochs": 5.0, "steps": None}
+    five, ten, twenty = ({"epochs": epochs, "steps": None} for epochs in (5.0, 10.0, 20.0))
     return FindingsConfig(
         world=WorldConfig(entities=240, attributes=5, values=20, held_out=0.3, popularity=0.4, vocabulary=1024,
                           items=120, style_prompts=80, lesson_items=80),
         teacher=teacher, bases=bases,
-        prompts={"broad": {"facts": 2400, "unsafe": 200, "lookalike": 150, "howto": 150}, "local": {"short": 900},
+        prompts={"broad": {"facts": 2400, "unsafe": 200, "lookalike": 150, "howto": 150}, "local": {"short": 2500},
                  "route": {"route": 220}, "program": {"program": 300}},
-        data={"broad": Taught(("broad",), budgets=broad),
+        data={"broad": Taught(("broad",), budgets=broad), "again": Taught(("broad",), train=ten, budgets=broad[:1]),
               "local": Taught(("local",), train=five, budgets=local, inside=("world_asked_*",)),
-              "route": Taught(("route",), train=five), "bare": Taught(("bare",), train=five),
+              "route": Taught(("route",), train=twenty), "bare": Taught(("bare",), train=twenty),
               "program": Taught(("program",), train=five),
-              "mixture": Taught(("local", "route", "program"), cap=5000, train=five)},
+              "mixture": Taught(("local", "route", "program"), cap=12_000, train=twenty)},
         imitation=train_settings(1, 1e-3, batch=4, mesh="fsdp:2", epochs=1.0) | {"steps": None},
-        grid=Grid((0, 1, 2), ("L-*", "?-broad-150K", "?-local-16K", "?-mixture-all"),
-                  {"L-broad-15K": (3, 4), "L-broad-150K": (3, 4), "L-local-16K": (3, 4)}),
+        grid=Grid((0, 1, 2), ("L-*", "?-broad-150K", "?-local-40K", "?-mixture-all"),
+                  {f"L-{name}": (3, 4) for name in ("broad-15K", "broad-150K", "local-40K")}),
         contrasts=tuple(findings({"small": "S", "large": "L"}, broad, local)))
 
 
