@@ -121,13 +121,13 @@ def test_the_notebook_is_kept_without_outputs():
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_offline(tmp_path):
+def test_the_notebook_runs_offline(tmp_path, monkeypatch):
     """In a kernel of its own, whose sockets reach this machine alone."""
     import nbclient
     import nbformat
     book = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)
     book.cells.insert(0, nbformat.v4.new_code_cell(OFFLINE))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     nbclient.NotebookClient(book, timeout=3000, kernel_name="python3",
                             resources={"metadata": {"path": str(tmp_path)}}).execute()
     said = "".join(out.get("text", "") for cell in book.cells for out in cell.get("outputs", []))
