@@ -161,8 +161,8 @@ class _Run:
         scored = None
         if task.scorer:
             samples = first_filter(said, task)
-            texts = [s["filtered_resps"][0] for s in samples]
-            texts = [[said] if isinstance(said, str) else said for said in texts]   # without a filter that keeps all
+            kept_of = [s["filtered_resps"][0] for s in samples]     # a list; of the filter take_first, a text alone
+            texts = [[left] if isinstance(left, str) else left for left in kept_of]
             scored = score_after(task, [s["doc"] for s in samples], texts, self.config, kept.parent if kept else None)
         return task_result(task, form, self.limit, said, scored, written, context if truncated else None,
                            judged_by(task, self.config))
