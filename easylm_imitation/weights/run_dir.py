@@ -48,9 +48,9 @@ class _TemplateFile:
 
 
 class RunDir:
-    """Paths inside a run dir, and reading and writing of what identifies its model. Nothing is created by looking.
-
-    That of a run in a bucket (gs://...) is a copy on this disk, but for `checkpoints` (storage.py).
+    """Paths inside a run dir, and reading and writing of what identifies its model. Looking creates nothing
+    on this disk, but for a run in a bucket (gs://...): its files, without `checkpoints`, are brought into a copy here
+    (storage.py).
     """
 
     def __init__(self, path: str | os.PathLike):

@@ -1,6 +1,7 @@
 """Our GGUF files in llama.cpp itself: the same ids, the same numbers, the same likeliest tokens.
 
-REAL_MODEL names a folder of a real model in Hugging Face's files, for which the issue's own figures are taken.
+REAL_MODEL names a folder of a real model in Hugging Face's files, for the bounds that were set before the export was
+written.
 """
 import gzip
 import importlib
@@ -102,8 +103,8 @@ def places_of(row):
 
 
 def test_a_real_models_likeliest_tokens_are_ours(bench, shared_data, tmp_path):
-    """The issue's figures: >= 99 % for f16 and >= 97 % for q8_0 of our bfloat16's likeliest tokens over 2,000 places of
-    real text, and a q4_0 within 3 % of llama.cpp's own."""
+    """The bounds that were set before the export was written: >= 99 % for f16 and >= 97 % for q8_0 of our bfloat16's
+    likeliest tokens over 2,000 places of real text, and a q4_0 within 3 % of llama.cpp's own."""
     model = os.environ.get("REAL_MODEL")
     if not model:
         pytest.skip("no real model; name its folder in REAL_MODEL")
