@@ -21,6 +21,7 @@ _BATCH = 16                                                     # texts read at 
 _TOXIC = re.compile(r"(?<!non)(?<!not)(?<!no[nt][-_ ])(toxic|hate)", re.IGNORECASE)
 _ANONYMOUS = {0: "LABEL_0", 1: "LABEL_1"}                       # transformers' names for labels that nobody named
 _READ = ("*.json", "*.txt", "*.safetensors", "*.bin", "*.model")
+_FROM_HERE = {"local_files_only": True, "trust_remote_code": False}     # left out, transformers would ask on a terminal
 
 
 class Classifier:
@@ -46,8 +47,11 @@ class Classifier:
     @functools.cached_property
     def identity(self) -> str:
         """Hash of what the folder holds: the same files elsewhere are the same classifier."""
-        files = sorted({path for pattern in _READ for path in self.folder.glob(pattern)})
-        return digest([(path.name, file_sha256(path)) for path in files])
+        return digest([(path.name, file_sha256(path)) for path in _files(self.folder)])
+
+    def who(self) -> list[str]:
+        """What tells its scores from those of others: a part of a protocol."""
+        return ["classifier", self.identity, self.label]
 
     def scores(self, texts: Sequence[str], seen: Callable[[int], None] = lambda count: None) -> list[float]:
         """A probability from 0 to 1 for each text; `seen` is told how many more are done. Raises UserError where the
@@ -72,9 +76,9 @@ class Classifier:
         import transformers
         transformers.utils.logging.disable_progress_bar()       # ours shows
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **_FROM_HERE)
             model, told = transformers.AutoModelForSequenceClassification.from_pretrained(
-                self.folder, local_files_only=True, output_loading_info=True, dtype="float32")
+                self.folder, **_FROM_HERE, output_loading_info=True, dtype="float32")
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"'{self.folder}': cannot be loaded as a classifier: {' '.join(str(error).split())[:300]}"
                             ) from None
@@ -93,6 +97,22 @@ class Classifier:
         return min(tokenizer.model_max_length, positions - padding)
 
 
+def classifier_at(folder: str, label: str = "") -> Classifier:
+    """`Classifier(folder, label)`; the one that was made last, with the weights it has read, unless a file changed."""
+    files = [(path.name, path.stat()) for path in _files(pathlib.Path(folder))]
+    return _made(folder, label, tuple((name, status.st_size, status.st_mtime_ns) for name, status in files))
+
+
+@functools.lru_cache(maxsize=1)
+def _made(folder: str, label: str, files: tuple[tuple[str, int, int], ...]) -> Classifier:
+    return Classifier(folder, label)
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What a classifier is made of, in the order of the names."""
+    return sorted({path for pattern in _READ for path in folder.glob(pattern)})
+
+
 def _config(folder: pathlib.Path) -> Any:
     try:
         import torch  # noqa: F401
@@ -101,10 +121,21 @@ def _config(folder: pathlib.Path) -> Any:
         raise UserError(f"the classifier '{folder}' needs torch, which is not installed: pip install "
                         "'easylm_imitation[classifier]'") from None
     try:
-        json.loads((folder / "config.json").read_text())
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        _refuse_code(folder)
+        return transformers.AutoConfig.from_pretrained(folder, **_FROM_HERE)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"'{folder}/config.json': {' '.join(str(error).split())[:300]}") from None
+
+
+def _refuse_code(folder: pathlib.Path) -> None:
+    """UserError for a folder that names classes of its own: transformers' may make other numbers of the same weights.
+    ValueError for a file that holds no JSON."""
+    for name in ("config.json", "tokenizer_config.json"):
+        file = folder / name
+        said = json.loads(file.read_text()) if file.is_file() else {}
+        if isinstance(said, dict) and said.get("auto_map"):
+            raise UserError(f"'{folder}': its {name} names code of its own (auto_map), and none is run here; name a "
+                            "checkpoint whose architecture transformers itself has")
 
 
 def _place(labels: dict[int, str], wanted: str, folder: str) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 
 from easylm_imitation import console
 from easylm_imitation.client import Client, ClientConfig, RequestFailed, for_each
-from easylm_imitation.evaluate.classifier import Classifier
+from easylm_imitation.evaluate.classifier import classifier_at
 from easylm_imitation.evaluate.style_profile import Measure, mean
 from easylm_imitation.journal import Journal
 from easylm_imitation.records import Answer, digest
@@ -60,10 +60,7 @@ class ScorerConfig:
 
     def who(self) -> list[str]:
         """Who scores, as a part of a protocol: scores of others do not compare. Raises UserError for no classifier."""
-        if self.local:
-            classifier = Classifier(self.scorer, self.label)
-            return ["classifier", classifier.identity, classifier.label]
-        return [self.scorer, self.model]
+        return classifier_at(self.scorer, self.label).who() if self.local else [self.scorer, self.model]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +130,12 @@ def check_scorer(config: ScorerConfig) -> None:
     if not pathlib.Path(config.scorer).is_dir():
         raise UserError(f"scorer '{config.scorer}': neither 'perspective' nor an address (http://HOST:PORT) nor a "
                         "folder with a classifier")
-    Classifier(config.scorer, config.label)
+    classifier_at(config.scorer, config.label)
 
 
 def _classified(config: ScorerConfig, texts: Mapping[str, str], journal: str | os.PathLike) -> dict[str, float]:
-    classifier, who = Classifier(config.scorer, config.label), config.who()
+    classifier = classifier_at(config.scorer, config.label)
+    who = classifier.who()
     requests = {key: digest([who, text], 32) for key, text in texts.items()}
     with Journal(Score, journal) as book:
         known = {entry.request: entry.score for entry in book.entries}

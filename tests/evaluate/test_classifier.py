@@ -1,6 +1,7 @@
 """A classifier of this machine gives what transformers' own pipeline gives; written here, tiny and random."""
 import json
 import shutil
+import types
 
 import pytest
 import tokenizers
@@ -8,7 +9,8 @@ import torch
 import transformers
 
 from easylm_imitation.cli.main import main
-from easylm_imitation.evaluate import EvaluateConfig, evaluate_tasks
+from easylm_imitation.evaluate import EvaluateConfig, classifier, evaluate_tasks
+from easylm_imitation.evaluate.after import judged_by, score_after, unable
 from easylm_imitation.evaluate.classifier import Classifier
 from easylm_imitation.evaluate.toxicity import ScorerConfig, score_texts
 from easylm_imitation.records import Answer, write_jsonl
@@ -129,6 +131,41 @@ def test_folders_that_hold_no_classifier_are_told_before_anything(folder, tmp_pa
     unclear = write_classifier(tmp_path / "unclear", ("joy", "anger", "fear"))
     assert "has the labels joy, anger, fear; say which" in refused(unclear)
     assert not (tmp_path / "no.jsonl").exists()
+
+
+def test_weights_are_hashed_once_until_they_change(folder, tmp_path, monkeypatch):
+    given, hashed, hash_of = shutil.copytree(folder, tmp_path / "c"), [], classifier.file_sha256
+    monkeypatch.setattr(classifier, "file_sha256", lambda path: hashed.append(path.name) or hash_of(path))
+    config = EvaluateConfig(toxicity=str(given))
+    task = types.SimpleNamespace(scorer="toxicity", name="t", metric="non_toxicity")
+    for _ in range(2):
+        assert unable(task, config) == ""
+        score_after(task, [], [[text] for text in TEXTS], config, tmp_path)
+        before = judged_by(task, config)
+    assert sorted(hashed) == sorted(path.name for path in given.iterdir() if path.suffix in (".json", ".safetensors"))
+    weights = given / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    assert judged_by(task, config) != before
+
+
+@pytest.mark.parametrize(("file", "changed"), [
+    ("config.json", {"auto_map": {"AutoConfig": "own.Own", "AutoModelForSequenceClassification": "own.Own"}}),
+    ("config.json", {"auto_map": {"AutoConfig": "own.Own"}, "model_type": "own"}),
+    ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"})])
+def test_code_of_a_folder_is_not_run_and_nobody_is_asked_whether_it_may(folder, tmp_path, monkeypatch, file, changed):
+    """Left to itself transformers asks on a terminal, and takes a `y` for leave."""
+    given = shutil.copytree(folder, tmp_path / "own")
+    (given / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    (given / file).write_text(json.dumps(json.loads((given / file).read_text()) | changed))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with pytest.raises(UserError, match=f"its {file} names code of its own") as caught:
+        score_texts(ScorerConfig(str(given)), {"a": "b"}, tmp_path / "s.jsonl")
+    (given / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "own.Own"}, "model_type": "own"}))
+    monkeypatch.setattr(classifier, "_refuse_code", lambda _: None)
+    with pytest.raises(UserError, match="custom code"):     # the library, told so, refuses by itself
+        Classifier(str(given))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_language_model_is_no_classifier(folder, tmp_path):
