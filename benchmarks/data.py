@@ -51,9 +51,8 @@ def main() -> None:
            ["who", "processes or threads", "seconds", "million tokens/s", "of the bare tokenizer's speed",
             "CPU seconds", "of its tokens a CPU second"], rows, note)
     with tempfile.TemporaryDirectory() as folder:
-        console.set_quiet(True)
-        build_dataset(dataclasses.replace(config, seed=0), f"{folder}/data")
-        console.set_quiet(False)
+        with console.quiet():
+            build_dataset(dataclasses.replace(config, seed=0), f"{folder}/data")
         report("Loader, from shards", ["packing", "batch", "context", "batches", "million tokens/s", "slots filled",
                                        "CPU seconds"], loading(f"{folder}/data", args.seconds))
         report("What a training step on a CPU waits for its batch", ["rows", "context", "steps", "seconds a step",

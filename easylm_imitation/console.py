@@ -18,9 +18,14 @@ import rich.text
 _console = rich.console.Console(stderr=True, highlight=False)
 
 
-def set_quiet(quiet: bool) -> None:
-    """Silences `say`, `table` and progress for the rest of the process; errors are still shown."""
-    _console.quiet = quiet
+@contextlib.contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """Silences `say`, `table` and progress within the block, or lets them speak; errors are shown in any case."""
+    before, _console.quiet = _console.quiet, on
+    try:
+        yield
+    finally:
+        _console.quiet = before
 
 
 def say(message: str) -> None:

@@ -78,8 +78,8 @@ def _run(verb: str, argv: list[str]) -> int:
     module = importlib.import_module(f"easylm_imitation.cli.{verb}")
     try:
         args = parse(verb, argv)
-        console.set_quiet(args.quiet)
-        with contextlib.nullcontext() if getattr(module, "OWN_SIGNALS", False) else terminable():
+        own_signals = getattr(module, "OWN_SIGNALS", False)
+        with console.quiet(args.quiet), contextlib.nullcontext() if own_signals else terminable():
             result, status = module.run(args), 0
     except Incomplete as error:
         console.error(str(error))

@@ -58,14 +58,10 @@ def _findings(config: Any, workdir: str) -> dict[str, Any]:
 
 def _in_process(command: Sequence[str]) -> tuple[int, str]:
     """A stage of the study in this process, which keeps what is compiled; its exit status and its last line."""
-    from easylm_imitation import console
     from easylm_imitation.cli.main import main
     said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said):
-            status = main([*command[3:], "--quiet"])      # after python -m easylm_imitation
-    finally:
-        console.set_quiet(False)
+    with contextlib.redirect_stdout(said):
+        status = main([*command[3:], "--quiet"])      # after python -m easylm_imitation
     if status == 130:
         raise KeyboardInterrupt
     return status, (said.getvalue().rstrip().splitlines() or [""])[-1]

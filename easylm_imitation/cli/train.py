@@ -42,10 +42,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     from easylm_imitation import console
-    if jax.process_index():     # the first alone talks, but for errors
-        args.json = False
-        console.set_quiet(True)
-    with together():
+    others = jax.process_index() > 0        # the first alone talks, but for errors
+    args.json = args.json and not others
+    with console.quiet(args.quiet or others), together():
         return _train(args)
 
 

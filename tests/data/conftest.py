@@ -3,15 +3,7 @@ import pytest
 from data_helpers import turns, write_lines
 from tiny_tokenizers import byte_tokenizer
 
-from easylm_imitation import console
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
-
-
-@pytest.fixture(autouse=True)
-def _screen_as_found():
-    """A verb run with --quiet silences its process for good; the next test starts anew."""
-    yield
-    console.set_quiet(False)
 
 
 @pytest.fixture(scope="session")
