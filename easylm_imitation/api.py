@@ -28,20 +28,20 @@ from easylm_imitation.evaluate import (
     AnswerConfig,
     EvaluateConfig,
     answer_prompts,
-    answers_meta,
     evaluate_tasks,
+    find_tasks,
+    planned,
     read_answers,
-    results_now,
-    style_task,
+    style_results,
 )
-from easylm_imitation.records import Results, write_json
+from easylm_imitation.records import Answer, Results, read_prompts, write_json
 from easylm_imitation.report import Verdict
 from easylm_imitation.report import build_report as report
 from easylm_imitation.schema import UserError
-from easylm_imitation.serve import ServeConfig, open_server
+from easylm_imitation.serve import ServeConfig, own_server, served
 from easylm_imitation.teacher import CollectConfig, CollectResult, collect_answers
 from easylm_imitation.train import OptimizerConfig, TrainConfig, TrainResult, train
-from easylm_imitation.weights import export_hf, is_model_path, open_model
+from easylm_imitation.weights import export_hf, open_model
 
 __all__ = ["AnswerConfig", "BuildConfig", "CollectConfig", "CollectResult", "EvaluateConfig", "LoaderConfig",
            "OptimizerConfig", "Results", "ServeConfig", "SourceConfig", "TrainConfig", "TrainResult", "UserError",
@@ -49,7 +49,8 @@ __all__ = ["AnswerConfig", "BuildConfig", "CollectConfig", "CollectResult", "Eva
 
 Path = str | os.PathLike[str]
 P, T = ParamSpec("P"), TypeVar("T")
-_SERVE, _ASK, _EVALUATE = ServeConfig(slots=8, api_key_env=""), CollectConfig(), EvaluateConfig()
+_SERVE, _ASK, _EVALUATE = own_server(), CollectConfig(), EvaluateConfig()
+_COMMAND = "easylm_imitation.measure"
 
 
 def _in_notebooks_too(function: Callable[P, T]) -> Callable[P, T]:
@@ -68,27 +69,23 @@ def _in_notebooks_too(function: Callable[P, T]) -> Callable[P, T]:
 @contextlib.contextmanager
 def serve(model: Path, config: ServeConfig = _SERVE) -> Iterator[str]:
     """The address at which `model` answers while the block runs; one that is an address already is given back."""
-    if "://" in str(model):
-        yield str(model)
-        return
-    if not is_model_path(model):
-        raise UserError(f"{model}: neither an address (http://HOST:PORT) nor a folder that holds a model")
-    with open_server(open_model(model), config) as server:
-        yield server.url
+    with served(model, config) as found:
+        yield found.url
 
 
 @_in_notebooks_too
 def collect(teacher: Path, prompts: Path, out: Path, config: CollectConfig = _ASK) -> CollectResult:
     """Has `teacher` answer each line of the file `prompts`; conversations go to `out`, with a ledger beside it."""
-    with serve(teacher, dataclasses.replace(_SERVE, slots=config.concurrency)) as url:
-        return collect_answers(config, url, prompts, out)
+    with served(teacher, own_server(slots=config.concurrency), chat=config.api == "chat") as found:
+        return collect_answers(config, found.url, prompts, out)
 
 
 @_in_notebooks_too
 def answer(model: Path, prompts: Path, out: Path, config: AnswerConfig = _EVALUATE.answers) -> Path:
     """A model's answers to the file `prompts`, in `out`, which is given back: a `reference` for `measure`."""
-    with serve(model, dataclasses.replace(_SERVE, slots=config.concurrency)) as url:
-        answer_prompts(url, prompts, out, config=config)
+    read_prompts(prompts)       # a bad file is named before a model is served
+    with served(model, own_server(slots=config.concurrency), chat=config.prompt == "chat") as found:
+        answer_prompts(found.url, prompts, out, config=config.patient(found.request_seconds))
     return out
 
 
@@ -99,22 +96,28 @@ def measure(model: Path, out: Path, *, tasks: Sequence[str] = (), task_data: str
             role: Literal["", "base", "imitation", "teacher"] = "", config: EvaluateConfig = _EVALUATE) -> Results:
     """Asks `model` the harness's `tasks` (names or YAML files), and writes its scores, item by item, to `out`.
 
-    With `prompts` and `reference` (a teacher's answers to them) it answers those too, in `answers/` beside `out`, and
-    its style is measured against the teacher's. `prompt` "auto": both forms of a finetuned model, raw text for a base.
+    `prompt`, `limit` and `task_data` are of tasks: "auto" puts them both ways to a finetuned model, as raw text to a
+    base. With `prompts` and `reference` (a teacher's answers to them) it answers those too, in `answers/` beside `out`,
+    and its style is measured against the teacher's; `config.answers.prompt` alone says how these are put: "chat", which
+    needs a model with a chat template, or "raw" (as the verb does unless it is told).
     """
-    if bool(prompts) != bool(reference):
-        raise UserError("measure: prompts and reference go together; style is measured against a teacher's answers")
-    if not tasks and not prompts:
-        raise UserError("measure: nothing to do; name tasks, or prompts and a reference")
-    out, results = pathlib.Path(out), None
-    with serve(model, dataclasses.replace(_SERVE, slots=max(config.concurrency, config.answers.concurrency))) as url:
-        if tasks:
-            results = evaluate_tasks(url, tasks, prompt=prompt, task_data=task_data, limit=limit, config=config,
-                                     role=role, command="easylm_imitation.measure", cache=str(out.parent / "cache"))
-        if prompts and reference:
+    _check(tasks, task_data, prompt, limit, prompts, reference)
+    found, out, results = find_tasks(tasks, task_data), pathlib.Path(out), None
+    if found:
+        planned(found, prompt, limit)
+    theirs = _read(prompts, reference)
+    chat = prompt in ("chat", "both") or (theirs is not None and config.answers.prompt == "chat")
+    size = own_server(slots=max(config.concurrency, config.answers.concurrency))
+    with served(model, size, chat=chat) as asked:
+        config = config.patient(asked.request_seconds)
+        if found:
+            results = evaluate_tasks(asked.url, found, prompt=prompt, limit=limit, config=config, encode=asked.encode,
+                                     role=role, command=_COMMAND, cache=str(out.parent / "cache"))
+        if theirs:
             own = out.parent / "answers" / f"{out.stem}.jsonl"      # `report` reads what lies beside results
-            answer_prompts(url, prompts, own, config=config.answers)
-            results = _with_style(results, own, reference, role)
+            answer_prompts(asked.url, prompts, own, config=config.answers)
+            style = style_results(own, theirs, role=role, command=_COMMAND)
+            results = dataclasses.replace(results, tasks=results.tasks + style.tasks) if results else style
     write_json(out, results)
     return results
 
@@ -126,10 +129,26 @@ def export(run: Path, out: Path) -> Path:
     return out
 
 
-def _with_style(results: Results | None, own: Path, reference: Path, role: str) -> Results:
-    answers, theirs = read_answers(own), read_answers(reference)
-    meta = answers_meta(own, answers, theirs[0].model)
-    tasks = style_task(answers, theirs, meta.prompt, meta.options)
-    if results is None:
-        return results_now(meta.lineage, tasks, role=role, command="easylm_imitation.measure")
-    return dataclasses.replace(results, tasks=results.tasks + tasks)
+def _check(tasks: Sequence[str], task_data: str | None, prompt: str, limit: int | None, prompts: Path | None,
+           reference: Path | None) -> None:
+    """UserError when what `measure` was given does not add up, before anything slow."""
+    of_tasks = {"task_data": task_data is not None, "prompt": prompt != "auto", "limit": limit is not None}
+    ignored = [] if tasks else [name for name, given in of_tasks.items() if given]
+    needs = [
+        (bool(prompts) == bool(reference),
+         "prompts and reference go together; style is measured against a teacher's answers"),
+        (tasks or prompts, "nothing to do; name tasks, or prompts and a reference"),
+        (not ignored, f"{' and '.join(ignored)}: only for tasks, and none are named; how prompts are put is said by "
+                      "config.answers.prompt, and a shorter file of them asks less"),
+    ]
+    for fine, message in needs:
+        if not fine:
+            raise UserError(f"measure: {message}")
+
+
+def _read(prompts: Path | None, reference: Path | None) -> list[Answer] | None:
+    """The teacher's answers. UserError for a bad file of these or of prompts, before a model is served."""
+    if not prompts or not reference:
+        return None
+    read_prompts(prompts)
+    return read_answers(reference)

@@ -4,7 +4,6 @@ import contextlib
 from typing import Any
 
 from easylm_imitation.cli import flags
-from easylm_imitation.cli.served import served
 from easylm_imitation.config import load_one_of
 from easylm_imitation.schema import Incomplete, plain
 
@@ -28,13 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Collects; returns the counts. Raises UserError, and Incomplete when rows are missing at the end."""
+    from easylm_imitation.serve import own_server, served
     from easylm_imitation.teacher.recipes import RECIPES, collect_from, make_recipe
     from easylm_imitation.teacher.runner import what_is_missing
     config = load_one_of(RECIPES, "recipe", args.config, args.overrides)
     make_recipe(config, args.prompts)       # a bad file is named before a model is served
     with contextlib.ExitStack() as stack:
-        urls = [stack.enter_context(served(teacher, "--teacher", slots=config.concurrency,
-                                           chat=config.api == "chat")).url for teacher in args.teacher.split(",")]
+        urls = [stack.enter_context(served(teacher, own_server(slots=config.concurrency), chat=config.api == "chat",
+                                           flag="--teacher")).url for teacher in args.teacher.split(",")]
         result = collect_from(config, urls, args.prompts, args.out)
     if result.missing:
         raise Incomplete(f"{args.out}: {what_is_missing(result)}", plain(result))

@@ -6,7 +6,6 @@ from typing import Any
 
 from easylm_imitation import console
 from easylm_imitation.cli import flags
-from easylm_imitation.cli.served import Served, served
 from easylm_imitation.config import load
 from easylm_imitation.records import Results, read_prompts, write_json, write_jsonl
 from easylm_imitation.schema import UserError
@@ -19,7 +18,6 @@ EXAMPLE = """easylm-imitation evaluate --suite paper --task-data DATA --list
   easylm-imitation evaluate --model http://HOST/v1 --prompts prompts.jsonl --answers-out teacher.jsonl
   easylm-imitation evaluate --answers answers.jsonl --reference teacher.jsonl --out results/style.json
   easylm-imitation evaluate --published chatgpt --out results/chatgpt.json"""
-_OWN_SECONDS = 3600.0      # what the server itself gives a request
 INTERRUPTED = "answers to tasks and --prompts are kept, and the same command continues them"
 
 
@@ -69,10 +67,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return _written(args, published_results(args.published, args.command), None)
     tasks, missing = _read_inputs(args, config)
     if args.model:
-        slots = max(config.concurrency, config.answers.concurrency)
-        with served(args.model, "--model", slots=slots, chat=args.prompt in ("chat", "both"),
-                    quantize=args.quantize, http=not args.in_process) as model:
-            results, answered = _measure(args, _patient(config) if model.tokenizer else config, model, tasks)
+        from easylm_imitation.serve import own_server, served
+        size = own_server(slots=max(config.concurrency, config.answers.concurrency), quantize=args.quantize)
+        with served(args.model, size, chat=args.prompt in ("chat", "both"), http=not args.in_process,
+                    flag="--model") as model:
+            results, answered = _measure(args, config.patient(model.request_seconds), model, tasks)
     else:
         results, answered = _style(args, args.answers), None
     if results is None:
@@ -184,16 +183,16 @@ def _take_prompts(args: argparse.Namespace, suite: Any) -> None:
         write_jsonl(args.prompts, prompts[:args.limit])
 
 
-def _measure(args: argparse.Namespace, config: Any, model: Served,
+def _measure(args: argparse.Namespace, config: Any, model: Any,
              tasks: list[Any]) -> tuple[Results | None, int | None]:
     """Tasks, answers and style of a model that answers; None for what was not asked."""
     from easylm_imitation.evaluate import answer_prompts, evaluate_tasks
     results, answers = None, None
     if tasks:
-        encode = model.tokenizer and (lambda text: model.tokenizer.encode(text, parse_special=True))
         beside = str(pathlib.Path(args.out).parent / "cache")
         results = evaluate_tasks(model.local or model.url, tasks, prompt=args.prompt or "auto", form=args.form,
-                                 limit=args.limit, config=config, encode=encode, role=args.role, command=args.command,
+                                 limit=args.limit, config=config, encode=model.encode, role=args.role,
+                                 command=args.command,
                                  cache=None if args.cache == "none" else args.cache or beside)
     if args.prompts:
         asked = dataclasses.replace(config.answers, prompt=args.prompt or "raw")
@@ -204,18 +203,7 @@ def _measure(args: argparse.Namespace, config: Any, model: Served,
     return results, answers and len(answers)
 
 
-def _patient(config: Any) -> Any:
-    """The config for a server of this process: on a busy machine an answer may take long, and asking again, as of a
-    server that may have lost the request, would only begin it anew."""
-    own = max(config.timeout, _OWN_SECONDS)
-    answers = dataclasses.replace(config.answers, timeout=max(config.answers.timeout, _OWN_SECONDS))
-    return dataclasses.replace(config, timeout=own, answers=answers)
-
-
 def _style(args: argparse.Namespace, path: str) -> Results:
     """The style of the answers in the file `path` against those in --reference."""
-    from easylm_imitation.evaluate import answers_meta, read_answers, results_now, style_task
-    answers, reference = read_answers(path), read_answers(args.reference)
-    meta = answers_meta(path, answers, reference[0].model)
-    tasks = style_task(answers, reference, meta.prompt, meta.options)
-    return results_now(meta.lineage, tasks, role=args.role, command=args.command)
+    from easylm_imitation.evaluate import read_answers, style_results
+    return style_results(path, read_answers(args.reference), role=args.role, command=args.command)

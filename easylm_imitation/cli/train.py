@@ -79,14 +79,14 @@ def _evaluation(args: argparse.Namespace) -> Callable[[Any], dict[str, float]] |
         if args.task_data or args.prompt or args.limit is not None:
             raise UserError("--task-data, --prompt and --limit are for --tasks, which says what is measured")
         return None
-    from easylm_imitation.cli.served import serving
     from easylm_imitation.evaluate import EvaluateConfig, evaluate_tasks, find_tasks, planned
+    from easylm_imitation.serve import own_server, serving
     tasks, config, prompt = find_tasks(args.tasks.split(","), args.task_data), EvaluateConfig(), args.prompt or "raw"
     planned(tasks, prompt, args.limit)      # a look whose tasks make no sense would only say so, hours later
 
     def evaluate(model: Any) -> dict[str, float]:
-        with serving(model, slots=config.concurrency) as served:
-            results = evaluate_tasks(served.url, tasks, prompt=prompt, limit=args.limit, config=config,
-                                     encode=lambda text: served.tokenizer.encode(text, parse_special=True))
+        with serving(model, own_server(slots=config.concurrency)) as served:
+            results = evaluate_tasks(served.url, tasks, prompt=prompt, limit=args.limit,
+                                     config=config.patient(served.request_seconds), encode=served.encode)
         return {f"{task.task}/{task.prompt}": task.score for task in results.tasks}
     return evaluate

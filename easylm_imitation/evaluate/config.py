@@ -1,6 +1,8 @@
 """How a model is asked: settings of task runs and of answers to prompts."""
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar
+
+_Asked = TypeVar("_Asked", "AnswerConfig", "EvaluateConfig")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,12 @@ class AnswerConfig:
         return {"max_tokens": self.max_tokens, "temperature": self.temperature, "top_p": self.top_p,
                 "stop": list(self.stop) or None, "seed": self.seed}
 
+    def patient(self, seconds: float | None) -> Self:
+        """For a server of this process, which gives a request so many `seconds`: asked once, for at least as long. On a
+        busy machine an answer may take long, and asking again, as of a server that may have lost the request, would
+        only begin it anew. None, for the servers of others, changes nothing."""
+        return self if seconds is None else _once(self, seconds)
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
@@ -37,3 +45,11 @@ class EvaluateConfig:
     unsafe_code: bool = False               # run a model's programs without walls where the sandbox cannot be built
     api_key_env: str = "OPENAI_API_KEY"
     answers: AnswerConfig = AnswerConfig()  # for --prompts
+
+    def patient(self, seconds: float | None) -> Self:
+        """As that of AnswerConfig, for tasks and for answers."""
+        return self if seconds is None else _once(self, seconds, answers=self.answers.patient(seconds))
+
+
+def _once(config: _Asked, seconds: float, **others: Any) -> _Asked:
+    return dataclasses.replace(config, timeout=max(config.timeout, seconds), attempts=1, **others)

@@ -21,7 +21,7 @@ Path = str | os.PathLike
 
 
 def style_results(path: Path, reference: Sequence[Answer], judge: JudgeConfig | None = None, journal: Path = "",
-                  command: str = "") -> Results:
+                  role: str = "", command: str = "") -> Results:
     """The measures of style of the answers in `path` next to the teacher's `reference`, tone where a `judge` hears it
     (answers on whose tone it is neither yes nor no are left out). Raises UserError."""
     answers = read_answers(path)
@@ -33,7 +33,7 @@ def style_results(path: Path, reference: Sequence[Answer], judge: JudgeConfig | 
         tone = authoritative_tone(mine, judge, journal)
         heard = {i: float(said) for i, said in tone.heard.items() if said is not None}
         tasks += _task("style_tone", "authoritative", heard, mine, meta, tone.judge, form="style", group="style"),
-    return results_now(meta.lineage, tasks, command=command)
+    return results_now(meta.lineage, tasks, role=role, command=command)
 
 
 def refusal_results(path: Path, harmless: Sequence[str] = (), judge: JudgeConfig | None = None, journal: Path = "",

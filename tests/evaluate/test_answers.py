@@ -9,9 +9,7 @@ import jax
 import pytest
 from endpoint import Endpoint, answer, send, serving
 
-from easylm_imitation import serve
 from easylm_imitation.cli.main import main
-from easylm_imitation.cli.served import served
 from easylm_imitation.evaluate import AnswerConfig, AnswersMeta, answer_prompts, answers_meta, read_answers
 from easylm_imitation.record_examples import EXAMPLES
 from easylm_imitation.records import (
@@ -26,6 +24,7 @@ from easylm_imitation.records import (
     write_jsonl,
 )
 from easylm_imitation.schema import UserError
+from easylm_imitation.serve import opened, own_server, served
 from easylm_imitation.weights import export_hf
 
 
@@ -237,14 +236,14 @@ def test_a_folder_without_a_chat_template_is_told_before_anything_slow(tiny, pro
 def test_the_weights_as_they_were_read_are_let_go(tiny, tmp_path, monkeypatch, http):
     """The engine's own are in another order: both would be twice the memory for as long as it answers."""
     export_hf(tmp_path / "hf", tiny.config, tiny.params, tiny.tokenizer, tiny.template, tiny.lineage)
-    read, opened = [], serve.open_weights
+    read, open_weights = [], opened.open_weights
 
     def watched(*given):
-        loaded = opened(*given)
+        loaded = open_weights(*given)
         read.extend(map(weakref.ref, jax.tree.leaves(loaded.params["layers"])))
         return loaded
-    monkeypatch.setattr(serve, "open_weights", watched)
-    with served(str(tmp_path / "hf"), "--model", slots=2, http=http):
+    monkeypatch.setattr(opened, "open_weights", watched)
+    with served(tmp_path / "hf", own_server(slots=2), http=http):
         gc.collect()
         assert len(read) > 5
         assert not any(leaf() for leaf in read)
