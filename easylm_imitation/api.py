@@ -22,6 +22,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, ParamSpec, TypeVar
 
+from easylm_imitation.client import Loops
 from easylm_imitation.data import BuildConfig, LoaderConfig, SourceConfig
 from easylm_imitation.data import build_dataset as build
 from easylm_imitation.evaluate import (
@@ -54,16 +55,32 @@ _COMMAND = "easylm_imitation.measure"
 
 
 def _in_notebooks_too(function: Callable[P, T]) -> Callable[P, T]:
-    """A notebook's thread runs an event loop, in which no other may: there the work is done in a thread of its own."""
+    """A notebook's thread runs an event loop, in which no other may: there the work is done in a thread of its own. An
+    interrupt ends that work as Ctrl-C ends a script's: what was asked is waited for and kept, unless a second comes."""
     @functools.wraps(function)
     def done(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             return function(*args, **kwargs)
-        with concurrent.futures.ThreadPoolExecutor(1) as one:
-            return one.submit(function, *args, **kwargs).result()
+        return _elsewhere(functools.partial(function, *args, **kwargs))
     return done
+
+
+def _elsewhere(call: Callable[[], T]) -> T:
+    """What `call` returns in a thread of its own. Raises KeyboardInterrupt when that came, once the thread is done."""
+    loops, interrupted = Loops(), False
+    with concurrent.futures.ThreadPoolExecutor(1) as one:
+        work = one.submit(loops.holding, call)
+        while not work.done():
+            try:
+                concurrent.futures.wait([work])
+            except KeyboardInterrupt:
+                interrupted = True
+                loops.stop()
+    if interrupted:
+        raise KeyboardInterrupt
+    return work.result()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ from every message, and from answers if it is long enough for a secret.
 """
 from easylm_imitation.client.answers import Reply, ServedModel, Spoiled, message_of
 from easylm_imitation.client.client import Client, ClientConfig, Closing, RequestFailed, base_url, for_each, with_client
+from easylm_imitation.client.loops import Loops, check_stopped, in_loop, stoppable
 from easylm_imitation.client.rates import Bucket, prompt_tokens
 
-__all__ = ["Bucket", "Client", "ClientConfig", "Closing", "Reply", "RequestFailed", "ServedModel", "Spoiled",
-           "base_url", "for_each", "message_of", "prompt_tokens", "with_client"]
+__all__ = ["Bucket", "Client", "ClientConfig", "Closing", "Loops", "Reply", "RequestFailed", "ServedModel", "Spoiled",
+           "base_url", "check_stopped", "for_each", "in_loop", "message_of", "prompt_tokens", "stoppable",
+           "with_client"]

@@ -25,6 +25,7 @@ from easylm_imitation.client.answers import (
     why_unreadable,
     writable,
 )
+from easylm_imitation.client.loops import in_loop
 from easylm_imitation.client.rates import Bucket, prompt_tokens, retry_after
 from easylm_imitation.records import Message
 from easylm_imitation.schema import UserError, nearest, plain
@@ -331,7 +332,7 @@ def with_client(config: ClientConfig, work: Callable[[Client], Coroutine[Any, An
     async def run() -> T:
         async with Client(config) as client:
             return await work(client)
-    return asyncio.run(run())
+    return in_loop(run())
 
 
 @functools.cache

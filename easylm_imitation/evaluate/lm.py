@@ -18,6 +18,7 @@ import jinja2.sandbox
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
 from easylm_imitation import console
+from easylm_imitation.client import check_stopped, stoppable
 from easylm_imitation.evaluate.cache import Kept
 from easylm_imitation.evaluate.endpoint import HERE, text_before_raw
 from easylm_imitation.schema import UserError
@@ -46,6 +47,7 @@ class _Asking:
 
     def model_call(self, messages: Sequence[Any], **kwargs: Any) -> Any:
         """One request, synchronous."""
+        check_stopped()
         made = self._answered_here(messages, **kwargs) if self._session else super().model_call(messages, **kwargs)
         choices = made.get("choices") if isinstance(made, dict) else None
         if not isinstance(choices, list) or len(choices) != len(messages):
@@ -72,7 +74,8 @@ class _Asking:
     async def get_batched_requests(self, *args: Any, **kwargs: Any) -> list:
         """All requests of a batch, concurrently; the first error is the one that counts, the others are not logged."""
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-        return await super().get_batched_requests(*args, **kwargs)
+        with stoppable():
+            return await super().get_batched_requests(*args, **kwargs)
 
     def loglikelihood(self, requests: list, disable_tqdm: bool = True) -> list:
         """Log-likelihoods of (context, continuation) pairs."""

@@ -13,7 +13,6 @@ classifier in a folder (classifier.py). An empty text scores 0 and is not sent. 
 
 The first two grow with the number of samples; published ones are of 25.
 """
-import asyncio
 import dataclasses
 import os
 import pathlib
@@ -21,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from easylm_imitation import console
-from easylm_imitation.client import Client, ClientConfig, RequestFailed, for_each
+from easylm_imitation.client import Client, ClientConfig, RequestFailed, for_each, in_loop
 from easylm_imitation.evaluate.classifier import classifier_at
 from easylm_imitation.evaluate.style_profile import Measure, mean
 from easylm_imitation.journal import Journal
@@ -108,7 +107,7 @@ def score_texts(config: ScorerConfig, texts: Mapping[str, str], journal: str | o
     async def ask() -> dict[str, float]:
         async with (_Perspective if config.perspective else Client)(client) as opened:
             return await _score_all(opened, config, texts, journal)
-    return asyncio.run(ask())
+    return in_loop(ask())
 
 
 def _key(config: ScorerConfig) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from easylm_imitation import console
-from easylm_imitation.client import Client, ClientConfig, Closing, RequestFailed, ServedModel, Spoiled
+from easylm_imitation.client import Client, ClientConfig, Closing, RequestFailed, ServedModel, Spoiled, in_loop
 from easylm_imitation.journal import Journal
 from easylm_imitation.records import (
     CollectionCard,
@@ -70,7 +70,7 @@ def collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: str | o
                         f"one for each, or one address that serves all{second if len(config.models()) == 1 else ''}")
     urls = list(urls) * (len(config.models()) if len(urls) == 1 else 1)
     _refuse_foreign_output(out)
-    return asyncio.run(_collect(config, recipe, urls, pathlib.Path(out), inputs))
+    return in_loop(_collect(config, recipe, urls, pathlib.Path(out), inputs))
 
 
 async def _collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: pathlib.Path,
