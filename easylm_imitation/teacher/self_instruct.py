@@ -72,7 +72,7 @@ class SelfInstruct(Growing):
             raise UserError("the seed tasks are all of one kind; is_classification must be true of some, false of some")
         self.seeds, self.known = seeds, Instructions(seeds, config.rouge, config.blacklist)
         self._next_steps: deque[tuple[str, str]] = deque()      # (step, instruction)
-        draw = random.Random(config.seed)
+        draw = draws(config.seed, "shown")
         kinds = self._seeds_of(draw, True, 4) + self._seeds_of(draw, False, 4)
         draw.shuffle(kinds)
         self._kinds, self._labels, self._pairs = kinds, self._seeds_of(draw, True, 3), self._seeds_of(draw, False, 3)

@@ -63,6 +63,15 @@ def test_a_collection_in_parts_asks_what_one_in_one_piece_asks(seeds, tmp_path):
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_without_a_seed_a_collection_goes_on_too(seeds, tmp_path):
+    """The seeds that are shown follow from the settings alone: another process asks what this one would."""
+    out = tmp_path / "out.jsonl"
+    made, asked = run(seeds, out, rows=10, seed=None)
+    assert made.asked > 3
+    again, now = run(seeds, out, rows=10, seed=None)
+    assert (again.asked, again.reused, sum(now.values())) == (0, made.asked, 0)
+
+
 def test_a_failed_request_that_others_build_on_stays_failed(seeds, tmp_path):
     out = tmp_path / "out.jsonl"
     first, asked = run(seeds, out, lambda h, body, n: send(h, 400, {}) if body["seed"] == 8 else invents(body))
