@@ -350,6 +350,24 @@ def test_a_key_that_an_answer_repeats_is_not_passed_on(monkeypatch):
         assert ask(endpoint).text == "Your key is ***."
 
 
+@pytest.mark.parametrize("configured", ["", f"org/{KEY}"])
+def test_a_model_whose_name_holds_the_key_is_asked_by_its_name(monkeypatch, configured):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(Endpoint(models=[{"id": f"org/{KEY}"}])) as endpoint:
+        assert ask(endpoint, model=configured).text == "answer to hello"
+        assert with_client(ClientConfig(endpoint.url, configured), Client.model).id == f"org/{KEY}"
+    assert [body["model"] for body in endpoint.requests] == [f"org/{KEY}"]
+
+
+@pytest.mark.parametrize("configured", ["", f"org/{KEY}x"])
+def test_errors_about_models_never_show_the_key(monkeypatch, configured):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(Endpoint(models=[{"id": f"org/{KEY}"}, {"id": "other"}])) as endpoint:
+        with pytest.raises(UserError, match=r"org/\*\*\*") as caught:
+            with_client(ClientConfig(endpoint.url, configured), Client.model)
+    assert KEY not in str(caught.value)
+
+
 @pytest.mark.parametrize("dummy", ["none", "EMPTY", "x"])
 def test_a_dummy_key_leaves_answers_as_they_are(monkeypatch, dummy):
     monkeypatch.setenv("OPENAI_API_KEY", dummy)

@@ -171,16 +171,18 @@ class Client:
     async def model(self) -> ServedModel:
         """The model that requests go to: the configured one, or the only one served. Raises UserError when unclear."""
         try:
-            served = {self._without_secret(m.id): m for m in await self.models()}
+            served = {m.id: m for m in await self.models()}     # as they are: requests name the model so
         except _NoRoute:
             if not self._model:
                 raise
             return ServedModel(self._model)     # some gateways list no models; the first request will tell
         if self._model:
             if self._model not in served:
-                raise UserError(f"{self.base} does not serve '{self._model}'{nearest(self._model, served)}")
+                raise UserError(self._without_secret(
+                    f"{self.base} does not serve '{self._model}'{nearest(self._model, served)}"))
         elif len(served) != 1:
-            raise UserError(f"{self.base} serves {len(served)} models; name one ({', '.join(sorted(served)[:20])})")
+            raise UserError(self._without_secret(
+                f"{self.base} serves {len(served)} models; name one ({', '.join(sorted(served)[:20])})"))
         else:
             self._model = next(iter(served))
         return served[self._model]
