@@ -4,7 +4,7 @@ and under which licence. Configs take their sources from here.
 Outputs of OpenAI's models fall under OpenAI's terms too, whatever the licence of a collection says.
 """
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from easylm_imitation.schema import UserError, nearest
 
@@ -164,14 +164,9 @@ def flan_v2(size: int, options: dict[str, Any]) -> list[dict[str, Any]]:
             for name, (share, templates) in _FLAN_SHARES.items() for template in templates]
 
 
-def cot(size: int, options: dict[str, Any], few_shot: int | None = None,
-        like: Literal["", "open-instruct"] = "") -> list[dict[str, Any]]:
-    """`size` conversations of FLAN v2's chains of thought, `few_shot` of them with worked examples: half, unless said.
-    `like="open-instruct"`: without few-shot ones, none at all, as its script asks for their number in both cases."""
-    few_shot = size - size // 2 if few_shot is None else few_shot
-    wanted = {"zs_opt": size - few_shot if few_shot or not like else 0, "fs_opt": few_shot}
-    if not 0 <= few_shot <= size:
-        raise UserError(f"cot: few_shot {few_shot} of {size}; between none and all of them")
+def cot(size: int, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """`size` conversations of FLAN v2's chains of thought, half of them with worked examples, as in Tülu's mixtures."""
+    wanted = {"zs_opt": size // 2, "fs_opt": size - size // 2}
     entry = next(entry for entry in PUBLIC["flan"] if "/cot/" in entry["path"])
     return [{**entry, "dataset": "cot", "sample": count, "options": {**options, "templates": [template]}}
             for template, count in wanted.items() if count]

@@ -46,14 +46,15 @@ def test_the_header_of_source_lists_every_name():
     assert [name for name in PUBLIC if not re.search(rf"[ \n]{re.escape(name)}[,.]", header)] == []
 
 
-def test_chains_of_thought_are_drawn_by_half_or_as_said():
-    def drawn(*given, **options):
-        return {entry["options"]["templates"][0]: entry["sample"] for entry in cot(10, {}, *given, **options)}
-    assert drawn() == drawn(like="open-instruct") == {"zs_opt": 5, "fs_opt": 5}
-    assert drawn(0) == {"zs_opt": 10}
-    assert drawn(0, like="open-instruct") == {}     # its script asks for the few-shot number in both cases
-    with pytest.raises(UserError, match="few_shot 11 of 10"):
-        cot(10, {}, 11)
+@pytest.mark.parametrize(("size", "drawn"), [(10, {"zs_opt": 5, "fs_opt": 5}), (1, {"fs_opt": 1})])
+def test_chains_of_thought_are_drawn_by_half(size, drawn):
+    assert {entry["options"]["templates"][0]: entry["sample"] for entry in cot(size, {})} == drawn
+
+
+@pytest.mark.parametrize("name", ["tulu.py", "tulu_human.py"])
+def test_tulus_mixtures_take_half_of_their_chains_of_thought_without_examples(name):
+    assert {source.options["templates"][0]: source.sample for source in loaded(name).sources
+            if source.dataset == "cot"} == {"zs_opt": 50_000, "fs_opt": 50_000}
 
 
 def test_an_unknown_dataset_names_the_nearest():
