@@ -27,6 +27,7 @@ class Evaluations:
     def __init__(self, tasks: Callable[[str], list[dict[str, Any]]] | None = None, root: str = ""):
         self._tasks, self._known, self._root = tasks, dict[str, list[dict[str, Any]]](), root
         self._names: dict[str, str] = {}
+        self._places: dict[str, str] = {}
 
     def rows(self, against: str) -> list[dict[str, Any]]:
         """The items' records. Raises UserError."""
@@ -39,20 +40,29 @@ class Evaluations:
             try:
                 self._known[against] = self._tasks(against.removeprefix(_TASK))
             except UserError as error:
-                told = str(error).removeprefix("--tasks: ")
-                raise UserError(f"clean: against '{against}': {told}") from None
+                raise UserError(f"clean: against '{against}': {error}") from None
         return self._known[against]
 
     def _file(self, against: str) -> pathlib.Path:
-        places = [pathlib.Path(against)]
-        if self._root and "://" not in self._root:
-            places.append(pathlib.Path(self._root) / against)
-        for place in places:
-            if place.is_file():
-                return place
-        looked = " nor ".join(dict.fromkeys(str(place.absolute()) for place in places))
-        raise UserError(f"clean: against '{against}': no such file, neither {looked}" if " nor " in looked else
-                        f"clean: against '{against}': no such file: {looked}")
+        file = pathlib.Path(self.place(against))
+        if file.is_file():
+            return file
+        looked = self._looked_for(against)
+        told = f": {looked[0]}" if len(looked) == 1 else f", neither {' nor '.join(looked)}"
+        raise UserError(f"clean: against '{against}': no such file{told}")
+
+    def place(self, against: str) -> str:
+        """Where the set is, the same however it is written: a path without detours, or the task's name."""
+        if against.startswith(_TASK):
+            return against
+        if against not in self._places:
+            looked = self._looked_for(against)
+            self._places[against] = next((place for place in looked if os.path.isfile(place)), looked[0])
+        return self._places[against]
+
+    def _looked_for(self, against: str) -> list[str]:
+        folders = ["", self._root] if self._root and "://" not in self._root else [""]
+        return list(dict.fromkeys(os.path.abspath(os.path.join(folder, against)) for folder in folders))
 
     def sha256(self, against: str) -> str:
         """Of the items: of a file's bytes, or a task's records."""
@@ -66,30 +76,25 @@ class Evaluations:
     def name(self, against: str) -> str:
         """How the set is called: as the task, or as the file without its endings; with as much of its place before
         that as tells it from the others that `tell_apart` was given ("gpt4/answers", "koala/answers")."""
-        return self._names.get(against) or _called(against)[0]
+        return self._names.get(against) or _called(self.place(against))[0]
 
     def tell_apart(self, against: Iterable[str]) -> None:
         """Gives every set of a build a name that no other has."""
-        called = {_place(one): _called(one) for one in against}
+        called = {place: _called(place) for place in map(self.place, against)}
         taken = collections.Counter(name for names in called.values() for name in names)
         for one in against:
-            names = called[_place(one)]
+            names = called[self.place(one)]
             self._names[one] = next((name for name in names if taken[name] == 1), names[-1])
 
 
-def _place(against: str) -> str:
-    """The same for two ways to write one path."""
-    return against if against.startswith(_TASK) else os.path.abspath(against)
-
-
-def _called(against: str) -> list[str]:
-    """What a set may be called, the shortest first: its file without endings behind more and more of the folders that
-    it lies in, then the same with its endings."""
-    if against.startswith(_TASK):
-        return [against.removeprefix(_TASK)]
-    path = pathlib.PurePath(_place(against))
+def _called(place: str) -> list[str]:
+    """What the set at that place may be called, the shortest first: its file without endings behind more and more of
+    the folders that it lies in, then the same with its endings, if it has any."""
+    if place.startswith(_TASK):
+        return [place.removeprefix(_TASK)]
+    path = pathlib.PurePath(place)
     folders = path.parts[1:-1]
-    return ["/".join((*folders[at:], name)) for name in (name_of(path), path.name)
+    return ["/".join((*folders[at:], name)) for name in dict.fromkeys((name_of(path), path.name))
             for at in range(len(folders), -1, -1)]
 
 
@@ -115,7 +120,8 @@ class Findings:
             self._steps.setdefault(name, []).append(remove)
         for name, found in self.report.items():
             for match in found["matches"]:
-                match |= {"removed": True} if match["row"] in self._removed else {}
+                if match["row"] in self._removed:
+                    match["removed"] = True
             counts = {key: found[key] for key in found if key != "matches"}
             self.overlaps[name] = counts | self._fate(found["matches"], all(self._steps[name]))
 
@@ -148,7 +154,8 @@ def evaluation_hashes(steps: Iterable[Step], evaluations: Evaluations) -> list[s
     evaluations.tell_apart([path for step in asked for path in step.options["against"]])
     prompts = [path for step in asked if step.name == "held-out" for path in step.options["against"]]
     for name, against in [("held-out", prompts), *((step.name, step.options["against"]) for step in asked)]:
-        twice = [path for i, path in enumerate(against) if _place(path) in map(_place, against[:i])]
+        places = [evaluations.place(path) for path in against]
+        twice = [path for i, path in enumerate(against) if places[i] in places[:i]]
         if twice:
             raise UserError(f"clean: rule '{name}': against names '{twice[0]}' twice; name it once")
     for step in asked:

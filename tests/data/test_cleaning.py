@@ -262,6 +262,35 @@ def test_names_grow_only_as_far_as_they_must():
     assert names[6:] == ["a/t", "w"]
 
 
+def test_a_file_without_an_ending_is_called_by_its_name_alone():
+    evaluations = Evaluations()
+    evaluations.tell_apart(["a/exam", "b/test", "c/test"])
+    assert [evaluations.name(one) for one in ("a/exam", "b/test", "c/test")] == ["exam", "b/test", "c/test"]
+
+
+def test_a_set_below_the_root_is_named_and_told_by_its_own_place(tmp_path, monkeypatch, evaluation):
+    for folder in ("here", "root/own", "root/other"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in ("own", "other"):
+        write_lines(tmp_path / "root" / folder / "t.jsonl", [{"id": "1", "text": ITEM}])
+    root, asked = str(tmp_path / "root"), ["own/t.jsonl", str(tmp_path / "root/other/t.jsonl")]
+    evaluations = Evaluations(root=root)
+    evaluations.tell_apart(asked)
+    assert [evaluations.name(one) for one in asked] == ["own/t", "other/t"]
+    same = [{"rule": "overlap", "against": ["own/t.jsonl", f"{root}/own/t.jsonl"]}]
+    with pytest.raises(UserError, match="own/t.jsonl' twice; name it once"):
+        build_dataset(dataclasses.replace(evaluation, root=root, clean=same), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("root", "says"), [
+    ("", "no such file: {here}/cat nor dog$"), ("root", "no such file, neither {here}/cat nor dog nor {here}/root/")])
+def test_a_set_that_is_not_there_names_where_it_was_looked_for(tmp_path, monkeypatch, root, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=says.format(here=tmp_path)):
+        Evaluations(root=root).rows("cat nor dog")
+
+
 def test_prompts_that_are_near_to_a_query_are_left_out_and_reported(tmp_path, evaluation, capsys):
     """The library is asked the same with the queries as they stand in the files."""
     prompts = [{"id": "p0", "prompt": "Where is Oslo, and who built it?"}, {"prompt": "Prove Fermat's theorem."},

@@ -31,11 +31,11 @@ def read_yaml(path: pathlib.Path) -> dict[str, Any]:
 def from_file(path: pathlib.Path) -> Task:
     """The task of a file of one's own, rows loaded. Raises UserError naming the file and what is wrong with it."""
     if not path.is_file():
-        raise UserError(f"--tasks {path}: no such file")
+        raise UserError(f"{path}: no such file")
     try:
         config = read_yaml(path)
     except (yaml.YAMLError, ValueError, ImportError, AttributeError, OSError) as error:
-        raise UserError(f"--tasks {path}: not a task file of the harness ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: not a task file of the harness ({' '.join(str(error).split())})") from None
     for key in ("task", "test_split", "doc_to_text", "doc_to_target", "metric_list"):
         if not config.get(key):
             raise UserError(f"{path}: the key '{key}' is missing")

@@ -126,11 +126,11 @@ def _find(name: str, task_data: str | None) -> list[Task]:
     if plain not in TASKS:
         hint = nearest(plain, TASKS)
         hint = nearest(plain, benchmarks()) if hint.startswith("; known") else hint     # not all the parts
-        raise UserError(f"--tasks: unknown task '{name}'{hint} (or the path of a .yaml file)")
+        raise UserError(f"unknown task '{name}'{hint} (or the path of a .yaml file)")
     family, part = _family(plain)
     benchmark = benchmarks()[family]
     if name != plain and not benchmark.published:
-        raise UserError(f"--tasks: '{plain}' has no other published rule than its own; leave out {_PUBLISHED}")
+        raise UserError(f"task '{plain}' has no other published rule than its own; leave out {_PUBLISHED}")
     if task_data is None:
         raise UserError(f"task '{name}' needs --task-data DIR, the folder of its published files; {benchmark.cure}")
     folder, published = pathlib.Path(task_data), name != plain
