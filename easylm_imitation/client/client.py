@@ -143,15 +143,15 @@ class Client:
             return await self._send("POST", url, body, read)
 
     async def chat(self, messages: Sequence[Message | Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0,
-                   spoiled: Callable[[Spoiled], None] | None = None, **options: Any) -> Reply:
+                   spoiled: Callable[[Spoiled], Awaitable[None]] | None = None, **options: Any) -> Reply:
         """One chat completion. `options` are further fields of the request (top_p, stop, seed); None leaves one out.
-        `spoiled` is told, before the next attempt, of an answer that was paid and cannot be read."""
+        `spoiled` is told, and waited for, before the next attempt, of an answer that was paid and cannot be read."""
         body = {"messages": [plain(m) for m in messages], "max_tokens": max_tokens, "temperature": temperature}
         return await self._generate("/chat/completions", body | options,
                                     lambda choice: content_text(choice["message"]["content"]), spoiled)
 
     async def complete(self, prompt: str | Sequence[int], *, max_tokens: int, temperature: float = 0.0,
-                       spoiled: Callable[[Spoiled], None] | None = None, **options: Any) -> Reply:
+                       spoiled: Callable[[Spoiled], Awaitable[None]] | None = None, **options: Any) -> Reply:
         """One raw completion of a text or of token ids; arguments as in `chat`."""
         prompt = prompt if isinstance(prompt, str) else list(prompt)
         body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature}
@@ -188,7 +188,7 @@ class Client:
         return served[self._model]
 
     async def _generate(self, path: str, body: dict[str, Any], text_of: Callable[[dict], str | None],
-                        spoiled: Callable[[Spoiled], None] | None) -> Reply:
+                        spoiled: Callable[[Spoiled], Awaitable[None]] | None) -> Reply:
         if not self._model:
             await self.model()
         body = {"model": self._model, **{k: v for k, v in body.items() if v is not None}}
@@ -221,7 +221,7 @@ class Client:
             self._tokens.give_back(worst - reply.prompt_tokens - reply.completion_tokens)
 
     async def _send(self, method: str, url: str, body: dict | None, read: Callable[[dict], T],
-                    spoiled: Callable[[Spoiled], None] | None = None) -> T:
+                    spoiled: Callable[[Spoiled], Awaitable[None]] | None = None) -> T:
         attempts = self.config.attempts if method == "POST" else min(3, self.config.attempts)
         for attempt in range(1, attempts + 1):
             worst = await self._spend(body) if body else 0.0
@@ -234,7 +234,7 @@ class Client:
                 return reply
             except _Busy as busy:
                 if busy.spoiled and spoiled:
-                    spoiled(busy.spoiled)
+                    await spoiled(busy.spoiled)
                 if self.closing:
                     raise Closing from None
                 if attempt == attempts:

@@ -256,14 +256,14 @@ class _Run:
         teacher, now = self.teachers[ask.teacher], datetime.datetime.now(datetime.UTC)
         name = {"request": self._hash(ask), "attempt": ask.attempt, "time": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
 
-        def spoiled(answer: Spoiled) -> None:
+        async def spoiled(answer: Spoiled) -> None:
             used = answer.prompt_tokens, answer.completion_tokens
             entry = LedgerEntry(*ask.key[:2], "spoiled", teacher.model, *used, self.spending.price(ask.teacher, *used),
                                 error=answer.why, response=answer.body, **name)
             self.ledger.append(entry)
             self.spending.add(entry)
-            if self.spending.passed:
-                self.stopped = self.stopped or "budget used up"
+            await self.spending.release(ask.key)    # the next attempt may cost as much again, above what this one did
+            if not await self._hold(ask):
                 raise Closing
 
         options = self._options(ask) | {"spoiled": spoiled}

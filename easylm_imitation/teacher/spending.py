@@ -54,15 +54,10 @@ class Spending:
             self._held[key] = worst
             return True
 
-    @property
-    def passed(self) -> bool:
-        """Whether what is spent and what is held leave no room: then a request's next attempt would pass a ceiling."""
-        return not self._fits((0, 0))
-
     async def release(self, key: object) -> None:
-        """Gives the reservation back; the true amount was counted by `add`."""
+        """Gives the reservation back, if there is one; the true amount was counted by `add`."""
         async with self._changed:
-            del self._held[key]
+            self._held.pop(key, None)
             self._changed.notify_all()
 
     def _fits(self, worst: tuple[float, float]) -> bool:

@@ -295,6 +295,19 @@ def test_a_budget_is_not_passed_by_answers_that_cannot_be_read(files):
         assert len(endpoint.requests) == 1      # a second could bring it above 100
 
 
+def test_an_answer_that_cannot_be_read_waits_for_others_and_does_not_end_the_run(files):
+    """A request may cost 44 tokens at worst: four fill the budget until what three of them really cost is known."""
+    def behave(handler, body, n):
+        if body["messages"][-1]["content"] == "question 0" and n == 1:
+            return {"choices": [], "usage": {"prompt_tokens": 30, "completion_tokens": 30}}
+        time.sleep(0.5)     # the others are on their way when that answer comes
+        return answer(body)
+    with serving(Endpoint(behave)) as endpoint:
+        made = collect(endpoint, files, budget_tokens=180, max_tokens=40, concurrency=4)
+    assert (made.kept, made.spoiled, made.stopped, len(endpoint.requests)) == (6, 1, "", 7)
+    assert made.prompt_tokens + made.completion_tokens == 6 * 15 + 60
+
+
 def test_answers_that_a_filter_took_are_no_rows_unless_wanted(files):
     def behave(handler, body, n):
         taken = body["messages"][-1]["content"] in ("question 1", "question 2")
