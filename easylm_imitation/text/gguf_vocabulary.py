@@ -84,7 +84,9 @@ def _texts(metadata: Mapping[str, Any], key: str, where: str) -> list[str]:
 
 def _numbers(metadata: Mapping[str, Any], key: str, count: int, default: int | None, where: str) -> list[Any]:
     """A list of `count` numbers; where there is none, of the default. Raises UserError."""
-    found = metadata.get(f"{_K}{key}", default and array.array("i", [default]) * count)
+    found = metadata.get(f"{_K}{key}")
+    if found is None and default is not None:
+        return [default] * count
     if not isinstance(found, array.array) or len(found) != count:
         said = f"{len(found)} entries" if isinstance(found, array.array) else "no list of numbers"
         raise UserError(f"{where}: {_K}{key} has {said} for {count} tokens")
@@ -180,10 +182,12 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
     scores = _numbers(metadata, "scores", len(tokens), None, where)
     kinds = [_NORMAL if kind == _UNUSED else _CONTROL if kind == _USER_DEFINED else kind for kind in types]
     unknown = metadata.get(f"{_K}unknown_token_id", next((i for i, kind in enumerate(types) if kind == _UNKNOWN), -1))
+    if type(unknown) is not int:
+        raise UserError(f"{where}: {_K}unknown_token_id is {brief(unknown)}; it must be a number")
     longest = max(map(len, tokens), default=0)
-    if type(unknown) is not int or longest > _LONGEST:      # merges are found by cutting tokens at every place
-        raise UserError(f"{where}: {_K}unknown_token_id is {brief(unknown)}, the longest token has {longest:,} "
-                        f"characters; read are a number, and {_LONGEST:,}")
+    if longest > _LONGEST:      # merges are found by cutting tokens at every place
+        raise UserError(f"{where}: {_K}tokens holds one of {longest:,} characters; those of up to {_LONGEST:,} are "
+                        "read")
     model = SentencePieceModel(
         tuple(zip(tokens, scores, kinds)), model_type=2, unk_id=unknown,
         add_prefix=bool(metadata.get(f"{_K}add_space_prefix", True)), collapse_spaces=False, escape_spaces=True,

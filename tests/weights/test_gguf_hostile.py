@@ -2,6 +2,7 @@
 
 One kind of damage is anywhere in the bytes; the other is well-formed, and says what nobody expects.
 """
+import array
 import contextlib
 import functools
 import pathlib
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from test_gguf import write
 
 from easylm_imitation.schema import UserError
+from easylm_imitation.text.gguf_vocabulary import tokenizer_from
 from easylm_imitation.weights.gguf_export import NOTE
 from easylm_imitation.weights.gguf_import import open_gguf
 
@@ -88,6 +90,19 @@ def test_bytes_changed_anywhere_end_in_a_model_or_one_line(name, changes):
         put = struct.pack("<Q", value)[:{"byte": 1, "4": 4, "8": 8, "cut": 0, "more": 8}[kind]]
         raw[at:at + (0 if kind == "more" else 3 if kind == "cut" else len(put))] = put
     read(bytes(raw) + numbers)
+
+
+@pytest.mark.parametrize(("keys", "says"), [
+    ({"unknown_token_id": "x"}, "f: tokenizer.ggml.unknown_token_id is 'x'; it must be a number"),
+    ({"tokens": ["a", "b" * 1025]}, "f: tokenizer.ggml.tokens holds one of 1,025 characters; those of up to 1,024 are "
+                                    "read"),
+    ({"scores": array.array("f", [0.0])}, "f: tokenizer.ggml.scores has 1 entries for 2 tokens"),
+    ({"scores": None}, "f: tokenizer.ggml.scores has no list of numbers for 2 tokens")])
+def test_a_vocabulary_is_refused_for_the_one_thing_that_is_wrong_with_it(keys, says):
+    said = {"model": "llama", "tokens": ["a", "b"], "scores": array.array("f", [0.0, -1.0])} | keys
+    with pytest.raises(UserError) as caught:
+        tokenizer_from({f"tokenizer.ggml.{key}": value for key, value in said.items() if value is not None}, "f")
+    assert str(caught.value) == says
 
 
 VALUES = st.one_of(
