@@ -49,7 +49,7 @@ from easylm_imitation.schema import UserError, plain
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, get_template, load_tokenizer
 
 _STEP = 256     # records between two steps of the progress bar
-_FORMAT = 4     # raised when the same sources and config come to give other records or other files
+_FORMAT = 5     # raised when the same sources and config come to give other records or other files
 
 
 def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | None = None,

@@ -68,7 +68,7 @@ def fold(texts: Sequence[str], signs: bool = False) -> Folded:
     offsets = np.concatenate([[0], np.cumsum([len(text) + 1 for text in texts])])
     codes = _table()[raw]
     if signs:
-        kept = _operators(raw, codes)
+        kept = _operators(raw, codes, offsets)
         codes[kept] = raw[kept]
     codes, offsets = _keep(codes, codes != _NOTHING, offsets)
     alone = _stands_alone(codes)
@@ -120,13 +120,15 @@ _SIGN = np.zeros(0x110000, bool)
 _SIGN[[ord(sign) for sign in "+-*/<>=#^%&|~×÷−±≤≥≠"]] = True
 _AFTER = [ord(sign) for sign in "+#%"]      # may close a word: C++, C#, 5%
 _MINUS = [ord(sign) for sign in "-−"]       # mostly joins words, and means nothing then
+_OF_NUMBER = [ord(sign) for sign in "+-−"]     # may open a number: "< -1"
 _LONGEST_SIGN = 3
 
 
-def _operators(raw: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def _operators(raw: np.ndarray, codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Places of signs that stand between two words, close to both or a space from both, or behind one. A minus counts
-    before a digit. Not what marks text up: "**bold**", "# title", "- item", "e-mail", "=====". `codes`: what `raw`, of
-    which each text ends with a line break, folds to."""
+    before a digit; a number's own, "-1", where its text begins or such a sign is before it: "x < -1". Not what marks
+    text up: "**bold**", "# title", "- item", "e-mail", "=====". `codes`: what `raw`, of which each text ends with a
+    line break, folds to; `offsets`: of the texts."""
     places = np.flatnonzero(_SIGN[raw])
     if not len(places):
         return places
@@ -134,14 +136,24 @@ def _operators(raw: np.ndarray, codes: np.ndarray) -> np.ndarray:
     sizes = np.diff(begins, append=len(places))
     first, behind = places[begins], places[begins] + sizes
     word = (codes != SPACE) & (codes != _NOTHING)
-    after = np.minimum(behind + 1, len(raw) - 1)
+    begins_text = np.isin(first, offsets)
+    of_number = ((sizes == 1) & np.isin(raw[first], _OF_NUMBER) & _is_digit(codes[behind])
+                 & (begins_text | (raw[first - 1] == SPACE)))
+    next_is_near = np.append((raw[behind[:-1]] == SPACE) & (first[1:] == behind[:-1] + 1), False)
+    after = np.minimum(behind + 1 + (next_is_near & np.roll(of_number, -1)), len(raw) - 1)
     touches = word[first - 1], word[behind]
     apart = (raw[first - 1] == SPACE) & word[first - 2], (raw[behind] == SPACE) & word[after]
     right = np.where(touches[1], codes[behind], codes[after])
-    minus = np.isin(raw[first], _MINUS) & ~((right >= ord("0")) & (right <= ord("9")))
+    minus = np.isin(raw[first], _MINUS)
     between = (touches[0] & touches[1]) | (apart[0] & apart[1])
-    kept = (between | (touches[0] & np.isin(raw[first], _AFTER))) & ~minus & (sizes <= _LONGEST_SIGN)
+    kept = (between | (touches[0] & np.isin(raw[first], _AFTER))) & (sizes <= _LONGEST_SIGN)
+    kept &= ~minus | _is_digit(right)
+    kept |= minus & of_number & (begins_text | np.roll(next_is_near & kept, 1))
     return places[np.repeat(kept, sizes)]
+
+
+def _is_digit(codes: np.ndarray) -> np.ndarray:
+    return (codes >= ord("0")) & (codes <= ord("9"))
 
 
 def _spread(codes: np.ndarray, alone: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -200,7 +200,7 @@ def test_what_comes_later_leaves_older_datasets_what_they_are(tmp_path, raw, tok
     config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl"), teacher="t", limit=7), seed=3)
     card = build_dataset(config, tmp_path / "out")
     source = {"path": "a.jsonl", "format": "conversations", "dataset": "", "teacher": "t", "limit": 7}
-    asked = digest([4, {"name": "set", "sources": [source], "seed": 3}, [], card.tokenizer, card.template])
+    asked = digest([5, {"name": "set", "sources": [source], "seed": 3}, [], card.tokenizer, card.template])
     taught = {"dataset": "a", "teacher": "t", "first": "", "last": "", "terms": ""}
     identity = digest([asked, [file_sha256(raw / "a.jsonl")], [taught]])
     assert json.loads((tmp_path / "out" / "build.json").read_text())["identity"] == identity

@@ -76,7 +76,8 @@ def test_every_repetition_is_one_and_few_are_missed(threshold):
 @pytest.mark.parametrize("texts", [
     ("What is 5 + 3?", "What is 5 * 3?", "What is 5 - 3?", "What is 5 / 3?"), ("Is x < y?", "Is x > y?", "Is x = y?"),
     ("What is C++ used for?", "What is C# used for?", "What is C used for?"), ("Is 3 > -1 so?", "Is 3 > 1 so?"),
-    ("What is 5×3?", "What is 5÷3?")])
+    ("What is 5×3?", "What is 5÷3?"), ("Is x < -1?", "Is x > -1?", "Is x = -1?"), ("Is x = -1?", "Is x = 1?"),
+    ("What is 5 - -3?", "What is 5 - 3?", "What is 5 + -3?")])
 def test_questions_that_differ_in_their_signs_are_different(texts):
     assert (near_duplicates(texts) == -1).all()
 
@@ -84,16 +85,18 @@ def test_questions_that_differ_in_their_signs_are_different(texts):
 @pytest.mark.parametrize(("one", "other"), [
     ("What is 5+3?", "what is 5 + 3"), ("Name a **bold** cat", "Name a bold cat"), ("# Title\n\n- one", "title one"),
     ("Write a well-known e-mail", "write a well known e mail"), ("Cats -- they purr", "cats they purr"),
-    ("Title\n=====\n> quoted", "title quoted"), ("C++?", "c++")])
+    ("Title\n=====\n> quoted", "title quoted"), ("C++?", "c++"), ("x = +1", "x = 1"),
+    ("-----\n-5 cats\n- 3 dogs", "5 cats 3 dogs"), ("pages 3 -5", "pages 3 5"), ("> -1\n* -2", "1 2")])
 def test_marks_of_text_are_no_signs(one, other):
     folded = [bytes(folding.fold([text], signs=True).codes.astype(np.uint8)).decode() for text in (one, other)]
     assert folded[0] == folded[1]
 
 
 def test_signs_are_words_of_their_own():
-    folded = folding.fold(["5+3 <= C++,", "+1", "x"], signs=True)
-    assert bytes(folded.codes.astype(np.uint8)).decode() == "5 + 3 < = c + + 1 x "
-    assert folded.offsets.tolist() == [0, 16, 18, 20]
+    folded = folding.fold(["5+3 <= C++,", "+1", "x", "x < -1", "-1", "−2 - −3"], signs=True)
+    assert bytes(np.where(folded.codes == ord("−"), ord("~"), folded.codes).astype(np.uint8)).decode() == (
+        "5 + 3 < = c + + 1 x x < - 1 - 1 ~ 2 - ~ 3 ")
+    assert folded.offsets.tolist() == [0, 16, 18, 20, 28, 32, 42]
 
 
 def test_batches_and_threads_change_nothing():
