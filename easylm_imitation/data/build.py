@@ -27,7 +27,7 @@ import numpy as np
 from easylm_imitation import console
 from easylm_imitation.data.clean import steps_of, whole_steps
 from easylm_imitation.data.config import BuildConfig, SourceConfig, tokens_of
-from easylm_imitation.data.files import SourceFiles, dataset_of, find, short, taught
+from easylm_imitation.data.files import SourceFiles, dataset_of, find, may_have_card, short, taught
 from easylm_imitation.data.mixture import Row, mixed
 from easylm_imitation.data.pool import Made, chunks, processes
 from easylm_imitation.data.runner import Runner, beam_path
@@ -149,17 +149,17 @@ def _write(config: BuildConfig, files: list[SourceFiles], datasets: list[str],
         raise UserError(f"dataset '{config.name}' is empty ({tally.nothing()}); nothing was written")
     sources = tally.sources(files)
     places.save(folder)
-    teachers, unknown = _teachers(config, datasets, whose, tally)
+    teachers, told, unknown = _teachers(config, datasets, whose, tally)
     card = DataCard(
         name=config.name, hash="", sources=sources, conversations=len(places.tokens), tokens=sum(places.tokens),
         loss_tokens=sum(source.loss_tokens for source in sources), longest=max(places.tokens), tokenizer=tokenizer.id,
         template=template.id, teachers=teachers, seed=config.seed, code=code_version(),
         rules=tally.rules(), budget=None if config.budget is None else tokens_of(config.budget),
         overlaps=findings.overlaps, diversity=findings.diversity, held_out=findings.held_out,
-        taught=_once([*whose, tuple(one for one in unknown if one.terms)]),
+        taught=_once([*whose, told]),
         index={name: file_sha256(folder / name) for name in ("lengths.npy", "datasets.npz")})
     # that nothing is known of a teacher does not make it another dataset
-    card = dataclasses.replace(card, hash=_card_hash(card, contents), taught=_once([*whose, unknown]))
+    card = dataclasses.replace(card, hash=_card_hash(card, contents), taught=_once([*whose, told, unknown]))
     _write_findings(folder, findings)
     write_json(folder / "card.json", card)
     tally.show()
@@ -171,20 +171,22 @@ def _once(whose: list[tuple[Taught, ...]]) -> tuple[Taught, ...]:
 
 
 def _teachers(config: BuildConfig, datasets: list[str], whose: list[tuple[Taught, ...]],
-              tally: Tally) -> tuple[tuple[str, ...], tuple[Taught, ...]]:
-    """(all teachers, those of whom neither date nor terms are known); says whose these are."""
-    teachers, unknown = set[str](), []
+              tally: Tally) -> tuple[tuple[str, ...], tuple[Taught, ...], tuple[Taught, ...]]:
+    """(all teachers, those that rows name and `terms` of their source tell of, those of whom nothing is known); says
+    whose rows the last are, and what would tell of them."""
+    teachers, told, unknown = set[str](), [], []
     for i, (source, dataset, own, named) in enumerate(zip(config.sources, datasets, whose, tally.teachers)):
         if source.format == "messages" and not named:   # such rows name nobody; the card beside their file does
             named = {one.teacher for one in own}
         missing = sorted(named - {one.teacher for one in own if one.first or one.terms})
         if missing and not source.terms:
-            console.say(f"{source.path}: rows of {', '.join(missing)}; no card beside the file (FILE.card.json) says "
-                        "when that was asked and under which terms: unknown on the data card, unless you set "
-                        f"sources.{i}.terms")
+            nothing = "no card beside the file (FILE.card.json)" if may_have_card(source) else (
+                f"nothing in files of the format {source.format}")
+            console.say(f"{source.path}: rows of {', '.join(missing)}; {nothing} says when that was asked and under "
+                        f"which terms: unknown on the data card, unless you set sources.{i}.terms")
         teachers |= named
-        unknown += [Taught(dataset, name, terms=source.terms) for name in missing]
-    return tuple(sorted(teachers)), tuple(unknown)
+        (told if source.terms else unknown).extend(Taught(dataset, name, terms=source.terms) for name in missing)
+    return tuple(sorted(teachers)), tuple(told), tuple(unknown)
 
 
 def _write_findings(folder: pathlib.Path, findings: Findings) -> None:

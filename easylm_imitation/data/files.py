@@ -71,9 +71,14 @@ def short(name: str, root: str, path: str) -> str:
     return pathlib.Path(name).relative_to(root).as_posix()
 
 
+def may_have_card(source: SourceConfig) -> bool:
+    """Whether files of that format may be those of `collect`, so that a card beside them is read."""
+    return source.format in _COLLECTED
+
+
 def taught(source: SourceConfig, dataset: str, files: SourceFiles) -> tuple[Taught, ...]:
     """Who wrote the answers of a source: as the cards say that `collect` left beside its files, else as the source."""
-    cards = [card for card in map(_card_beside, files.names) if card] if source.format in _COLLECTED else []
+    cards = [card for card in map(_card_beside, files.names) if card] if may_have_card(source) else []
     if cards:
         return tuple(dict.fromkeys(Taught(dataset, teacher, card.first, card.last, card.terms)
                                    for card in cards for teacher in card.teachers))

@@ -302,6 +302,16 @@ def test_a_teacher_of_whom_no_card_tells_is_said_once_and_unknown_on_the_card(tm
     assert "no card beside" not in capsys.readouterr().err
 
 
+def test_a_format_beside_which_no_card_is_read_is_not_told_of_one(tmp_path, tokenizer_folder, capsys):
+    write_lines(tmp_path / "a.jsonl", [{"instruction": "Name a cat.", "output": "Tom", "teacher": "gpt-4"}] * 2)
+    source = SourceConfig(str(tmp_path / "a.jsonl"), "alpaca", dataset="a", teacher="gpt-4")
+    assert [one.terms for one in build_dataset(config_of(tokenizer_folder, source), tmp_path / "out").taught] == [""]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "rows of gpt-4; nothing in files of the format alpaca says when that was asked" in said
+    assert "unless you set sources.0.terms" in said
+    assert "FILE.card.json" not in said
+
+
 def test_the_same_build_again_is_done_and_another_is_refused(tmp_path, raw, tokenizer_folder, capsys, monkeypatch):
     config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl")))
     card = build_dataset(config, tmp_path / "out")
