@@ -97,10 +97,17 @@ def _card_at(name: str) -> CollectionCard | None:
     if not is_url(name):
         return read_json(CollectionCard, name) if pathlib.Path(name).is_file() else None
     try:
-        system, remote = _system(name)
-        content = json.loads(system.cat_file(remote))
-    except Exception:   # each file system has errors of its own for what is not there, a web page of that among them
+        with _fetching(name):
+            system, remote = _system(name)
+            raw = system.cat_file(remote)
+    except FileNotFoundError:
         return None
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        if name.startswith(_WEB):   # many answer any address with a page
+            return None
+        raise UserError(f"{name}: not JSON ({error}); mend the card, or remove it") from None
     return build(CollectionCard, content, name)
 
 

@@ -106,6 +106,30 @@ def places(tmp_path):
         server.shutdown()
 
 
+@pytest.mark.parametrize(("bad", "says"), [
+    (b"{", r"memory://bucket/a.jsonl.card.json: not JSON \(.*\); mend the card, or remove it"),
+    (PermissionError("denied"), r"memory://bucket/a.jsonl.card.json: cannot be fetched \(PermissionError: denied\)")])
+def test_a_card_that_cannot_be_read_is_an_error(tmp_path, tokenizer_folder, bucket, monkeypatch, bad, says):
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/bucket/a.jsonl", json.dumps(messages("one")).encode())
+    if isinstance(bad, bytes):
+        system.pipe_file("/bucket/a.jsonl.card.json", bad)
+    else:
+        def denied(*_, **__):
+            raise bad
+        monkeypatch.setattr(type(system), "cat_file", denied)
+    with pytest.raises(UserError, match=says):
+        build_dataset(config_of(tokenizer_folder, SourceConfig("memory://bucket/a.jsonl", dataset="a")), tmp_path / "o")
+
+
+@pytest.mark.parametrize("page", [404, b"<html>Welcome</html>"], ids=["404", "a page"])
+def test_a_web_server_that_has_no_card_answers_anything(tmp_path, tokenizer_folder, places, page):
+    if isinstance(page, bytes):
+        (tmp_path / "served" / "my set" / "a.jsonl.card.json").write_bytes(page)
+    source = SourceConfig(f"{places['http']}/a.jsonl", dataset="a")
+    assert build_dataset(config_of(tokenizer_folder, source), tmp_path / "o").taught == ()
+
+
 @pytest.mark.parametrize("kind", ["file", "http"])
 def test_files_of_this_machine_and_of_the_web_are_read_by_their_urls(tmp_path, tokenizer_folder, places, kind):
     place, query = places[kind], "?download=1" if kind == "http" else ""
