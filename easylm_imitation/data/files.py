@@ -97,10 +97,17 @@ def _card_at(name: str) -> CollectionCard | None:
     if not is_url(name):
         return read_json(CollectionCard, name) if pathlib.Path(name).is_file() else None
     try:
-        with _fetching(name):
-            system, remote = _system(name)
-            raw = system.cat_file(remote)
+        system, remote = _system(name)
+        raw = system.cat_file(remote)
     except FileNotFoundError:
+        return None
+    except UserError:
+        raise
+    except Exception as error:  # each file system has errors of its own
+        if not isinstance(error, PermissionError) and getattr(error, "status", None) not in (401, 403):
+            raise _unfetched(name, error) from None
+        console.say(f"{name}: access refused, as some stores say of what is not there: read as no card; if there is "
+                    "one, its dates and terms are lost")
         return None
     try:
         content = json.loads(raw)
@@ -184,8 +191,12 @@ def _fetching(url: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, UserError):
         raise
-    except Exception as error:  # each file system has errors of its own
-        raise UserError(f"source {url}: cannot be fetched ({type(error).__name__}: {error})") from None
+    except Exception as error:
+        raise _unfetched(url, error) from None
+
+
+def _unfetched(url: str, error: Exception) -> UserError:
+    return UserError(f"source {url}: cannot be fetched ({type(error).__name__}: {error})")
 
 
 def _system(url: str) -> tuple[Any, str]:

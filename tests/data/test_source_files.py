@@ -108,18 +108,31 @@ def places(tmp_path):
 
 @pytest.mark.parametrize(("bad", "says"), [
     (b"{", r"memory://bucket/a.jsonl.card.json: not JSON \(.*\); mend the card, or remove it"),
-    (PermissionError("denied"), r"memory://bucket/a.jsonl.card.json: cannot be fetched \(PermissionError: denied\)")])
+    (TimeoutError("late"), r"memory://bucket/a.jsonl.card.json: cannot be fetched \(TimeoutError: late\)")])
 def test_a_card_that_cannot_be_read_is_an_error(tmp_path, tokenizer_folder, bucket, monkeypatch, bad, says):
     system = fsspec.filesystem("memory")
     system.pipe_file("/bucket/a.jsonl", json.dumps(messages("one")).encode())
     if isinstance(bad, bytes):
         system.pipe_file("/bucket/a.jsonl.card.json", bad)
     else:
-        def denied(*_, **__):
+        def fails(*_, **__):
             raise bad
-        monkeypatch.setattr(type(system), "cat_file", denied)
+        monkeypatch.setattr(type(system), "cat_file", fails)
     with pytest.raises(UserError, match=says):
         build_dataset(config_of(tokenizer_folder, SourceConfig("memory://bucket/a.jsonl", dataset="a")), tmp_path / "o")
+
+
+def test_a_store_that_refuses_what_is_not_there_has_no_card_and_it_is_said(tmp_path, tokenizer_folder, bucket, capsys,
+                                                                           monkeypatch):
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/bucket/a.jsonl", json.dumps(messages("one")).encode())
+
+    def refused(*_, **__):
+        raise PermissionError("denied")
+    monkeypatch.setattr(type(system), "cat_file", refused)
+    source = SourceConfig("memory://bucket/a.jsonl", dataset="a")
+    assert build_dataset(config_of(tokenizer_folder, source), tmp_path / "o").taught == ()
+    assert "a.jsonl.card.json: access refused" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("page", [404, b"<html>Welcome</html>"], ids=["404", "a page"])
