@@ -43,7 +43,7 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """A grid of imitations: `data` x `budgets` x `bases` x `seeds`, and `ablations` of its first cell."""
+    """A grid of imitations: `data` x `budgets` x `bases` x `seeds`, and `ablations` of the first of its cells."""
     name: str
     data: dict[str, Dataset]
     bases: dict[str, str]           # name -> a run dir or Hugging Face dir
@@ -61,6 +61,10 @@ class StudyConfig:
     topology: str = ""              # where it is to train, as in `plan`: hours and dollars before anything is done
     dollars: float | None = None    # an hour of the machine; None: the list price of the topology's chips, if any
     launch: dict[str, str] = dataclasses.field(default_factory=dict)    # verb -> what its command is handed to
+
+    def budgets_of(self, data: str) -> tuple[str | int | None, ...]:
+        """The budgets of one dataset: its own, or the study's."""
+        return self.data[data].budgets or self.budgets
 
     @property
     def dollars_an_hour(self) -> float | None:

@@ -23,7 +23,7 @@ from easylm_imitation.data.config import tokens_of
 from easylm_imitation.models import ModelConfig
 from easylm_imitation.plan import find_pod, plan
 from easylm_imitation.records import Lineage, digest
-from easylm_imitation.schema import UserError, plain
+from easylm_imitation.schema import UserError, nearest, plain
 from easylm_imitation.study.config import Ablation, Dataset, StudyConfig
 from easylm_imitation.text import load_tokenizer
 from easylm_imitation.train import TrainConfig
@@ -99,22 +99,40 @@ def open_study(config: StudyConfig, workdir: str | os.PathLike) -> Study:
 
 
 def cells_of(config: StudyConfig) -> Iterator[Cell]:
-    """The cells of the grid, all seeds of one beside each other; the ablations of the first cell come last."""
-    places = [(base, data, budget) for base in config.bases for data, given in config.data.items()
-              for budget in given.budgets or config.budgets]
-    first = places[0]
-    for place in places:
-        budgets = config.data[place[1]].budgets or config.budgets
-        away = (place[0] != first[0]) + (place[1] != first[1]) + (place[2] != budgets[0])
-        if (config.vary == "grid" or away <= 1) and (not config.cells or _fits(place, config.cells)):
-            yield from (Cell(*place, seed) for seed in _seeds(config, place))
+    """The cells of the grid, all seeds of one beside each other; the ablations of the first cell come last.
+
+    Raises UserError for a pattern of `cells` or `more_seeds` that no cell fits.
+    """
+    every = [(base, data, budget) for base in config.bases for data in config.data for budget in config.budgets_of(data)]
+    grid = [place for place in every if config.vary == "grid" or _axes_apart(config, place, every[0]) <= 1]
+    for field, patterns in (("cells", config.cells), ("more_seeds", config.more_seeds)):
+        _refuse_idle(field, patterns, grid)
+    kept = [place for place in grid if not config.cells or _fits(place, config.cells)]
+    for place in kept:
+        yield from (Cell(*place, seed) for seed in _seeds(config, place))
     for name in config.ablations:
-        yield from (Cell(*first, seed, name) for seed in _seeds(config, first))
+        yield from (Cell(*kept[0], seed, name) for seed in _seeds(config, kept[0]))
+
+
+def _axes_apart(config: StudyConfig, place: tuple, first: tuple) -> int:
+    """In how many axes two places differ; the first budget of one's own data is no difference."""
+    return (place[0] != first[0]) + (place[1] != first[1]) + (place[2] != config.budgets_of(place[1])[0])
+
+
+def _refuse_idle(field: str, patterns: Iterable[str], places: Iterable[tuple]) -> None:
+    names = [_place_name(place) for place in places]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"{field}: '{pattern}' fits no BASE-DATA-BUDGET of the study{nearest(pattern, names)}")
 
 
 def _fits(place: tuple, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(_place_name(place), pattern) for pattern in patterns)
+
+
+def _place_name(place: tuple) -> str:
     base, data, budget = place
-    return any(fnmatch.fnmatchcase(f"{base}-{data}-{_said(budget)}", pattern) for pattern in patterns)
+    return f"{base}-{data}-{_said(budget)}"
 
 
 def _seeds(config: StudyConfig, place: tuple) -> list[int]:

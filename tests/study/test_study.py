@@ -100,6 +100,11 @@ def test_data_have_budgets_and_settings_of_their_own_and_cells_more_seeds(files)
         opened(files, "--config.data.talk.budgets=[150, 150]")
 
 
+def test_ablations_are_of_a_cell_that_is_there(files):
+    study = opened(files, "--config.vary=grid", "--config.seeds=[0]", "--config.cells=['small-*']")
+    assert [cell.name for cell in study.cells] == ["small-talk-all-s0", "small-talk-150-s0", "small-talk-all-rows-s0"]
+
+
 def test_every_command_is_one_that_the_verbs_take(files):
     study = opened(files)
     for stage in study.stages:
@@ -209,6 +214,11 @@ def test_another_model_at_the_same_place_is_noticed(files):
     ("--config.teacher=published:chatgpt", "needs a teacher that answers"),
     ("--config.data.talk.config=no.py", "no such file"),
     ("--config.launch={'serve': 'x'}", "launch names"),
+    ("--config.cells=['large-*', 'smal-talk-all']",
+     r"cells: 'smal-talk-all' fits no BASE-DATA-BUDGET of the study; did you mean 'small-talk-all'"),
+    ("--config.cells=['small-talk-150']", "cells: 'small-talk-150' fits no"),     # `vary` leaves it out
+    ("--config.more_seeds={'large-talk-15': [7]}",
+     r"more_seeds: 'large-talk-15' fits no BASE-DATA-BUDGET of the study; did you mean 'large-talk-150'"),
     ("--config.topology=v9-8", "v9")])
 def test_mistakes_are_told_before_anything_is_done(files, change, message):
     with pytest.raises(UserError, match=message):
