@@ -25,7 +25,7 @@ from easylm_imitation.plan import find_pod, plan
 from easylm_imitation.records import Lineage, digest
 from easylm_imitation.schema import UserError, nearest, plain
 from easylm_imitation.study.config import Ablation, Dataset, StudyConfig
-from easylm_imitation.text import load_tokenizer
+from easylm_imitation.text import load_tokenizer, tokenizer_folder
 from easylm_imitation.train import TrainConfig
 from easylm_imitation.weights import describe
 
@@ -267,8 +267,7 @@ def _base(name: str, path: str) -> Base:
         model, lineage = describe(path)
     except UserError as error:
         raise UserError(f"bases.{name}: {error}") from None
-    inside = pathlib.Path(path) / "tokenizer"
-    tokenizer = str(inside if inside.is_dir() else path)
+    tokenizer = str(tokenizer_folder(path))
     return Base(name, path, model, lineage, tokenizer, load_tokenizer(tokenizer).id)
 
 

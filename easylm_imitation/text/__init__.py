@@ -15,8 +15,9 @@ from easylm_imitation.text.rows import (
 )
 from easylm_imitation.text.template import LOSSES, TEMPLATES, Template, fault_of
 from easylm_imitation.text.tokenizer import Stream, Tokenizer
-from easylm_imitation.text.tokenizer_files import has_tokenizer, load_tokenizer
+from easylm_imitation.text.tokenizer_files import has_tokenizer, load_tokenizer, tokenizer_folder
 
 __all__ = ["LOSSES", "TEMPLATES", "OwnTemplate", "Row", "Stream", "Template", "Tokenizer", "chat_jinja",
            "check_template", "fault_of", "get_template", "has_tokenizer", "load_tokenizer", "prompt_ids", "stop_ids",
-           "tokenize", "tokenize_all", "tokenizer_from", "tool_prompt_ids", "train_bpe", "vocabulary_of"]
+           "tokenize", "tokenize_all", "tokenizer_folder", "tokenizer_from", "tool_prompt_ids", "train_bpe",
+           "vocabulary_of"]

@@ -29,6 +29,13 @@ def has_tokenizer(folder: str | os.PathLike) -> bool:
     return any((pathlib.Path(folder) / name).is_file() for name in names)
 
 
+def tokenizer_folder(path: str | os.PathLike) -> pathlib.Path:
+    """Where `load_tokenizer` reads: `path`, or tokenizer/ in it, as in a run dir, where it has no tokenizer itself."""
+    path = pathlib.Path(path)
+    inside = path / "tokenizer"
+    return inside if inside.is_dir() and not has_tokenizer(path) else path
+
+
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     """Reads a folder (tokenizer.json, else tokenizer.model, else vocab.json + merges.txt, with their configs), the
     one inside a run dir, or a tokenizer file.
@@ -39,7 +46,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     path = pathlib.Path(path)
     if not path.exists():
         raise UserError(f"tokenizer {path}: no such file or folder")
-    path = path / "tokenizer" if (path / "tokenizer").is_dir() else path
+    path = tokenizer_folder(path)
     folder = path if path.is_dir() else path.parent
     backend = _read_backend(path)
     eos, bos, pad = _special_names(folder if path.is_dir() else None, backend)

@@ -25,6 +25,14 @@ def test_save_load_and_pickle_keep_the_identity(kind, tmp_path):
         assert other.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
 
 
+def test_a_folders_own_tokenizer_goes_before_one_below_it(tmp_path):
+    own, below = byte_tokenizer(), byte_tokenizer(merges=((97, 98),))
+    below.save(tmp_path / "tokenizer")
+    assert load_tokenizer(tmp_path).id == below.id
+    own.save(tmp_path)
+    assert load_tokenizer(tmp_path).id == own.id
+
+
 def test_identity_tells_tokenizers_apart():
     ids = [KINDS[kind]().id for kind in KINDS] + [byte_tokenizer(merges=((97, 98),)).id, byte_tokenizer(bos="<eos>").id,
                                                    byte_tokenizer(specials=("<eos>", "<other>", "<|im_end|>")).id]
