@@ -22,7 +22,7 @@ from easylm_imitation.data import BuildConfig, read_card
 from easylm_imitation.data.config import tokens_of
 from easylm_imitation.models import ModelConfig
 from easylm_imitation.plan import find_pod, plan
-from easylm_imitation.records import Lineage, digest
+from easylm_imitation.records import Lineage, digest, file_sha256
 from easylm_imitation.schema import UserError, nearest, plain
 from easylm_imitation.study.config import Ablation, Dataset, StudyConfig
 from easylm_imitation.text import load_tokenizer, tokenizer_folder
@@ -39,7 +39,7 @@ class Stage:
     command: tuple[str, ...]        # the verb and its flags
     makes: str
     after: tuple[str, ...] = ()     # names of the stages that must be done before
-    identity: str = ""              # of the command, and of the configs and models that it names
+    identity: str = ""              # of the command, and of the configs, models and style files that it names
     work: float = 0.0               # what its time grows with: FLOPs of training, parameters of measuring
     planned: float | None = None    # seconds on the study's topology, by the formula of `plan`; None: not asked
 
@@ -103,7 +103,8 @@ def cells_of(config: StudyConfig) -> Iterator[Cell]:
 
     Raises UserError for a pattern of `cells` or `more_seeds` that no cell fits.
     """
-    every = [(base, data, budget) for base in config.bases for data in config.data for budget in config.budgets_of(data)]
+    every = [(base, data, budget) for base in config.bases for data in config.data
+             for budget in config.budgets_of(data)]
     grid = [place for place in every if config.vary == "grid" or _axes_apart(config, place, every[0]) <= 1]
     for field, patterns in (("cells", config.cells), ("more_seeds", config.more_seeds)):
         _refuse_idle(field, patterns, grid)
@@ -147,6 +148,8 @@ class _Stages:
     def __init__(self, config: StudyConfig, work: pathlib.Path, bases: Mapping[str, Base]):
         self.config, self.work, self.bases = config, work, bases
         self.datasets: dict[str, int | None] = {}       # name of a build stage -> tokens, where they are known
+        asked = {name: getattr(config.measure, name) for name in ("style_prompts", "style_reference")}
+        self.style_files = [_content(f"measure.{name}", path) for name, path in asked.items() if path]
 
     def all(self, cells: tuple[Cell, ...]) -> Iterator[Stage]:
         measured = []
@@ -213,7 +216,7 @@ class _Stages:
                        "--answers-out", self.path(answers), "--reference", reference, *settings, *role,
                        "--out", self.path(out))
             after = after if asked.style_reference else (*after, "answers-teacher")
-            yield Stage(f"style-{name}", command, out, after, digest([command, identity]), work)
+            yield Stage(f"style-{name}", command, out, after, digest([command, identity, self.style_files]), work)
 
     def measure_teacher(self) -> Iterator[Stage]:
         """The teacher's scores; its answers to the style prompts, and a second sample of them, which is the ceiling."""
@@ -228,7 +231,8 @@ class _Stages:
             seed = ("--config.answers.seed=1",)     # the second sample has the seed of all the others, or none
             command = ("evaluate", "--model", teacher, "--prompts", asked.style_prompts, "--prompt", "chat",
                        *_overrides(asked.set), *seed, "--answers-out", self.path(_REFERENCE))
-            yield Stage("answers-teacher", command, _REFERENCE, identity=digest(command))
+            yield Stage("answers-teacher", command, _REFERENCE,
+                        identity=digest([command, self.style_files]))
         yield from self.measure("teacher", teacher, None, (), teacher, role)
 
     def costs(self, config: TrainConfig, model: ModelConfig, tokens: int | None) -> tuple[float, float | None]:
@@ -269,6 +273,14 @@ def _base(name: str, path: str) -> Base:
         raise UserError(f"bases.{name}: {error}") from None
     tokenizer = str(tokenizer_folder(path))
     return Base(name, path, model, lineage, tokenizer, load_tokenizer(tokenizer).id)
+
+
+def _content(field: str, path: str) -> str:
+    """A hash of a file. Raises UserError."""
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise UserError(f"{field}: {path} cannot be read ({error.strerror})") from None
 
 
 def _leaves(mapping: Mapping[str, Any], before: str = "") -> dict[str, Any]:

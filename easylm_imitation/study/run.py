@@ -92,8 +92,8 @@ def finished(study: Study) -> dict[str, Done]:
             continue        # cheap, and there are more cells now
         if record.identity != stage.identity:
             raise UserError(f"{study.work / stage.makes}: was made by '{record.command}' and would now be made by "
-                            f"'{shlex.join(stage.command)}', or a config or model that it names has changed; take "
-                            "another --workdir, or delete it to make it anew")
+                            f"'{shlex.join(stage.command)}', or a config, model or file of prompts or answers "
+                            "that it names has changed; take another --workdir, or delete it to make it anew")
         found[stage.name] = record
     return found
 

@@ -120,6 +120,7 @@ def test_every_command_is_one_that_the_verbs_take(files):
 
 
 def test_recorded_answers_of_a_teacher_take_the_place_of_one_that_answers(files):
+    (files / "said.jsonl").touch()
     asks = (f"--config.measure.style_reference={files}/said.jsonl", "--config.teacher=published:chatgpt")
     study = opened(files, *asks)
     style = [stage for stage in study.stages if stage.name.startswith("style-")]
@@ -201,8 +202,18 @@ def test_another_model_at_the_same_place_is_noticed(files):
     run_study(study, runner=Recorder(study))
     lineage = json.loads((files / "small/lineage.json").read_text())
     (files / "small/lineage.json").write_text(json.dumps(lineage | {"id": "another"}))
-    with pytest.raises(UserError, match="model that it names has changed"):
+    with pytest.raises(UserError, match="model or file of prompts or answers that it names has changed"):
         run_study(opened(files), runner=Recorder(study))
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl", "said.jsonl"])
+def test_other_style_prompts_or_reference_answers_at_the_same_place_are_noticed(files, name):
+    (files / "said.jsonl").touch()
+    asks = (f"--config.measure.style_reference={files}/said.jsonl", "--config.teacher=published:chatgpt")
+    run_study(study := opened(files, *asks), runner=Recorder(study))
+    (files / name).write_text('{"id": "q", "prompt": "Say it"}\n')
+    with pytest.raises(UserError, match="-style.json: was made by .* that it names has changed"):
+        run_study(opened(files, *asks), runner=Recorder(study))
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -211,6 +222,7 @@ def test_another_model_at_the_same_place_is_noticed(files):
     ("--config.seeds=[1,1]", "seeds names a value twice"),
     ("--config.set.stepz=3", "unknown key 'stepz'; did you mean 'steps'"),
     ("--config.measure.style_prompts=none", "nothing to measure"),
+    ("--config.measure.style_prompts=no.jsonl", "measure.style_prompts: no.jsonl cannot be read"),
     ("--config.teacher=published:chatgpt", "needs a teacher that answers"),
     ("--config.data.talk.config=no.py", "no such file"),
     ("--config.launch={'serve': 'x'}", "launch names"),
