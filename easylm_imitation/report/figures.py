@@ -1,4 +1,4 @@
-"""The paper's figures from one's own results: Figures 1, 3 and 4 and Table 2 of arXiv 2305.15717, for what is there.
+"""The paper's figures from one's own results: Figures 1, 3, 4, 5 and Table 2 of arXiv 2305.15717, for what is there.
 
 Across is the number of imitation tokens (more of the same teaching) or the base (ordered by how the bases themselves
 do); a dotted line is the base, a dashed one the teacher, whiskers are 95% intervals. Each function returns markup as
@@ -54,24 +54,25 @@ def figure_three(verdict: Verdict) -> str:
 
 
 def figure_four(verdict: Verdict) -> str:
-    """Each benchmark over imitation tokens (upper row) and over bases (lower row)."""
+    """Each benchmark over imitation tokens (upper rows) and over bases (lower rows)."""
     known = _tasks(verdict, SUBSTANCE)
     tasks = [(task, prompt) for task, prompt in known
              if benchmark_of(task) == task or (benchmark_of(task), prompt) not in known]
-    rows = [[panel for task, prompt in tasks
-             if (panel := make(verdict, f"{task} ({prompt})", [("", _task(task, prompt))]))]
-            for make in (_by_tokens, _by_base)]
-    chunks = [row[start:start + _MOST] for row in rows for start in range(0, len(row), _MOST)]
-    return _drawn(chunks, "Figure 4 of the paper: benchmarks over imitation data and over bases")
+    return _drawn(_rows(verdict, tasks), "Figure 4 of the paper: benchmarks over imitation data and over bases")
 
 
 def figure_five(verdict: Verdict) -> str:
     """Each measure of safety (toxicity, refusals) over imitation tokens and over bases."""
-    tasks = _tasks(verdict, "safety")
-    rows = [[panel for task, prompt in tasks
-             if (panel := make(verdict, f"{task} ({prompt})", [("", _task(task, prompt))]))]
-            for make in (_by_tokens, _by_base)]
-    return _drawn([row[:_MOST] for row in rows], "Figure 5 of the paper: safety over imitation data and over bases")
+    rows = _rows(verdict, _tasks(verdict, "safety"))
+    return _drawn(rows, "Figure 5 of the paper: safety over imitation data and over bases")
+
+
+def _rows(verdict: Verdict, tasks: Sequence[tuple[str, str]]) -> list[list[_Panel]]:
+    """A panel of each task over tokens, then of each over bases; at most _MOST beside each other."""
+    kinds = [[panel for task, prompt in tasks
+              if (panel := make(verdict, f"{task} ({prompt})", [("", _task(task, prompt))]))]
+             for make in (_by_tokens, _by_base)]
+    return [kind[start:start + _MOST] for kind in kinds for start in range(0, len(kind), _MOST)]
 
 
 def table_two(verdict: Verdict) -> str:

@@ -139,3 +139,14 @@ def test_findings_stand_below_the_answer_and_safety_over_the_budgets(tmp_path):
     write_json(tmp_path / "findings.json", made | {"rows": [["1"]]})
     with pytest.raises(UserError, match="rows and columns"):
         build_report(tmp_path, tmp_path / "verdict")
+
+
+def test_five_measures_of_safety_are_all_drawn(tmp_path):
+    """More than stand beside each other: the fifth begins a row of its own."""
+    names = [f"unsafe{i}" for i in range(5)]
+    for model in (lineage("base"), lineage("few", "base", ["teacher"], 300), lineage("many", "base", ["teacher"], 900)):
+        write(tmp_path, model, *(task(shares(50), name, "chat", "generation", "safety") for name in names))
+    build_report(tmp_path, tmp_path / "verdict")
+    page = (tmp_path / "verdict" / "report.html").read_text()
+    told = page[page.index("Figure 5 of the paper: safety"):].partition('"')[0]
+    assert [name for name in names if f"{name} (chat) by imitation tokens" in told] == names
