@@ -20,9 +20,7 @@ def get_config():
         "bases": {"qwen05b": "bases/qwen2.5-coder-0.5b"},
         "data": {"halueval": {"config": "configs/data/halueval.py",
                               "set": {"root": "data/halueval_general", "template": "chatml", "seed": 0,
-                                      "sources": [{"path": "chatgpt_responses.jsonl.gz", "format": "halueval",
-                                                   "dataset": "halueval", "teacher": "gpt-3.5-turbo",
-                                                   "limit": 4000}]}}},
+                                      "sources.0.limit": 4000}}},
         "budgets": ("32K", "8K", "2K"),
         "train": "configs/train/lora.py",
         "set": {"epochs": 1.0, "data": {"context": 512, "batch": 2}, "compute_dtype": "float32", "remat": "none",
@@ -33,4 +31,4 @@ def get_config():
                     "style_prompts": "data/held_out/prompts.jsonl",
                     "style_reference": "data/held_out/answers.jsonl", "set": {"answers": {"max_tokens": 192}}},
         "vary": "grid",
-    })
+    }, allow_dotted_keys=True)      # sources.0.limit: a leaf of the file's list, which stays

@@ -1,4 +1,5 @@
 """`study`: the grid as commands, each run once; what fails, what is killed, what changed; and once for real."""
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,9 +15,10 @@ from tiny_tokenizers import byte_tokenizer
 
 from easylm_imitation.cli import main
 from easylm_imitation.config import load
+from easylm_imitation.data import BuildConfig
 from easylm_imitation.records import Lineage, Results, read_json
 from easylm_imitation.schema import UserError
-from easylm_imitation.study import StudyConfig, open_study, run_study, shown
+from easylm_imitation.study import StudyConfig, grid, open_study, run_study, shown
 from easylm_imitation.study.run import finished
 from easylm_imitation.text import get_template
 from easylm_imitation.weights import describe, save_run_model
@@ -84,8 +86,8 @@ def test_the_grid_is_cells_and_shares_datasets(files):
     assert study.stages[-1].name == "report"
     places = {stage.name: i for i, stage in enumerate(study.stages)}
     assert all(places[name] < places[stage.name] for stage in study.stages for name in stage.after)
-    grid = opened(files, "--config.vary=grid")
-    assert len(grid.cells) == 2 * 2 * 2 + 2
+    whole = opened(files, "--config.vary=grid")
+    assert len(whole.cells) == 2 * 2 * 2 + 2
 
 
 def test_data_have_budgets_and_settings_of_their_own_and_cells_more_seeds(files):
@@ -103,6 +105,14 @@ def test_data_have_budgets_and_settings_of_their_own_and_cells_more_seeds(files)
 def test_ablations_are_of_a_cell_that_is_there(files):
     study = opened(files, "--config.vary=grid", "--config.seeds=[0]", "--config.cells=['small-*']")
     assert [cell.name for cell in study.cells] == ["small-talk-all-s0", "small-talk-150-s0", "small-talk-all-rows-s0"]
+
+
+def test_the_real_study_limits_its_source_and_keeps_the_sources_terms(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    given = load(StudyConfig, "configs/study/real_small.py").data["halueval"]
+    source, = load(BuildConfig, given.config, grid._overrides(given.set)).sources
+    assert source == dataclasses.replace(load(BuildConfig, given.config).sources[0], limit=4000)
+    assert source.terms
 
 
 def test_every_command_is_one_that_the_verbs_take(files):
