@@ -77,8 +77,13 @@ class Copy:
             self._at = time.monotonic()
 
     def send_soon(self) -> None:
-        """Sends behind the work, at most every half minute; a bucket that refuses is said once, and asked again."""
+        """Sends behind the work, at most every half minute; a bucket that refuses is said once, and asked again.
+
+        Raises whatever else went wrong in the sending before.
+        """
         if time.monotonic() - self._at > _EVERY and (self._going is None or self._going.done()):
+            if self._going is not None:
+                self._going.result()
             self._going = self._pool.submit(self._send_quietly)
 
     def _send_quietly(self) -> None:

@@ -128,6 +128,22 @@ def test_an_error_on_its_way_is_not_replaced_by_one_of_a_bucket_that_is_away(cap
         pass
 
 
+def test_what_goes_wrong_in_a_sending_behind_the_work_is_raised_by_the_next(store, monkeypatch, capsys):
+    """But for a bucket that refuses, which is said and asked again."""
+    monkeypatch.setattr(storage, "_EVERY", -1.0)
+    copy, errors = storage.Copy("gs://behind/run"), iter([OSError("away"), ZeroDivisionError("odd")])
+
+    def failing():
+        raise next(errors)
+    monkeypatch.setattr(copy, "_send", failing)
+    for _ in range(2):
+        copy.send_soon()
+        copy._pool.submit(int).result()     # until it has ended
+    assert "logs cannot be sent now (away)" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError, match="odd"):
+        copy.send_soon()
+
+
 @pytest.mark.slow
 def test_killed_at_any_time_it_goes_on_to_the_same_curve_though_the_store_lists_late_and_fails(data, whole, store,
                                                                                                tmp_path):
