@@ -50,6 +50,11 @@ class ExplanationsConfig(ListedConfig):
         """One model, or two."""
         return (self.model, self.better.model) if self.better.queries else (self.model,)
 
+    @property
+    def more_models(self) -> str:
+        """The setting that has a second teacher asked, while it is not set."""
+        return "" if self.better.queries else "set better.queries to how many queries the second answers too"
+
     def prices(self) -> tuple[tuple[float, float], ...]:
         """In the order of the models."""
         return ((self.price_in, self.price_out), (self.better.price_in, self.better.price_out))

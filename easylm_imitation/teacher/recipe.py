@@ -75,6 +75,11 @@ class AskConfig:
         """The model of each teacher; recipes with two teachers name two."""
         return (self.model,)
 
+    @property
+    def more_models(self) -> str:
+        """How this recipe is told to ask more models than `models` names; "" when it has no such setting."""
+        return ""
+
     def prices(self) -> tuple[tuple[float, float], ...]:
         """The prices of each teacher."""
         return ((self.price_in, self.price_out),)

@@ -65,9 +65,9 @@ def collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: str | o
     is no row at all. What was answered by then stays in the ledger.
     """
     if len(urls) not in (1, len(config.models())):
-        second = "; set better.queries to how many queries the second answers too" if hasattr(config, "better") else ""
+        more = f"; {config.more_models}" if config.more_models else ""
         raise UserError(f"{len(urls)} teachers for a recipe that asks {len(config.models())}; write --teacher A,B, "
-                        f"one for each, or one address that serves all{second if len(config.models()) == 1 else ''}")
+                        f"one for each, or one address that serves all{more}")
     urls = list(urls) * (len(config.models()) if len(urls) == 1 else 1)
     _refuse_foreign_output(out)
     return in_loop(_collect(config, recipe, urls, pathlib.Path(out), inputs))
