@@ -53,8 +53,8 @@ def measured(name, rows, dtype=jnp.float32):
         hidden = model.hidden(params, batch["tokens"], batch["positions"], batch["segment_ids"], dtype=dtype)
         logits = model.unembed(params, hidden[:, :-1])
         picked = jnp.take_along_axis(logits, batch["tokens"][:, 1:][..., None], axis=-1)[..., 0]
-        (first, second), best = (top := jax.lax.top_k(logits, 2))[0].swapaxes(0, -1), top[1][..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - picked, best, (first - second).T
+        values, ids = jax.lax.top_k(logits, 2)
+        return jax.nn.logsumexp(logits, axis=-1) - picked, ids[..., 0], values[..., 0] - values[..., 1]
 
     start, found = time.monotonic(), []
     for batch in rows:
