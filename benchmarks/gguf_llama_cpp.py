@@ -8,6 +8,7 @@ arithmetic; our float32 stands beside it, which says how much of a difference is
 """
 import argparse
 import ctypes
+import json
 import os
 import pathlib
 import time
@@ -18,7 +19,7 @@ from measure import report
 from quantised import Measured, counted, measured, rows_of
 
 from easylm_imitation.data import LoaderConfig
-from easylm_imitation.weights import export_gguf, open_model
+from easylm_imitation.weights import describe, export_gguf, open_model
 
 TYPES = ("f16", "q8_0", "q4_0")
 
@@ -75,8 +76,19 @@ def quantise_there(source, target):
         raise RuntimeError(f"llama.cpp could not quantise {source}")
 
 
+def check_whose(note, model):
+    """Notes whose files a folder holds, once; ends the program where they are another model's."""
+    if not note.exists():
+        if list(note.parent.glob("*.gguf")):
+            raise SystemExit(f"{note.parent}: GGUF files and no {note.name} that says whose; name another --folder")
+        note.write_text(json.dumps({"id": model}))
+    if json.loads(note.read_text()) != {"id": model}:
+        raise SystemExit(f"{note.parent}: its files are another model's; name another --folder")
+
+
 def write(model, folder):
-    """{type: file}: ours of each type, and "q4_0 of llama.cpp"; those that are there stay."""
+    """{type: file}: ours of each type, and "q4_0 of llama.cpp"; those that are there stay, if they are this model's."""
+    check_whose(folder / "model.json", describe(model)[1].id)
     files = {kind: folder / f"{kind}.gguf" for kind in TYPES}
     loaded = None
     for kind, file in files.items():
@@ -111,6 +123,9 @@ def main():
     rows = rows_of(args.data, config, args.rows)
     files = write(args.model, args.folder)
     ids = same_ids(files["f16"], open_model(args.model, dtype=jnp.bfloat16).tokenizer, rows)
+    places = f"{sum(int(counted(batch).sum()) for batch in rows):,} places of held-out conversations"
+    same = f"llama.cpp's tokenizer gives our ids for {ids[0]} of {ids[1]} of them"
+    print(f"{places}; {same}", flush=True)
     first, second = measured(args.model, rows, jnp.bfloat16), measured(args.model, rows)
     table = [line("ours, bfloat16", first, first, second), line("ours, float32", second, first, second)]
     for name, file in files.items():
@@ -118,9 +133,8 @@ def main():
         print(table[-1], flush=True)
     report("GGUF files in llama.cpp", ["model", "MB", "perplexity", "change", "same likeliest token",
                                        "as our float32's", "median margin where not"], table,
-           f"{sum(int(counted(batch).sum()) for batch in rows):,} places of held-out conversations; llama.cpp's "
-           f"tokenizer gives our ids for {ids[0]} of {ids[1]} of them. Change and likeliest token are against our "
-           "bfloat16; the margin is that of its two likeliest tokens' logits.")
+           f"{places}; {same}. Change and likeliest token are against our bfloat16; the margin is that of its two "
+           "likeliest tokens' logits.")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@
 
 `--ours` names the same model for us where HF_DIR has no chat template of ours (a run dir, made by `convert`). The
 request is that of the task `humaneval` in chat; `--rival` takes the first so many problems through transformers too,
-float32 both. Texts are kept in the folder `--keep`, so that the same command continues. Prints and appends pass@1 and
-how many texts are equal.
+float32 both. Texts are kept in the folder `--keep`, so that the same command continues; answers of another model are
+refused. Prints and appends pass@1 and how many texts are equal.
 """
 import argparse
 import dataclasses
 import json
 import pathlib
-import resource
 
 from measure import report
 
@@ -21,25 +20,31 @@ from easylm_imitation.evaluate.sandbox import check_all
 from easylm_imitation.records import Message
 from easylm_imitation.serve import LocalModel, ServeConfig
 from easylm_imitation.text import prompt_ids
-from easylm_imitation.weights import LoadedModel, open_model
+from easylm_imitation.weights import LoadedModel, describe, open_model
 
 TOKENS = 1024       # of an answer, as in the task
 
 
 class Kept:
-    """Texts by problem in a file; with the tokens that they took."""
+    """Texts by problem in a file, whose first line is `of`: what they are answers of and to."""
 
-    def __init__(self, folder: str | None, name: str):
+    def __init__(self, folder: str | None, name: str, of: dict[str, str | int]):
         self._path = pathlib.Path(folder) / f"{name}.jsonl" if folder else None
         self.texts: dict[str, str] = {}
-        if self._path and self._path.exists():
-            self.texts = dict(json.loads(line) for line in self._path.read_text().splitlines())
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._path.exists():
+            self._path.write_text(json.dumps(of) + "\n")
+        first, *rest = map(json.loads, self._path.read_text().splitlines())
+        if first != of:
+            raise SystemExit(f"{self._path}: answers of another model or to other requests; name another --keep")
+        self.texts = dict(rest)
 
     def add(self, name: str, text: str) -> None:
         """Writes one down."""
         self.texts[name] = text
         if self._path:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:
                 file.write(json.dumps([name, text]) + "\n")
 
@@ -102,28 +107,21 @@ def main() -> None:
     request = task.asked("chat").config["doc_to_text"]
     rows = {row["id"]: row for row in task.rows[:args.limit]}
     asked = {name: request.replace("{{prompt}}", row["prompt"]) for name, row in rows.items()}
-    mine, other, spent = Kept(args.keep, "ours"), Kept(args.keep, "transformers"), [_cpu()]
+    of = {"model": describe(args.model)[1].id, "ours": describe(args.ours or args.model)[1].id, "request": request,
+          "max_tokens": TOKENS}
+    mine, other = Kept(args.keep, "ours", of), Kept(args.keep, "transformers", of)
     words = ours(args.ours or args.model, asked, mine, args.slots)
-    spent.append(_cpu())
     theirs(args.model, words, dict(list(asked.items())[:args.rival]), other, args.rival)
-    spent.append(_cpu())
     right = {"ours": passed(rows, mine.texts), "transformers": passed(rows, other.texts)}
     both = [name for name in other.texts if name in mine.texts]
     here = right["ours"] & set(both)
-    table = [["ours", len(mine.texts), len(right["ours"]), len(right["ours"]) / len(mine.texts), spent[1] - spent[0]],
-             ["ours, on these", len(both), len(here), len(here) / len(both), ""],
-             ["transformers", len(both), len(right["transformers"]), len(right["transformers"]) / len(both),
-              spent[2] - spent[1]]]
+    table = [["ours", len(mine.texts), len(right["ours"]), len(right["ours"]) / len(mine.texts)],
+             ["ours, on these", len(both), len(here), len(here) / len(both)],
+             ["transformers", len(both), len(right["transformers"]), len(right["transformers"]) / len(both)]]
     same = sum(mine.texts[name] == other.texts[name] for name in both)
-    report("HumanEval, greedy, in chat, beside transformers", ["side", "problems", "passed", "pass@1", "CPU s"], table,
+    report("HumanEval, greedy, in chat, beside transformers", ["side", "problems", "passed", "pass@1"], table,
            f"{same} of {len(both)} texts are equal; verdicts differ on "
-           f"{sorted((right['ours'] ^ right['transformers']) & set(both)) or 'none'}. CPU seconds: loading and "
-           "compiling included, nothing for what was kept.")
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+           f"{sorted((right['ours'] ^ right['transformers']) & set(both)) or 'none'}.")
 
 
 if __name__ == "__main__":
