@@ -79,7 +79,7 @@ def _measured(args: argparse.Namespace, config: Any, name: str) -> Any:
     judge = _judge(args, config) if args.judge else None
     if args.by == "style":
         return measured.style_results(name, read_answers(args.reference), judge, f"{args.out}.judge.jsonl",
-                                      args.command)
+                                      command=args.command)
     if args.by == "refusal":
         return measured.refusal_results(name, _harmless(args), judge, f"{args.out}.judge.jsonl", args.command)
     return measured.toxicity_results(name, _scorer(args, config), f"{args.out}.scores.jsonl", args.command)
