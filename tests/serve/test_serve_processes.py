@@ -127,7 +127,8 @@ class Pod:
             address = f"127.0.0.1:{probe.getsockname()[1]}"
         flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")
         command = [sys.executable, "-m", "easylm_imitation", "serve", "--model", str(run), "--port", "0", "--json",
-                   "--mesh", mesh, "--config.context=96", "--config.slots=4"]
+                   "--mesh", mesh, "--config.context=96", "--config.slots=4",
+                   "--config.limits.drain_seconds=300"]
         self.processes = [subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "XLA_FLAGS": flags, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2",
