@@ -18,6 +18,7 @@ from easylm_imitation.report.evidence import NOTHING, Evidence, is_evidence
 from easylm_imitation.schema import UserError
 
 Key = tuple[str, str, str]      # task, prompt form, metric
+_STEPS = 0.05       # the share by which the updates of runs may differ that differ in their seed alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def make_trios(models: list[Measured], evidence: Evidence = NOTHING) -> list[Tri
     cells: dict[tuple, list[Measured]] = {}
     for model in order:
         cells.setdefault(_cell(model.lineage, evidence), []).append(model)
-    apart = [group for runs in cells.values() for group in _distinct_seeds(runs)]
+    apart = [group for runs in cells.values() for alike in _alike_in_steps(runs) for group in _distinct_seeds(alike)]
     return [_trio(tuple(sorted(runs, key=_seed)), models) for runs in apart]
 
 
@@ -107,7 +108,23 @@ def _cell(lineage: Lineage, evidence: Evidence) -> tuple:
     data = evidence.data_of(lineage)
     name = re.sub(rf"[-_. ]*(?:seed|s)?[-_. ]*{lineage.seed}$", "", lineage.name, flags=re.IGNORECASE)
     return (name, lineage.base, lineage.init, lineage.teachers, data.recipe if data else lineage.data_card,
-            lineage.template, lineage.tokenizer, lineage.mixed, lineage.step)
+            lineage.template, lineage.tokenizer, lineage.mixed)
+
+
+def _alike_in_steps(runs: list[Measured]) -> list[list[Measured]]:
+    """Runs as long as one another: other seeds pack an epoch into a few more or fewer updates (`_STEPS`), while the
+    checkpoints of a run are further apart."""
+    groups: list[list[Measured]] = []
+    for run in sorted(runs, key=_steps):
+        if groups and _steps(run) <= _steps(groups[-1][0]) * (1 + _STEPS) + 1:
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+    return groups
+
+
+def _steps(model: Measured) -> int:
+    return model.lineage.step or 0
 
 
 def _distinct_seeds(runs: list[Measured]) -> list[list[Measured]]:

@@ -1,7 +1,7 @@
 """The verdict: what the numbers of a folder of results say, in words that follow from the numbers alone.
 
 Fixed rules choose the words (compare.finding_of). A change is *measurable* when its 95% interval leaves out zero and
-its p-value, adjusted by Holm's rule for everything that the verdict asks, is below 0.05. It is *absent* when its
+its p-value, adjusted by Holm's rule for all that is asked of the imitation, is below 0.05. It is *absent* when its
 interval stays within 5 points of zero (or a quarter of a measurable gap); in between there are not enough data. A
 finding *flips* when it is a measurable gain in one view and a measurable loss in another; it *depends on the form* when
 it is measurable in one view and not in another.
@@ -97,10 +97,9 @@ def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), eviden
     compared = [compare(trio, evidence) for trio in trios]
     steps = [Step(trio, made.rows, _base_level(made.views), evidence.datasets(trio.imitation.lineage))
              for trio, made in zip(trios, compared)]
-    views, climbed = _adjusted([made.views for made in compared], ladders(steps))
-    tasks = _adjusted_tasks([made.tasks for made in compared])
-    made = [_imitation(trio, *own, contamination(trio, raw.rows, evidence), evidence)
-            for trio, raw, *own in zip(trios, compared, tasks, views)]
+    climbed = _adjusted_ladders(ladders(steps))
+    made = [_imitation(trio, _adjusted_tasks(raw.tasks), _adjusted(raw.views),
+                       contamination(trio, raw.rows, evidence), evidence) for trio, raw in zip(trios, compared)]
     refusals = [line for raw in compared for line in raw.refusals]
     missing = [*(line for trio in trios for line in trio.missing), *_contamination_notes(made), *_lacking(models)]
     if not trios:
@@ -130,33 +129,29 @@ def _lacking(models: Sequence[Measured]) -> Iterator[str]:
 # ── many comparisons ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _adjusted(views: list[list[View]], climbed: list[Ladder]) -> tuple[list[list[View]], list[Ladder]]:
-    """Everything that the conclusion rests on is one family: changes and indices of all views, and the ladders."""
-    flat = [view for own in views for view in own]
-    asked = [("change", view.numbers.change.p) for view in flat if view.numbers.change]
-    asked += [("index", view.index.index.p) for view in flat if view.index]
-    asked += [("ladder", ladder.difference.p) for ladder in climbed]
-    adjusted = statistics.holm([p for _, p in asked])
-    of = {kind: iter([p for (own, _), p in zip(asked, adjusted) if own == kind])
-          for kind in ("change", "index", "ladder")}
-    flat = [dataclasses.replace(view, numbers=_judged(view.numbers, next(of["change"]))) if view.numbers.change
-            else view for view in flat]
-    flat = [dataclasses.replace(view, p_index=next(of["index"])) if view.index else view for view in flat]
-    climbed = [dataclasses.replace(ladder, p_holm=p, finding=finding_of(ladder.difference, None, p))
-               for ladder, p in zip(climbed, of["ladder"])]
-    left = iter(flat)
-    return [[next(left) for _ in own] for own in views], climbed
+def _adjusted(views: list[View]) -> list[View]:
+    """One imitation's changes and indices are one family: what is said of it hangs on nothing else in the folder."""
+    changed, indexed = ([view for view in views if view.numbers.change], [view for view in views if view.index])
+    adjusted = statistics.holm([*(v.numbers.change.p for v in changed), *(v.index.index.p for v in indexed)])
+    of_change, of_index = (dict(zip(map(id, own), ps)) for own, ps in (
+        (changed, adjusted), (indexed, adjusted[len(changed):])))
+    return [dataclasses.replace(view, p_index=of_index.get(id(view)), numbers=_judged(
+        view.numbers, of_change[id(view)]) if view.numbers.change else view.numbers) for view in views]
 
 
-def _adjusted_tasks(tasks: list[list[TaskComparison]]) -> list[list[TaskComparison]]:
-    """Single tasks are a family of their own, beside the conclusion."""
-    flat = [task for own in tasks for task in own]
-    with_change = [task for task in flat if task.numbers.change]
-    p_values = [task.numbers.change.p if task.p_value is None or task.form == "style" else task.p_value
-                for task in with_change]
-    adjusted = dict(zip(map(id, with_change), statistics.holm(p_values)))
-    return [[dataclasses.replace(task, numbers=_judged(task.numbers, adjusted[id(task)])) if id(task) in adjusted
-             else task for task in own] for own in tasks]
+def _adjusted_ladders(climbed: list[Ladder]) -> list[Ladder]:
+    adjusted = statistics.holm([ladder.difference.p for ladder in climbed])
+    return [dataclasses.replace(ladder, p_holm=p, finding=finding_of(ladder.difference, None, p))
+            for ladder, p in zip(climbed, adjusted)]
+
+
+def _adjusted_tasks(tasks: list[TaskComparison]) -> list[TaskComparison]:
+    """One imitation's single tasks are a family of their own, beside the conclusion."""
+    changed = [task for task in tasks if task.numbers.change]
+    adjusted = dict(zip(map(id, changed), statistics.holm(
+        [task.numbers.change.p if task.p_value is None or task.form == "style" else task.p_value for task in changed])))
+    return [dataclasses.replace(task, numbers=_judged(task.numbers, adjusted[id(task)])) if id(task) in adjusted
+            else task for task in tasks]
 
 
 def _judged(numbers: Numbers, p: float) -> Numbers:

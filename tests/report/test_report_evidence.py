@@ -105,6 +105,16 @@ def test_runs_that_differ_in_their_seed_are_one_imitation(tmp_path):
     assert found == [1, 1, 3]
 
 
+def test_other_seeds_may_take_a_few_more_updates_and_checkpoints_stand_apart(tmp_path):
+    """Packing puts the rows of an epoch, in another order, into 320 updates or 328."""
+    for seed, steps in enumerate((160, 320, 328, 323)):
+        write(tmp_path, dataclasses.replace(student(seed, name=f"student-s{seed}"), step=steps), task(shares(60)))
+    for steps in (160, 320):
+        write(tmp_path, dataclasses.replace(student(0, name=f"single{steps}"), step=steps), task(shares(60)))
+    found = {trio.name: [run.lineage.step for run in trio.runs] for trio in make_trios(read_results(tmp_path)[0])}
+    assert found == {"student-s0": [160], "student": [320, 328, 323], "single160": [160], "single320": [320]}
+
+
 def test_a_seed_that_comes_twice_is_no_replicate(tmp_path):
     """Then the runs differ in something that no lineage tells, such as the learning rate."""
     first = student(1)
@@ -186,6 +196,16 @@ def test_many_comparisons_are_adjusted(tmp_path):
     assert among.change == alone.change
     assert among.finding != "lost"
     assert among.p_holm == pytest.approx(40 * alone.p_holm, rel=0.01)
+
+
+def test_what_is_said_of_an_imitation_hangs_on_no_other(tmp_path):
+    tasks = [task(shares(62), name) for name in ("one", "two")]
+    write_trio(tmp_path, *[[task(shares(n), name) for name in ("one", "two")] for n in (57, 50, 95)])
+    alone = verdict(tmp_path).imitations[0]
+    for n in range(30):
+        write(tmp_path, student(1, f"other{n}", f"CARD{n}"), *tasks)
+    among = next(made for made in verdict(tmp_path).imitations if made.imitation.name == alone.imitation.name)
+    assert (among.views, among.tasks, among.headline) == (alone.views, alone.tasks, alone.headline)
 
 
 def test_published_numbers_of_the_measured_benchmarks_are_laid_beside(tmp_path):
