@@ -109,7 +109,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> jax.Ar
     scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32) * h ** -0.5
     scores = jnp.where(seen[:, None, None], scores, _HIDDEN)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(b, t, n, h)
+    return _by_row(jnp.einsum("bkgts,bskh->bkgth", weights, v))     # asked for as [b, t, ...], a CPU turns v around
 
 
 def _order(q: jax.Array) -> jax.Array:
