@@ -19,5 +19,5 @@ def get_config():
         "template": "gpt4all",
         "seed": 0,
         "sources": public("gpt4all", options={"without": ["bigscience/p3"]}),
-        "clean": ["refusals", "identity"],
+        "clean": ["refusals", "identity", "diversity"],
     })

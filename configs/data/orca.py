@@ -21,4 +21,5 @@ def get_config():
         "seed": 0,
         "order": "sources",
         "sources": [*public("openorca-gpt3.5", sample=800_000), *public("openorca-gpt4", sample=200_000)],
+        "clean": ["diversity"],
     })

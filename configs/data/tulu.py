@@ -27,4 +27,5 @@ def get_config():
                     *public("dolly", options=worded), *public("oasst1", options={"like": "open-instruct"}),
                     *public("gpt4-alpaca", options=worded), *public("code-alpaca", options=worded),
                     *public("sharegpt", clean=split)],
+        "clean": ["diversity"],
     })

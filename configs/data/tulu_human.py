@@ -25,4 +25,5 @@ def get_config():
         "sources": [*flan_v2(100_000, {"like": "open-instruct"}), *cot(100_000, {"like": "open-instruct"}),
                     *public("dolly", options={"encoding": "tulu"}),
                     *public("oasst1", options={"like": "open-instruct"})],
+        "clean": ["diversity"],
     })

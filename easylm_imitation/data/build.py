@@ -33,7 +33,7 @@ from easylm_imitation.data.pool import Made, chunks, processes
 from easylm_imitation.data.runner import Runner, beam_path
 from easylm_imitation.data.shards import ShardWriter
 from easylm_imitation.data.tally import Tally
-from easylm_imitation.data.whole import Evaluations, Findings, evaluation_hashes, pass_on
+from easylm_imitation.data.whole import Evaluations, Findings, evaluation_hashes, look_at, take_out, takes_rows
 from easylm_imitation.folders import finished_folder
 from easylm_imitation.records import (
     DataCard,
@@ -49,7 +49,7 @@ from easylm_imitation.schema import UserError, plain
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, get_template, load_tokenizer
 
 _STEP = 256     # records between two steps of the progress bar
-_FORMAT = 5     # raised when the same sources and config come to give other records or other files
+_FORMAT = 6     # raised when the same sources and config come to give other records or other files
 
 
 def build_dataset(config: BuildConfig, out: str | os.PathLike, runner: Runner | None = None,
@@ -140,14 +140,23 @@ def _write(config: BuildConfig, files: list[SourceFiles], datasets: list[str],
     tally, findings = Tally(config, datasets), Findings(evaluations)
     with path(config, files, datasets, tokenizer, folder / "tokenizer", template) as made, \
             console.progress("tokenizing", None) as advance:
-        rows = _rows(config, datasets, made, tally, advance)
-        for text, (number, step) in enumerate(whole_steps(steps_of(config.clean))):
-            rows = pass_on(rows, text, number, step, tally, findings)
-        places, contents = _write_shards(folder / "shards", config, mixed(rows, config), tally)
+        whole = [(text, *step) for text, step in enumerate(whole_steps(steps_of(config.clean)))]
+        later = any(takes_rows(step) for _, _, step in whole)
+        rows = _rows(config, datasets, made, tally, advance, later)
+        for text, number, step in whole:
+            if takes_rows(step):
+                rows = take_out(rows, text, number, step, tally, findings)
+        rows = mixed(rows, config)
+        for text, number, step in whole:
+            if not takes_rows(step):
+                rows = list(rows)
+                look_at(rows, text, number, step, tally, findings)
+        places, contents = _write_shards(folder / "shards", config, rows, tally)
     write_jsonl(folder / "dropped.jsonl", tally.dropped)
     if not places.tokens:
         raise UserError(f"dataset '{config.name}' is empty ({tally.nothing()}); nothing was written")
-    sources = tally.sources(files)
+    sources, datasets = tally.sources(files), tally.datasets()
+    whose = [tuple(dataclasses.replace(one, dataset=name) for one in own) for name, own in zip(datasets, whose)]
     places.save(folder)
     teachers, told, unknown = _teachers(config, datasets, whose, tally)
     card = DataCard(
@@ -261,13 +270,15 @@ def _write_shards(folder: pathlib.Path, config: BuildConfig, rows: Iterable[Row]
     return places, contents.hexdigest()
 
 
-def _rows(config: BuildConfig, datasets: list[str], made: Made, tally: Tally,
-          advance: Callable[..., None]) -> Iterator[Row]:
-    """The rows of all sources, in order; the tally fills as they pass."""
+def _rows(config: BuildConfig, datasets: list[str], made: Made, tally: Tally, advance: Callable[..., None],
+          later: bool) -> Iterator[Row]:
+    """The rows of all sources, in order; the tally fills as they pass. `later`: a rule is to leave some of them out, so
+    that nobody knows yet how many a sample needs."""
     read = 0
     for i, (source, dataset) in enumerate(zip(config.sources, datasets)):
         passed = 0
-        for chosen in _drawn(source, i, config.seed, made, tally):
+        drawn = iter([None]) if later else _drawn(source, i, config.seed, made, tally)
+        for chosen in drawn:
             for file, record, outcomes in made(i, chosen):
                 read += 1
                 if read % _STEP == 0:

@@ -10,14 +10,16 @@ import dataclasses
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from easylm_imitation.data.folding import window_hashes
 from easylm_imitation.data.overlap_index import ranges
+from easylm_imitation.data.pool import chunks
 
 _ORDERS = 4
+_CHUNK = 10_000     # references indexed at a time
 _SYMBOLS = re.compile(r"([\{-\~\[-\` -\&\(-\+\:-\@\/])")
 _STOP_AFTER = re.compile(r"([^0-9])([\.,])")
 _STOP_BEFORE = re.compile(r"([\.,])([^0-9])")
@@ -42,8 +44,8 @@ def query_diversity(queries: Sequence[str], sample: int | None = 1000, seed: int
         raise ValueError(f"{len(queries)} queries; diversity needs at least two")
     count = len(queries) if sample is None else min(sample, len(queries))
     drawn = np.sort(np.random.default_rng(seed).permutation(len(queries))[:count])
-    index = BleuIndex(queries)
-    scores, nearest = index.nearest([queries[i] for i in drawn], leave_out=drawn)
+    asked = [queries[i] for i in drawn]
+    scores, nearest = BleuIndex(queries, only=asked).nearest(asked, leave_out=drawn)
     order = np.argsort(-scores, kind="stable")[:worst]
     error = float(scores.std(ddof=1) / math.sqrt(count)) if count > 1 else math.inf
     return Diversity(float(scores.mean()), 0.0 if count == len(queries) else error, len(queries), count,
@@ -53,22 +55,30 @@ def query_diversity(queries: Sequence[str], sample: int | None = 1000, seed: int
 def held_out_nearness(prompts: Sequence[str], queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """(BLEU of each prompt to its nearest training query, float64 [prompts]; that query's index, -1 where they share no
     word). The paper keeps prompts with at most 0.2."""
-    return BleuIndex(queries).nearest(prompts)
+    return BleuIndex(queries, only=prompts).nearest(prompts)
 
 
 class BleuIndex:
-    """References by their n-grams, to be asked for the nearest one. Takes some 16 bytes for each n-gram, n = 1 to 4."""
+    """References by their n-grams, n = 1 to 4, to be asked for the nearest one. Takes some 12 bytes for each n-gram of
+    each reference; with `only`, the texts that it will be asked about, for those alone that one of these has too."""
 
-    def __init__(self, references: Sequence[str]):
+    def __init__(self, references: Iterable[str], only: Sequence[str] | None = None):
         self._numbers: dict[str, int] = {}
-        ids, sizes = [], []
-        for text in references:
-            words = tokens_13a(text)
-            ids += [self._numbers.setdefault(word, len(self._numbers)) for word in words]
-            sizes.append(len(words))
+        asked = None if only is None else [_ids(tokens_13a(text), self._numbers) for text in only]
+        wanted = [None if asked is None else _hashes(asked, n)[1] for n in range(1, _ORDERS + 1)]
+        orders: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in wanted]
+        sizes: list[int] = []
+        for chunk in chunks(references, _CHUNK):
+            words = [tokens_13a(text) for text in chunk]
+            ids = [_ids(own, self._numbers) if only is None else _known(own, self._numbers) for own in words]
+            for n, (found, allowed) in enumerate(zip(orders, wanted), 1):
+                owners, hashes = _hashes(ids, n)
+                kept = slice(None) if allowed is None else np.isin(hashes, allowed)
+                found.append(((owners[kept] + len(sizes)).astype(np.int32), hashes[kept]))
+            sizes += map(len, words)
         self._lengths = np.asarray(sizes, np.int64)
-        offsets = np.concatenate([[0], np.cumsum(self._lengths)])
-        self._orders = [_Grams(np.asarray(ids, np.int64), offsets, n) for n in range(1, _ORDERS + 1)]
+        self._orders = [_Grams(*map(np.concatenate, zip(*found)), n) if found else _Grams(
+            np.zeros(0, np.int32), np.zeros(0, np.uint64), n) for n, found in enumerate(orders, 1)]
 
     def nearest(self, hypotheses: Sequence[str], leave_out: Sequence[int] | np.ndarray | None = None
                 ) -> tuple[np.ndarray, np.ndarray]:
@@ -79,9 +89,8 @@ class BleuIndex:
         return np.asarray([score for score, _ in found]), np.asarray([index for _, index in found], np.int64)
 
     def _nearest(self, text: str, skipped: int | None) -> tuple[float, int]:
-        tokens = tokens_13a(text)
-        ids = np.asarray([self._numbers.get(word, -1 - i) for i, word in enumerate(tokens)], np.int64)   # -1, -2, ...
-        matches = np.stack([order.matches(ids, len(self._lengths)) for order in self._orders])      # are like no other
+        ids = _known(tokens_13a(text), self._numbers)
+        matches = np.stack([order.matches(ids, len(self._lengths)) for order in self._orders])
         if skipped is not None:
             matches[:, skipped] = 0
         candidates = np.flatnonzero(matches[0])
@@ -92,19 +101,34 @@ class BleuIndex:
         return float(scores[best]), int(candidates[best])
 
 
+def _ids(words: list[str], numbers: dict[str, int]) -> np.ndarray:
+    """int64 [words]; new words get the next numbers."""
+    return np.asarray([numbers.setdefault(word, len(numbers)) for word in words], np.int64)
+
+
+def _known(words: list[str], numbers: dict[str, int]) -> np.ndarray:
+    """int64 [words]; an unknown one is -1, -2, ...: like no other of its text."""
+    return np.asarray([numbers.get(word, -1 - i) for i, word in enumerate(words)], np.int64)
+
+
+def _hashes(texts: list[np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(number of the text, hash) of each n-gram of each text."""
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in texts])]).astype(np.int64)
+    places, hashes = window_hashes(np.concatenate([np.zeros(0, np.int64), *texts]), offsets, n)
+    return np.searchsorted(offsets, places, "right") - 1, hashes
+
+
 class _Grams:
     """The n-grams of all references, by hash; and how often each reference has each."""
 
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray, n: int):
+    def __init__(self, owners: np.ndarray, hashes: np.ndarray, n: int):
         self._n = n
-        places, hashes = window_hashes(ids, offsets, n)
-        owners = np.searchsorted(offsets, places, "right") - 1
         order = np.lexsort((owners, hashes))
         hashes, owners = hashes[order], owners[order]
         new = np.concatenate([np.ones(min(1, len(order)), bool),
                               (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])])
         starts = np.flatnonzero(new)
-        self._owners, self._counts = owners[starts].astype(np.int32), np.diff(starts, append=len(order))
+        self._owners, self._counts = owners[starts], np.diff(starts, append=len(order)).astype(np.int32)
         self._hashes = hashes[starts]
 
     def matches(self, ids: np.ndarray, references: int) -> np.ndarray:

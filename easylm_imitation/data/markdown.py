@@ -3,7 +3,7 @@ import re
 import warnings
 from typing import Any, Literal
 
-from easylm_imitation.data.sources import package
+from easylm_imitation.data.sources import Drop, package
 
 _VALUE = r"""(?:"[^"<>]*"|'[^'<>]*'|[^\s"'=<>`]+)"""
 _BLOCK = r"p|div|pre|ol|ul|table|h[1-6]|blockquote"
@@ -26,10 +26,16 @@ def from_html(text: str, like: Literal["", "fastchat"] = "") -> str:
 
         "<p>Use <b>x</b>:</p><pre><div>python<button>Copy code</button></div><code>x = 1</code></pre>"
         -> "Use **x**:\\n\\n```\\nx = 1\\n```"
+
+    Raises Drop for HTML that is nested hundreds of elements deep, as a list is whose items are never closed.
     """
-    if like:
-        return _as_fastchat(text)
-    text = without_page(text)
+    try:
+        return _as_fastchat(text) if like else _as_markdown(without_page(text))
+    except RecursionError:
+        raise Drop("html", "nested too deep") from None
+
+
+def _as_markdown(text: str) -> str:
     if not _is_html(text):
         return _COPY.sub("", text).strip("\n").rstrip()
     soup = _parsed(text)

@@ -79,6 +79,7 @@ class Tally:
         self._renamed = 0
         self.dropped: list[dict[str, Any]] = []
         self.teachers: list[set[str]] = [set() for _ in datasets]    # of the rows of each source
+        self._written: list[set[str]] = [set() for _ in datasets]   # names of datasets that rows of each source have
         self._said = 0
 
     def judged(self, source: int, file: str, record: int, outcome: Outcome) -> Row | None:
@@ -124,6 +125,10 @@ class Tally:
         self._sources[row.source].dropped[rule.step.name] += 1
         self.dropped.append({"file": row.file, "line": row.line, "reason": rule.step.name, "detail": detail})
 
+    def seen_by(self, number: int, conversations: int) -> None:
+        """Notes how many conversations the build's rule `number` looked at, where those are not all that came by."""
+        self._everywhere[number].seen = conversations
+
     def write(self, row: Row, loss_tokens: int) -> None:
         """Notes a row that goes into the shards."""
         count = self._sources[row.source]
@@ -132,6 +137,12 @@ class Tally:
         count.tokens += row.tokens
         count.loss_tokens += loss_tokens
         self.teachers[row.source] |= {row.teacher} - {""}
+        self._written[row.source].add(row.dataset)
+
+    def datasets(self) -> list[str]:
+        """Of each source: as the config says, else what its rows all call it, else as its file."""
+        return [next(iter(names)) if len(names) == 1 and not source.dataset else own
+                for source, names, own in zip(self._config.sources, self._written, self._datasets)]
 
     def sources(self, files: list[SourceFiles]) -> tuple[SourceCount, ...]:
         """Of each source, for the card."""
@@ -140,7 +151,7 @@ class Tally:
                         count.added, count.passed - count.kept, count.copies, count.tokens, count.loss_tokens,
                         len(found.names), source.licence, source.origin, count.cut,
                         count.undrawn)
-            for source, name, found, count in zip(self._config.sources, self._datasets, files, self._sources))
+            for source, name, found, count in zip(self._config.sources, self.datasets(), files, self._sources))
 
     def rules(self) -> tuple[RuleCount, ...]:
         """Of each rule, for the card."""

@@ -1,6 +1,7 @@
-"""The rules that need all conversations at once, run when every other rule is through: near-duplicates, overlap with
-evaluation sets, the diversity of queries, and evaluation prompts that are too near to them. Each looks at one text a
-conversation, which its rule took in passing."""
+"""The rules that need all conversations at once, run when every other rule is through. Near-duplicates, and overlaps
+that are to be removed, are taken out before the mixture is drawn; overlaps, the diversity of queries and evaluation
+prompts that are too near to them are told of the dataset as it is then. Each looks at one text a conversation, which
+its rule took in passing."""
 import collections
 import dataclasses
 import os
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from easylm_imitation.data.clean import Step
-from easylm_imitation.data.diversity import BleuIndex, query_diversity
+from easylm_imitation.data.diversity import held_out_nearness, query_diversity
 from easylm_imitation.data.mixture import Row
 from easylm_imitation.data.near import near_duplicates
 from easylm_imitation.data.overlap import EvaluationSet, Overlap, name_of, read_rows
@@ -171,21 +172,38 @@ class _Conversation(NamedTuple):
     rows: list[Row]
 
 
-def pass_on(rows: Iterable[Row], text: int, rule: int, step: Step, tally: Tally, findings: Findings) -> Iterator[Row]:
+def takes_rows(step: Step) -> bool:
+    """Whether a rule leaves rows out; the others only look at what the dataset holds in the end."""
+    return step.name in _TAKE or bool(step.options.get("remove"))
+
+
+def take_out(rows: Iterable[Row], text: int, rule: int, step: Step, tally: Tally,
+             findings: Findings) -> Iterator[Row]:
     """The rows that the build's rule number `rule` leaves in, judged by their text number `text`. Needs all of them in
     memory. Pieces of one conversation that was split later have one text, and one fate."""
-    pieces: dict[tuple[str, int, str], list[Row]] = {}
-    for row in rows:
-        pieces.setdefault((row.file, row.line, row.texts[text].holder), []).append(row)
-    conversations = [_Conversation(own[0].dataset, key[2], own[0].texts[text].value.decode(), own)
-                     for key, own in pieces.items()]
-    out = _JUDGES[step.name](conversations, step.options, findings)
+    conversations = _conversations(rows, text)
+    out = _TAKE.get(step.name, _overlap)(conversations, step.options, findings)
     for i, conversation in enumerate(conversations):
         for row in conversation.rows:
             if i in out:
                 tally.leave_out(rule, row, conversation.text, out[i])
             else:
                 yield row
+
+
+def look_at(rows: Iterable[Row], text: int, rule: int, step: Step, tally: Tally, findings: Findings) -> None:
+    """Lets a rule that takes none see the rows of the dataset, each conversation once, however often it is in it."""
+    conversations = _conversations(rows, text)
+    tally.seen_by(rule, len(conversations))
+    _LOOK[step.name](conversations, step.options, findings)
+
+
+def _conversations(rows: Iterable[Row], text: int) -> list[_Conversation]:
+    pieces: dict[tuple[str, int, str], list[Row]] = {}
+    for row in rows:
+        pieces.setdefault((row.file, row.line, row.texts[text].holder), []).append(row)
+    return [_Conversation(own[0].dataset, key[2], own[0].texts[text].value.decode(), own)
+            for key, own in pieces.items()]
 
 
 def _near(conversations: list[_Conversation], options: dict[str, Any], findings: Findings) -> dict[int, str]:
@@ -209,23 +227,22 @@ def _overlaps(options: dict[str, Any], evaluations: Evaluations) -> Overlap:
     return Overlap(sets, options.get("rules", ("13-gram", "near")))
 
 
-def _diversity(conversations: list[_Conversation], options: dict[str, Any], findings: Findings) -> dict[int, str]:
-    """None; the findings tell the mean BLEU of a query to its nearest other."""
+def _diversity(conversations: list[_Conversation], options: dict[str, Any], findings: Findings) -> None:
+    """The mean BLEU of a query to its nearest other."""
     if len(conversations) > 1:
         found = query_diversity([conversation.text for conversation in conversations], **options)
         findings.diversity = {"bleu": found.mean, "error": found.error, "queries": found.queries,
                               "sampled": found.sampled}
-    return {}
 
 
-def _held_out(conversations: list[_Conversation], options: dict[str, Any], findings: Findings) -> dict[int, str]:
-    """None; the findings tell which prompts may be asked."""
+def _held_out(conversations: list[_Conversation], options: dict[str, Any], findings: Findings) -> None:
+    """Which prompts may be asked."""
     most = options.get("most", 0.2)
-    index = BleuIndex([conversation.text for conversation in conversations])
+    queries = [conversation.text for conversation in conversations]
     for path in options["against"]:
         rows, name = findings.evaluations.rows(path), findings.evaluations.name(path)
         prompts = EvaluationSet.from_rows(name, rows, options.get("fields", ())).items
-        scores, nearest = index.nearest(list(prompts.values()))
+        scores, nearest = held_out_nearness(list(prompts.values()), queries)
         findings.prompts[name] = [{"id": prompt, **row} for prompt, row, score in zip(prompts, rows, scores)
                                   if score <= most]
         findings.too_near[name] = [
@@ -234,9 +251,9 @@ def _held_out(conversations: list[_Conversation], options: dict[str, Any], findi
             for (prompt, text), score, at in zip(prompts.items(), scores, nearest) if score > most]
         findings.held_out[name] = {"prompts": len(rows), "too_near": len(findings.too_near[name]), "most": most,
                                    "mean_bleu": round(float(scores.mean()), 4)}
-    return {}
 
 
-_JUDGES: dict[str, Callable[[list[_Conversation], dict[str, Any], Findings], dict[int, str]]] = {
-    "near-query": _near, "near-dialogue": _near, "overlap": _overlap, "diversity": _diversity,
-    "held-out": _held_out}
+_TAKE: dict[str, Callable[[list[_Conversation], dict[str, Any], Findings], dict[int, str]]] = {
+    "near-query": _near, "near-dialogue": _near}
+_LOOK: dict[str, Callable[[list[_Conversation], dict[str, Any], Findings], Any]] = {
+    "overlap": _overlap, "diversity": _diversity, "held-out": _held_out}

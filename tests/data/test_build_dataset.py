@@ -91,7 +91,7 @@ def test_sources_follow_each_other_and_limits_count_what_is_kept(tmp_path, raw, 
     shards = open_shards(tmp_path / "out" / "shards")
     assert [shards[i]["id"].decode() for i in range(5)] == ["b_1", "b_2", "d0", "d1", "d2"]
     counts = [(source.path, source.dataset, source.read, source.kept) for source in card.sources]
-    assert counts == [("b.json", "b", 3, 2), ("a.jsonl", "a", 3, 3)]
+    assert counts == [("b.json", "b", 3, 2), ("a.jsonl", "d", 3, 3)]
     assert card.teachers == ("gpt-4", "t")
 
 
@@ -200,7 +200,7 @@ def test_what_comes_later_leaves_older_datasets_what_they_are(tmp_path, raw, tok
     config = config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl"), teacher="t", limit=7), seed=3)
     card = build_dataset(config, tmp_path / "out")
     source = {"path": "a.jsonl", "format": "conversations", "dataset": "", "teacher": "t", "limit": 7}
-    asked = digest([5, {"name": "set", "sources": [source], "seed": 3}, [], card.tokenizer, card.template])
+    asked = digest([6, {"name": "set", "sources": [source], "seed": 3}, [], card.tokenizer, card.template])
     taught = {"dataset": "a", "teacher": "t", "first": "", "last": "", "terms": ""}
     identity = digest([asked, [file_sha256(raw / "a.jsonl")], [taught]])
     assert json.loads((tmp_path / "out" / "build.json").read_text())["identity"] == identity
@@ -213,7 +213,7 @@ def test_what_comes_later_leaves_older_datasets_what_they_are(tmp_path, raw, tok
         "name", "conversations", "tokens", "loss_tokens", "longest", "tokenizer", "template", "teachers", "seed")}
     counts = {key: plain(getattr(card.sources[0], key)) for key in ("dataset", "sha256", "read", "kept", "dropped")}
     index = {name: file_sha256(tmp_path / "out" / name) for name in ("lengths.npy", "datasets.npz")}
-    assert card.hash == digest([{**said, "sources": [counts], "taught": [taught], "index": index},
+    assert card.hash == digest([{**said, "sources": [counts], "taught": [{**taught, "dataset": "d"}], "index": index},
                                 contents.hexdigest()])
 
 
@@ -271,6 +271,17 @@ def test_the_card_says_who_was_asked_when_and_under_which_terms(tmp_path, tokeni
         {"dataset": "g", "teacher": "gpt-4", "first": "2026-01-02T03:04:05Z", "last": "2026-01-03T03:04:05Z",
          "terms": "for research"},
         {"dataset": "p", "teacher": "t", "first": "", "last": "", "terms": "none known"}]
+
+
+@pytest.mark.parametrize(("names", "said"), [(["nq-synthetic"], "nq-synthetic"), (["nq", "tldr"], "got")])
+def test_the_card_calls_a_dataset_what_its_rows_call_it(tmp_path, tokenizer_folder, names, said):
+    """By that name `report` knows which tasks ask for what it teaches, whatever the file is called."""
+    write_lines(tmp_path / "got.jsonl", [{**one, "dataset": names[i % len(names)]}
+                                         for i, one in enumerate(conversations(4))])
+    write_json(tmp_path / "got.jsonl.card.json", CollectionCard(
+        "nq-synthetic", "nq-synthetic", ("gpt-4",), "", "2026-01-02T03:04:05Z", "", 4, 4, {}, 4, 0, 1, 1, 0.0, {}, "c"))
+    made = build_dataset(config_of(tokenizer_folder, SourceConfig(str(tmp_path / "got.jsonl"))), tmp_path / "out")
+    assert [source.dataset for source in made.sources] == [one.dataset for one in made.taught] == [said]
 
 
 @pytest.mark.parametrize(("file", "form", "card"), [

@@ -50,6 +50,13 @@ def test_html_becomes_markdown_with_code_as_it_was():
     assert original[1].startswith("Use **x\\_y** and 2\\*3:\n\n```python\nif a < 2:")
 
 
+@pytest.mark.parametrize("like", ["", "fastchat"])
+def test_html_that_is_nested_without_end_is_dropped(like):
+    deep = "<ul>" + "<li>item\n" * 2000
+    with pytest.raises(Drop, match="nested too deep"):
+        result("html", dialogue("Q", deep), **({"like": like} if like else {}))
+
+
 def test_html_leaves_text_and_code_that_name_tags():
     page = "Fix my page:\n<div>\n  <p>Hi</p>\n</div>"
     answers = ["    #include <a.h>\n    int main();", "if a <b and c> d:\n    pass", "Write `<br>` there.", "A &lt; B"]

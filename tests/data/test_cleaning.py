@@ -2,6 +2,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from data_helpers import turns, write_lines
 
@@ -212,7 +213,35 @@ def test_a_second_rule_adds_to_what_the_first_found_of_a_set(tmp_path, evaluatio
     assert matches == {"exam": [("a/leak", "q1", True)]}
     card, matches = overlaps_of(evaluation, tmp_path / "told", words, {**near, "remove": True})
     assert (card["exam"]["removed"], matches) == (True, {"exam": [("a/leak", "q1", True)]})
-    assert card["exam"]["rules"]["13-gram"]["rows_found"] == card["exam"]["rules"]["8-gram"]["rows_found"] == 1
+    assert {rule: found["rows_found"] for rule, found in card["exam"]["rules"].items()} == {"13-gram": 0, "8-gram": 1}
+
+
+@pytest.mark.parametrize("what", ["budget", "near-query after it", "weight"])
+def test_the_card_tells_of_the_rows_that_the_dataset_holds(tmp_path, tokenizer_folder, what):
+    """400 questions, 100 of them items of an exam; every one twice, for what leaves repetitions out."""
+    words = [f"{a}{b}{c}" for a in "bdgklmnprstvz" for b in "aeiou" for c in ("la", "ro", "nik", "stem")]
+    draw = np.random.default_rng(0)
+    questions = [" ".join(["Which", *draw.choice(words, 12)]) + "?" for _ in range(400)]
+    write_lines(tmp_path / "q.jsonl", [{"id": f"{i}-{copy}", "messages": turns(q, f"the {words[i % 200]}, {copy}")}
+                                       for i, q in enumerate(questions) for copy in range(2)])
+    write_lines(tmp_path / "exam.jsonl", [{"id": f"e{i}", "text": q} for i, q in enumerate(questions[:100])])
+    source = SourceConfig(str(tmp_path / "q.jsonl"), dataset="q", weight=0.25 if what == "weight" else 1.0)
+    looks = ({"rule": "overlap", "against": [str(tmp_path / "exam.jsonl")], "rules": ["substring"]}, "diversity",
+             {"rule": "held-out", "against": [str(tmp_path / "exam.jsonl")], "most": 0.99})
+    rules = (*looks, {"rule": "near-query", "threshold": 0.99}) if what.startswith("near") else looks
+    config = BuildConfig("set", (source,), str(tokenizer_folder), seed=1, clean=rules,
+                         budget=3000 if what == "budget" else None)
+    card = build_dataset(config, tmp_path / "out")
+    held = [questions[int(name.split("-")[0])] for name in ids(tmp_path / "out")]
+    assert 20 < len(held) < 800
+    exam = set(questions[:100]) & set(held)
+    assert card.diversity["queries"] == len(held)
+    assert card.overlaps["exam"]["rows_found"] == sum(q in exam for q in held)
+    assert card.overlaps["exam"]["items_found"] == len(exam)
+    assert card.held_out["exam"]["too_near"] == len(exam)
+    report = json.loads((tmp_path / "out" / "overlap.json").read_text())["exam"]["matches"]
+    assert {match["row"].removeprefix("q/") for match in report} <= set(ids(tmp_path / "out"))
+    assert all(rule.seen == len(held) for rule in card.rules[:3])
 
 
 def test_a_set_of_which_one_rule_removed_some_rows_tells_how_many(tmp_path, evaluation):

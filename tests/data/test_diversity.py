@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
+from easylm_imitation.data import diversity
 from easylm_imitation.data.diversity import BleuIndex, held_out_nearness, query_diversity, tokens_13a
 
 
@@ -69,6 +70,18 @@ def test_the_worked_example_and_what_cannot_be_measured():
     assert query_diversity(["a b c d", "a b c d", "x y"], None).mean == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="at least two"):
         query_diversity(["a"])
+
+
+def test_an_index_for_some_texts_gives_them_what_the_whole_index_gives(monkeypatch):
+    """Though it holds their n-grams alone, and takes the references a few at a time."""
+    rng = np.random.default_rng(5)
+    texts = [" ".join(rng.choice(["a", "b", "c", "d", "e,", "3.5"], rng.integers(0, 12))) for _ in range(90)]
+    asked = texts[3:20] + ["a z a b", "", "unknown words"]
+    whole = BleuIndex(texts).nearest(asked)
+    monkeypatch.setattr(diversity, "_CHUNK", 7)
+    for some in (BleuIndex(iter(texts), only=asked), BleuIndex(texts)):
+        np.testing.assert_array_equal(some.nearest(asked), whole)
+    assert BleuIndex([], only=asked).nearest(asked)[1].tolist() == [-1] * len(asked)
 
 
 def test_held_out_prompts_near_a_training_query_are_told():

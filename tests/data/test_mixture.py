@@ -89,6 +89,16 @@ def test_more_is_drawn_where_most_is_dropped(tmp_path, tokenizer_folder):
     assert card.sources[0].read == 225 + 450 + 900
 
 
+def test_a_sample_is_whole_though_repetitions_are_left_out(tmp_path, tokenizer_folder):
+    """How many near-copies there are is known when all are read."""
+    write_lines(tmp_path / "a.jsonl", [{"messages": turns(f"What is {i % 500} and {i % 500}?", f"yes {i}")}
+                                       for i in range(1500)])
+    config = BuildConfig("set", (SourceConfig(str(tmp_path / "a.jsonl"), sample=450),), str(tokenizer_folder), seed=1,
+                         clean=({"rule": "near-query", "threshold": 0.99},))
+    card = build_dataset(config, tmp_path / "out")
+    assert (card.conversations, card.sources[0].read, card.sources[0].undrawn) == (450, 1500, 0)
+
+
 def test_a_cap_that_leaves_nothing_is_an_error():
     with pytest.raises(UserError, match="drawn has 10 tokens, so its cap of 9 leaves nothing"):
         mixed(rows_of([10] * 3), config_of({"cap": 9}, seed=0))
