@@ -170,7 +170,7 @@ def _exchanged(made: "Plan") -> None:
              "beside" if found.beside else "alone", _giga(found.moved),
              exchange_seconds(made.work.axes, found.axes, found.moved, made.pod)] for found in made.collectives]
     if rows:
-        console.table("exchanged, " + ("as compiled" if made.compiled else "by formula"),
+        console.table("exchanged, " + ("as compiled" if made.exchanged_as_compiled else "by formula"),
                       ["what", "over", "network", "work", "GB sent a device", "s"], rows)
 
 

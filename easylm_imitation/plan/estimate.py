@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from easylm_imitation.models import Adapters, LoraConfig, ModelConfig, create
 from easylm_imitation.plan.pods import Pod
-from easylm_imitation.sharding import AXES
+from easylm_imitation.sharding import AXES, across_slices
 from easylm_imitation.train import OptimizerConfig, TrainConfig, make_optimizer
 from easylm_imitation.train.speed import flops_per_token
 from easylm_imitation.train.state import abstract_state, bytes_per_device, frozen_base
@@ -207,10 +207,10 @@ def exchange_seconds(axes: Mapping[str, int], over: tuple[str, ...], moved: floa
 
 
 def between_slices(axes: Mapping[str, int], over: tuple[str, ...], pod: Pod) -> bool:
-    """Whether an exchange over some axes of the mesh goes over the data centre's network: `replica`, which lies across
-    the slices, or more devices than one slice has."""
-    return pod.devices > pod.fast_devices and (
-        "replica" in over or math.prod(axes[axis] for axis in over) > pod.fast_devices)
+    """Whether an exchange over some axes of the mesh goes over the data centre's network: one of them lies across
+    slices."""
+    outer = across_slices(axes, pod.devices // pod.fast_devices)
+    return any(outer[axis] > 1 for axis in over)
 
 
 def bandwidth(pod: Pod, size: int) -> float:

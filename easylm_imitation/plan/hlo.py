@@ -2,7 +2,8 @@
 
 The compiler's own cost analysis counts the body of a loop once and knows nothing of kernels; here a body counts as
 often as it runs. Ids in `replica_groups` are places in the mesh, so each collective is known by the axes that it runs
-over.
+over. Between slices of TPUs the compiler writes what a device gives to its host, which sums or gathers it over the slow
+network ("megascale").
 """
 import collections
 import dataclasses
@@ -12,8 +13,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from easylm_imitation.sharding import across_slices
+
 _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf" = (.*?) ({_KINDS})(-start)?\(")
+_SENT = re.compile(r" = \((\w+\[[\d,]*\]).* send\(.*_xla_megascale_transfer_type=\"(\w+)\"")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s64": 8, "u64": 8, "f64": 8}
 _SMALL = 1e5        # bytes a step below which a collective is not worth a line
 
@@ -49,8 +53,10 @@ class Program:
         own = sum(int(n) for line in self._lines[name] for n in re.findall(r'"estimated_cycles":"(\d+)"', line))
         return own + sum(times * self.cycles(body) for body, times in self._loops(name))
 
-    def collectives(self, mesh: Mapping[str, int]) -> list[Collective]:
+    def collectives(self, mesh: Mapping[str, int], slices: int = 1) -> list[Collective]:
         """Those of one step, largest first; `mesh`: the axes in order, with their sizes."""
+        self._across = tuple(axis for axis, times in across_slices(mesh, slices).items() if times > 1)
+        self._slices = slices
         sizes: collections.Counter[tuple] = collections.Counter()
         moved: collections.Counter[tuple] = collections.Counter()
         self._count("ENTRY", 1, mesh, sizes, moved)
@@ -73,6 +79,11 @@ class Program:
             key = match[2], _axes(group, mesh), beside
             sizes[key] += times * size
             moved[key] += times * _moved(match[2], size, len(group))
+        for line in self._lines[name]:
+            if sent := _SENT.search(line):
+                key, size = (sent[2].lower().replace("_", "-"), self._across, False), _size(sent[1], False)
+                sizes[key] += times * size
+                moved[key] += times * _moved(key[0], size, self._slices)
         for body, often in self._loops(name):
             self._count(body, times * often, mesh, sizes, moved)
 

@@ -6,7 +6,7 @@ compiler.
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from easylm_imitation.models import ModelConfig
 from easylm_imitation.plan import estimate
@@ -42,6 +42,11 @@ class Plan:
     def fits(self) -> bool:
         """Whether a device has room for it."""
         return self.peak is not None and self.peak <= self.pod.memory
+
+    @property
+    def exchanged_as_compiled(self) -> bool:
+        """Whether `collectives` are those of the compiled program; else, or where there are none, by formula."""
+        return any(isinstance(found, Collective) for found in self.collectives)
 
     @property
     def tokens_per_second(self) -> float:
@@ -136,12 +141,12 @@ def _plan(work: Work, pod: Pod, compiled: Compiled | UserError | None) -> Plan:
     memory, seconds = estimate.memory(work), estimate.seconds(work, pod)
     if not isinstance(compiled, Compiled):
         return Plan(work, pod, memory, memory.peak, "", seconds, tuple(estimate.exchanges(work, pod)), False, False)
-    collectives: list[Collective] = []
+    collectives: Sequence[Collective | Exchange] = estimate.exchanges(work, pod)
     clock = CLOCKS.get(pod.chip.name)
     if compiled.text:
         program = Program(compiled.text)
-        collectives = program.collectives(work.axes)
-        seconds = dataclasses.replace(seconds, **_exchanges(collectives, work, pod))
+        collectives = compiled_in = program.collectives(work.axes, pod.devices // pod.fast_devices)
+        seconds = dataclasses.replace(seconds, **_exchanges(compiled_in, work, pod))
         cycles = program.cycles() if clock else 0
         if cycles:
             kernel = work.config.accumulate * estimate.flops(work)[1] / ATTENTION / pod.flops

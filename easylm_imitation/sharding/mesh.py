@@ -4,9 +4,10 @@
 splits weights and batch, `tensor` splits heads, feed-forward and vocabulary, `sequence` splits the positions of a row.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from easylm_imitation.console import say
@@ -30,8 +31,36 @@ def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     used = math.prod(sizes.values())
     if used < len(devices):
         say(f"mesh '{text}' uses the first {used} of {len(devices)} devices")
-    return jax.make_mesh(tuple(sizes[a] for a in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES),
-                         devices=devices[:used])
+    shape, types = tuple(sizes[a] for a in AXES), (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices[:used]})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:used])
+    outer = across_slices(sizes, slices)
+    try:
+        placed = create_hybrid_device_mesh([size // outer[axis] for axis, size in sizes.items()],
+                                           [outer[axis] for axis in sizes], devices[:used],
+                                           allow_split_physical_axes=True)
+    except ValueError as error:     # slices of which only a part is used
+        raise UserError(f"mesh '{text}': {used} devices of {slices} slices: {error}") from None
+    return Mesh(placed, AXES, axis_types=types)
+
+
+def across_slices(sizes: Mapping[str, int], slices: int) -> dict[str, int]:
+    """By how much each axis goes across slices (parts of a machine that only a slow network joins), outermost first.
+
+    Raises UserError where the sizes cannot be laid over so many slices.
+
+    >>> across_slices({"replica": 2, "data": 1, "fsdp": 8, "tensor": 1, "sequence": 1}, 4)
+    {'replica': 2, 'data': 1, 'fsdp': 2, 'tensor': 1, 'sequence': 1}
+    """
+    outer, left = dict.fromkeys(AXES, 1), slices
+    for axis in AXES:
+        outer[axis] = math.gcd(sizes.get(axis, 1), left)
+        left //= outer[axis]
+    if left > 1:
+        mesh = ",".join(f"{axis}:{size}" for axis, size in sizes.items() if size > 1)
+        raise UserError(f"mesh '{mesh}' cannot be laid over {slices} slices; begin it with replica:{slices}")
+    return outer
 
 
 def mesh_sizes(text: str, count: int) -> dict[str, int]:

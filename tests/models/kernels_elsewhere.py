@@ -12,7 +12,7 @@ from easylm_imitation.models import attention
 from easylm_imitation.sharding import AXES, BATCH
 
 SHAPES = [(8, 2, 128, 0), (8, 8, 64, 700), (4, 1, 80, 0)]      # heads, KV heads, head dim, window
-LENGTH, LONG = 1024, 4096    # of rows that run, and of rows that are only compiled
+LENGTH, LONG = 1024, 8192    # of rows that run, and of rows that are only compiled: so long that the scores stand out
 TOPOLOGIES = {"v5e:2x4": {}, "v4:2x2x2": {"chip_config_name": "megacore"}, "v5p:2x2x2": {}}
 
 

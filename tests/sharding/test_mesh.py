@@ -1,10 +1,13 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType
 
 from easylm_imitation.schema import UserError
-from easylm_imitation.sharding import AXES, constrain, make_mesh
+from easylm_imitation.sharding import AXES, across_slices, constrain, make_mesh
 
 
 @pytest.mark.parametrize(("text", "sizes"), [
@@ -22,6 +25,36 @@ def test_fewer_devices_are_used_and_it_is_said(capsys):
     assert list(mesh.devices.flat) == jax.devices()[:4]
     assert "uses the first 4 of 8 devices" in capsys.readouterr().err
     assert make_mesh("fsdp:-1", jax.devices()[:2]).size == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Far:
+    """Passes for a device of a slice, or of a machine with GPUs."""
+    id: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "any"
+    process_index: int = 0
+
+
+@pytest.mark.parametrize(("text", "across"), [
+    ("replica:2,fsdp:-1", {"replica"}), ("data:2,fsdp:-1", {"data"}), ("fsdp:-1", {"fsdp"}),
+    ("fsdp:-1,tensor:2", {"fsdp"}), ("replica:4,fsdp:2", {"replica"})])
+def test_slices_lie_along_the_outermost_axes(text, across):
+    """Two slices of four, their devices named in any order: neighbours along every other axis share a slice."""
+    devices = [Far(i, i % 2) for i in range(8)]
+    mesh = make_mesh(text, devices)
+    assert sorted(device.id for device in mesh.devices.flat) == list(range(8))
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    for place, axis in enumerate(AXES):
+        assert (axis in across) == bool((slices.min(axis=place) != slices.max(axis=place)).any())
+
+
+def test_a_mesh_that_cannot_be_laid_over_the_slices_is_refused():
+    with pytest.raises(UserError, match="mesh 'fsdp:8' cannot be laid over 3 slices; begin it with replica:3"):
+        across_slices(dict.fromkeys(AXES, 1) | {"fsdp": 8}, 3)
+    with pytest.raises(UserError, match="mesh 'fsdp:4': 4 devices of 2 slices"):
+        make_mesh("fsdp:4", [Far(i, int(i > 2)) for i in range(8)])
 
 
 @pytest.mark.parametrize(("text", "message"), [
