@@ -152,8 +152,8 @@ class RunDir:
         return read_object(self.config) if self.holds_model() and self.config.is_file() else None
 
     def read_tokenizer(self) -> Tokenizer | None:
-        """The run's tokenizer, with the chat template of the dir that it came from; None for a run that was converted from
-        weights without. Raises UserError."""
+        """The run's tokenizer, with the chat template of the dir that it came from; None for a run that was converted
+        from weights without. Raises UserError."""
         if not self.tokenizer.exists():
             return None
         tokenizer = load_tokenizer(self.tokenizer)
