@@ -74,10 +74,24 @@ def roles(conversation: Conversation, *, repeated: Literal["join", "drop"] = "jo
     return dataclasses.replace(conversation, messages=(*system, *turns))
 
 
+# A model as models call themselves; no language that is a model of another, nor a person who works on AI.
+_MACHINE = (r"(?:an (?:ai|artificial intelligence)\b(?:[ -](?:language|text|chat|based|powered|model|assistant|program|"
+            r"system|chatbot|bot)\b)*+(?! (?:researcher|engineer|scientist|developer|expert|specialist|student|"
+            r"enthusiast|consultant|professor|ethicist|artist|lawyer|company|startup))|"
+            r"a (?:large )?language model(?: ai)?\b)")
+_NOT = r"(?: cannot| can't| can not|(?: am|'m) (?:unable|not able) to| won't be able to)"
+_DO = (r"(?:assist|help(?! (?:but|it|myself|\w+ing)\b)|fulfill?\b|provide|answer|comply|generate|create|engage in|"
+       r"browse the (?:internet|web)|perform (?:this|that|the) (?:task|action))")
 _REFUSALS = (
-    r"i(?:'m| am) sorry,? but (?:i |as an ai)", r"i apologi[sz]e,? but i", r"too many requests in 1 hour",
-    r"\bi (?:cannot|can't|am unable to|am not able to) (?:assist|help|fulfill|provide|answer|comply|generate|create)",
-    r"as an ai(?: language)? model,? i (?:cannot|can't|do not|don't|am not|am unable)")
+    r"i(?:'m| am) (?:(?:really|very|so|truly|deeply|terribly|extremely) )?sorry,? but (?:i |as an ai)",
+    rf"\bsorry,? (?:but i{_NOT}|(?:but )?(?:as|i am|i'm) {_MACHINE})",
+    rf"\bsorry,? i{_NOT} (?:{_DO}|do (?:that|this)\b|perform|browse|access|predict|complete)",
+    r"i apologi[sz]e,? but (?:i|as an ai)", r"too many requests in 1 hour", rf"\bi{_NOT} {_DO}",
+    rf"\bas {_MACHINE},? i(?: cannot| can't| do not| don't| am not|'m not| am unable|'m unable| have no| lack)\b",
+    rf"\bi(?: am|'m) (?:just |only )?{_MACHINE},?(?: and| so)?(?: i)? (?:cannot|can't|do not|don't|am not|am unable)\b",
+    r"\bi (?:must|have to|will have to) (?:respectfully |politely )?decline (?:(?:this|that) request|to (?:answer|"
+    r"assist|help|comply|respond|provide|generate|create|write|engage|participate|discuss|fulfil|do)\b)")
+_PUBLISHED_REFUSALS = {"gpt4all": ("ai language model", r"i'm sorry, i can't answer")}    # v1.1, and v1.2 too
 
 
 def refusal_in(text: str, phrases: tuple[str, ...] = _REFUSALS, until: int | None = 100) -> int | None:
@@ -87,18 +101,22 @@ def refusal_in(text: str, phrases: tuple[str, ...] = _REFUSALS, until: int | Non
 
 
 def refusals(conversation: Conversation, *, phrases: tuple[str, ...] = _REFUSALS,
-             where: Literal["start", "anywhere"] = "start") -> Conversation:
+             where: Literal["start", "anywhere"] = "start", like: Literal["", "gpt4all"] = "") -> Conversation:
     """Drops a conversation with an answer whose first 100 characters, or any part (`where`), match one of `phrases`:
-    regular expressions, whatever the case."""
+    regular expressions, whatever the case. `like="gpt4all"`: with GPT4All-J's two phrases anywhere."""
+    phrases = _PUBLISHED_REFUSALS[like] if like else phrases
     for message in _answers(conversation):
-        at = refusal_in(message.content, phrases, 100 if where == "start" else None)
+        at = refusal_in(message.content, phrases, 100 if where == "start" and not like else None)
         if at is not None:
             raise Drop("refusals", _around(message.content, at))
     return conversation
 
 
-_SELF = (r"as an ai(?: language)? model", r"\bi(?:'m| am) (?:an ai\b|chatgpt|gpt-?[34]|a (?:large )?language model)",
-         r"(?:trained|developed|created|made) by openai", r"\bmy name is chatgpt")
+_SELF = (r"as an ai(?: language)? model", rf"\bas {_MACHINE},? (?:i|my)\b",
+         rf"\bi(?:'m| am) (?:(?:just|only|simply|actually) )?(?:{_MACHINE}|chatgpt|gpt-?[34])",
+         r"(?:trained|developed|created|made) by (?:openai|anthropic)\b", r"\bmy name is chatgpt",
+         r"\b(?:i am|i'm|my name is) claude,? (?:an ai\b|a large|a language)",
+         r"\bi(?: am|'m| was)\b[^.\n]{0,60}\b(?:trained|developed|created|made) by (?:google|meta|microsoft)\b")
 _MENTIONS = {
     "fastchat": ("openai", "chatgpt"),
     "koala": ("openai", "chatgpt", "gpt-3", "chadgpt", "gpt3", "chat-gpt", "open-ai", "open ai"),
@@ -297,7 +315,7 @@ def held_out(conversation: Conversation, *, against: tuple[str, ...], fields: tu
 
 
 RULES: dict[str, Rule] = {
-    "html": Rule(html, alone=("turns",)), "roles": Rule(roles), "refusals": Rule(refusals),
+    "html": Rule(html, alone=("turns",)), "roles": Rule(roles), "refusals": Rule(refusals, alone=("phrases", "where")),
     "identity": Rule(identity, alone=("phrases",)),
     "numbering": Rule(numbering), "digits": Rule(digits), "language": Rule(language), "length": Rule(length),
     "tokens": Rule(tokens, "split"), "split": Rule(split, "split", alone=("long_round",)),
@@ -312,8 +330,9 @@ RULES: dict[str, Rule] = {
 _LEAST = {"repeats": 2, "tokens": 1, "sample": 1, "rounds_most": 1, "least": 0, "answer_least": 0, "seed": 0}
 
 
-def check_options(options: dict[str, Any], where: str) -> None:
-    """Raises UserError for an option of a rule that can do nothing, or only harm, with its value."""
+def check_options(options: dict[str, Any], defaults: dict[str, Any], where: str) -> None:
+    """Raises UserError for an option of a rule that can do nothing, or only harm, with its value, or beside the
+    `defaults` of the others."""
     for name, value in options.items():
         if value is None:
             continue
@@ -321,14 +340,23 @@ def check_options(options: dict[str, Any], where: str) -> None:
             raise UserError(f"{where}.{name}: {value} is too small; at least {_LEAST[name]}")
         if isinstance(value, float) and not 0 <= value <= 1:
             raise UserError(f"{where}.{name}: {value} is no share between 0 and 1")
-        if name == "most" and isinstance(value, int) and value < max(1, options.get("least", 0)):
-            raise UserError(f"{where}.most: {value} is too small; at least 1, and no less than `least`")
+        if name == "most" and isinstance(value, int) and value < 1:
+            raise UserError(f"{where}.most: {value} is too small; at least 1")
         if name in ("against", "rules", "phrases") and not value:
             raise UserError(f"{where}.{name}: names none; give at least one")
         if name == "threshold":
             _check_threshold(value, where)
         if name == "phrases":
             _check_phrases(value, where)
+    _check_bounds(options, defaults, where)
+
+
+def _check_bounds(options: dict[str, Any], defaults: dict[str, Any], where: str) -> None:
+    least, most = (options.get(name, defaults.get(name)) for name in ("least", "most"))
+    if least is not None and most is not None and least > most:
+        said = " and ".join(f"{name} is {value}{'' if name in options else ' unless it is set'}"
+                            for name, value in (("least", least), ("most", most)))
+        raise UserError(f"{where}: {said}, so everything would be dropped")
 
 
 def check_like(options: dict[str, Any], alone: tuple[str, ...], where: str) -> None:
