@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from easylm_imitation.data.markdown import from_html, without_page
 from easylm_imitation.data.near import banding
+from easylm_imitation.data.phrases import MENTIONS, PUBLISHED_REFUSALS, REFUSALS, SELF
 from easylm_imitation.data.sources import Drop, package
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
@@ -74,37 +75,17 @@ def roles(conversation: Conversation, *, repeated: Literal["join", "drop"] = "jo
     return dataclasses.replace(conversation, messages=(*system, *turns))
 
 
-# A model as models call themselves; no language that is a model of another, nor a person who works on AI.
-_MACHINE = (r"(?:an (?:ai|artificial intelligence)\b(?:[ -](?:language|text|chat|based|powered|model|assistant|program|"
-            r"system|chatbot|bot)\b)*+(?! (?:researcher|engineer|scientist|developer|expert|specialist|student|"
-            r"enthusiast|consultant|professor|ethicist|artist|lawyer|company|startup))|"
-            r"a (?:large )?language model(?: ai)?\b)")
-_NOT = r"(?: cannot| can't| can not|(?: am|'m) (?:unable|not able) to| won't be able to)"
-_DO = (r"(?:assist|help(?! (?:but|it|myself|\w+ing)\b)|fulfill?\b|provide|answer|comply|generate|create|engage in|"
-       r"browse the (?:internet|web)|perform (?:this|that|the) (?:task|action))")
-_REFUSALS = (
-    r"i(?:'m| am) (?:(?:really|very|so|truly|deeply|terribly|extremely) )?sorry,? but (?:i |as an ai)",
-    rf"\bsorry,? (?:but i{_NOT}|(?:but )?(?:as|i am|i'm) {_MACHINE})",
-    rf"\bsorry,? i{_NOT} (?:{_DO}|do (?:that|this)\b|perform|browse|access|predict|complete)",
-    r"i apologi[sz]e,? but (?:i|as an ai)", r"too many requests in 1 hour", rf"\bi{_NOT} {_DO}",
-    rf"\bas {_MACHINE},? i(?: cannot| can't| do not| don't| am not|'m not| am unable|'m unable| have no| lack)\b",
-    rf"\bi(?: am|'m) (?:just |only )?{_MACHINE},?(?: and| so)?(?: i)? (?:cannot|can't|do not|don't|am not|am unable)\b",
-    r"\bi (?:must|have to|will have to) (?:respectfully |politely )?decline (?:(?:this|that) request|to (?:answer|"
-    r"assist|help|comply|respond|provide|generate|create|write|engage|participate|discuss|fulfil|do)\b)")
-_PUBLISHED_REFUSALS = {"gpt4all": ("ai language model", r"i'm sorry, i can't answer")}    # v1.1, and v1.2 too
-
-
-def refusal_in(text: str, phrases: tuple[str, ...] = _REFUSALS, until: int | None = 100) -> int | None:
+def refusal_in(text: str, phrases: tuple[str, ...] = REFUSALS, until: int | None = 100) -> int | None:
     """Where an answer says one of `phrases`, within its first `until` characters; None where it does not."""
     found = _pattern(phrases).search(_straight(text)[:until])
     return None if found is None else found.start()
 
 
-def refusals(conversation: Conversation, *, phrases: tuple[str, ...] = _REFUSALS,
+def refusals(conversation: Conversation, *, phrases: tuple[str, ...] = REFUSALS,
              where: Literal["start", "anywhere"] = "start", like: Literal["", "gpt4all"] = "") -> Conversation:
     """Drops a conversation with an answer whose first 100 characters, or any part (`where`), match one of `phrases`:
     regular expressions, whatever the case. `like="gpt4all"`: with GPT4All-J's two phrases anywhere."""
-    phrases = _PUBLISHED_REFUSALS[like] if like else phrases
+    phrases = PUBLISHED_REFUSALS[like] if like else phrases
     for message in _answers(conversation):
         at = refusal_in(message.content, phrases, 100 if where == "start" and not like else None)
         if at is not None:
@@ -112,23 +93,12 @@ def refusals(conversation: Conversation, *, phrases: tuple[str, ...] = _REFUSALS
     return conversation
 
 
-_SELF = (r"as an ai(?: language)? model", rf"\bas {_MACHINE},? (?:i|my)\b",
-         rf"\bi(?:'m| am) (?:(?:just|only|simply|actually) )?(?:{_MACHINE}|chatgpt|gpt-?[34])",
-         r"(?:trained|developed|created|made) by (?:openai|anthropic)\b", r"\bmy name is chatgpt",
-         r"\b(?:i am|i'm|my name is) claude,? (?:an ai\b|a large|a language)",
-         r"\bi(?: am|'m| was)\b[^.\n]{0,60}\b(?:trained|developed|created|made) by (?:google|meta|microsoft)\b")
-_MENTIONS = {
-    "fastchat": ("openai", "chatgpt"),
-    "koala": ("openai", "chatgpt", "gpt-3", "chadgpt", "gpt3", "chat-gpt", "open-ai", "open ai"),
-}
-
-
-def identity(conversation: Conversation, *, phrases: tuple[str, ...] = _SELF,
+def identity(conversation: Conversation, *, phrases: tuple[str, ...] = SELF,
              like: Literal["", "fastchat", "koala"] = "") -> Conversation:
     """Drops a conversation whose answers say which model gives them (`phrases`, regular expressions). `like`: with any
     of that pipeline's words in any turn, so also what was only asked about them."""
     messages = conversation.messages if like else _answers(conversation)
-    pattern = _pattern(tuple(map(re.escape, _MENTIONS[like])) if like else phrases)
+    pattern = _pattern(tuple(map(re.escape, MENTIONS[like])) if like else phrases)
     for message in messages:
         found = pattern.search(_straight(message.content))
         if found:
