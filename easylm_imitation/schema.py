@@ -98,6 +98,12 @@ def arguments(function: collections.abc.Callable, mapping: collections.abc.Mappi
     return {key: _convert(hints[key], value, f"{where}.{key}") for key, value in mapping.items()}
 
 
+def defaults(function: collections.abc.Callable) -> dict[str, Any]:
+    """Those that the parameters of `function` have, by name."""
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
+
+
 def plain(value: Any) -> Any:
     """Dataclasses, tuples and mappings become dicts and lists that `json.dumps` takes."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Builds, shows a table of sources, returns the card. Raises Incomplete when records were malformed."""
     from easylm_imitation.data import MALFORMED, BuildConfig, Runner, build_dataset
+    from easylm_imitation.data.clean import named_tasks
     from easylm_imitation.data.show import show_rows
 
     if args.show < 0:
@@ -40,6 +41,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.runner_option and not args.runner:
         raise UserError(f"--runner-option {args.runner_option[0]}: belongs to a --runner")
     config = load(BuildConfig, args.config, args.overrides)
+    if args.task_data is not None and not named_tasks(config.clean):
+        raise UserError(f"--task-data {args.task_data}: no rule of the config looks for a task; name one, as in "
+                        "{'rule': 'overlap', 'against': ('task:mmlu',)}, or leave the flag out")
     card = build_dataset(config, args.out, Runner(args.runner, tuple(args.runner_option)) if args.runner else None,
                          _items(args.task_data))
     _show(card)

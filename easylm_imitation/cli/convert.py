@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         dtype = "float32"
         save_run_model(args.to, *parts, stored_dtype=loaded.stored_dtype, extras=loaded.extras)
     if loaded.extras.chat_template is not None:
-        kept = "is kept for an export, but not rendered here; to serve chats name one of ours with --template"
+        kept = "is kept: chats are served in it, and an export has it; --template would name one of ours instead"
         fate = f"gives way to '{loaded.template.name}'" if loaded.template else kept
         console.say(f"{args.source}: its own chat template {fate}")
     if loaded.dropped:

@@ -1,6 +1,7 @@
 """Data: raw files to conversations to shards of tokens (`build_dataset`), and shards to batches (`open_loader`)."""
 from easylm_imitation.data.build import build_dataset, read_card
 from easylm_imitation.data.config import BuildConfig, LoaderConfig, SourceConfig, TooLong
+from easylm_imitation.data.holdout import held_out_datasets, held_out_examples
 from easylm_imitation.data.loader import (
     Batch,
     DataUse,
@@ -9,8 +10,6 @@ from easylm_imitation.data.loader import (
     batches_of_tokens,
     count_batches,
     data_use,
-    held_out_datasets,
-    held_out_examples,
     open_loader,
     planned_batches,
 )

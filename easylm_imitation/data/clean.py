@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from easylm_imitation.data.rules import RULES, Count, Rule, check_like, check_options, excerpt
 from easylm_imitation.data.sources import Drop
 from easylm_imitation.records import Conversation
-from easylm_imitation.schema import UserError, arguments, named
+from easylm_imitation.schema import UserError, arguments, defaults, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +71,16 @@ def steps_of(rules: Iterable[str | dict[str, Any]]) -> tuple[Step, ...]:
         rule = named(name, RULES, "rule")
         where = f"clean: rule '{name}'"
         given = arguments(rule.apply, options, where)
-        check_options(given, where)
+        check_options(given, defaults(rule.apply), where)
         check_like(given, rule.alone, where)
         steps.append(Step(name, given, rule))
     return tuple(steps)
+
+
+def named_tasks(rules: Iterable[str | dict[str, Any]]) -> list[str]:
+    """The evaluation tasks that a config's `clean` names. Raises UserError as `steps_of` does."""
+    named = (path for step in steps_of(rules) for path in step.options.get("against", ()))
+    return [path.removeprefix("task:") for path in named if path.startswith("task:")]
 
 
 def whole_steps(steps: tuple[Step, ...]) -> tuple[tuple[int, Step], ...]:

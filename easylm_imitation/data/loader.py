@@ -18,7 +18,7 @@ import functools
 import os
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,9 @@ import numpy as np
 from easylm_imitation import console
 from easylm_imitation.data.build import read_card
 from easylm_imitation.data.config import LoaderConfig, TooLong
+from easylm_imitation.data.holdout import datasets_of, held_out_mask
 from easylm_imitation.data.packing import Rows, best_fit, first_fit, one_a_row
-from easylm_imitation.data.shards import Columns, Example, Shards, open_shards
+from easylm_imitation.data.shards import Columns, Shards, open_shards
 from easylm_imitation.data.teacher_cache import TeacherCache
 from easylm_imitation.records import DataCard, digest, file_sha256
 from easylm_imitation.schema import UserError
@@ -74,12 +75,19 @@ class Loader:
         return {"fingerprint": self._fingerprint, "grain": self.iterator.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position: the next batch is the one that followed `get_state`. Raises UserError for a position in
-        another dataset, or under another config, seed or number of epochs."""
+        """Goes to a position: the next batch is the one that followed `get_state`. Raises UserError for what is none,
+        and for one in another dataset, or under another config, seed or number of epochs."""
+        demand_position(state)
         if state["fingerprint"] != self._fingerprint:
             raise UserError("the saved data position belongs to another dataset, loader config, seed or number of "
                             "epochs; continue with the saved run's, or start a new one")
         self.iterator.set_state(state["grain"])
+
+
+def demand_position(state: Any) -> None:
+    """Raises UserError for what no `get_state` gave."""
+    if not isinstance(state, Mapping) or not {"fingerprint", "grain"} <= state.keys():
+        raise UserError("this is no position of a loader; give back what `get_state` of one gave")
 
 
 def open_loader(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, epochs: int | None,
@@ -124,26 +132,6 @@ def batch_kinds(teacher: TeacherCache | None = None) -> dict[str, tuple[tuple[in
     return kinds | {name: (array.shape[2:], array.dtype) for name, array in said.items()}
 
 
-def held_out_datasets(folder: str | os.PathLike, config: LoaderConfig) -> list[str]:
-    """Names of the datasets of `folder` of which `config.holdout` holds conversations out, in order."""
-    if not config.holdout:
-        return []
-    folder = pathlib.Path(folder)
-    names, number = _datasets(folder)
-    counts = np.bincount(number[_held_out(folder, config)], minlength=len(names))
-    return [str(name) for name, count in zip(names, counts, strict=True) if count]
-
-
-def held_out_examples(folder: str | os.PathLike, config: LoaderConfig, dataset: str) -> Iterator[Example]:
-    """The held-out conversations of one dataset, whole, in the shards' order."""
-    folder = pathlib.Path(folder)
-    names, number = _datasets(folder)
-    shards = open_shards(folder / "shards")
-    for member in np.flatnonzero(_held_out(folder, config) & (names[number] == dataset)).tolist():
-        record = shards[member]
-        yield Example(record["id"].decode("utf-8", "surrogatepass"), record["tokens"], record["loss_weights"])
-
-
 def count_batches(folder: str | os.PathLike, config: LoaderConfig, *, seed: int, epochs: int) -> int:
     """How many batches `open_loader` gives with the same arguments."""
     folder = pathlib.Path(folder)
@@ -166,7 +154,7 @@ def data_use(folder: str | os.PathLike, config: LoaderConfig) -> DataUse:
     without_loss = int(np.count_nonzero(brought == 0)) if config.too_long in _CUT else 0
     return DataUse(card.name, card.hash, card.conversations, card.tokens, config.context, config.too_long,
                    int(np.count_nonzero(brought != lengths)), int((lengths - brought).sum(dtype=np.int64)),
-                   int(_held_out(folder, config).sum()) if config.holdout else 0, without_loss)
+                   int(held_out_mask(folder, config).sum()) if config.holdout else 0, without_loss)
 
 
 def _say_what_is_cut(folder: pathlib.Path, use: DataUse) -> None:
@@ -227,51 +215,11 @@ def _taken(folder: pathlib.Path, card: DataCard, config: LoaderConfig, held_out:
     lengths = _lengths(folder, card, config)
     if not config.holdout:
         return lengths
-    out = _held_out(folder, config)
+    out = held_out_mask(folder, config)
     if held_out is None:
         return np.where(out, 0, lengths)
-    names, number = _datasets(folder)
+    names, number = datasets_of(folder)
     return np.where(out & (names[number] == held_out), lengths, 0)
-
-
-def _held_out(folder: pathlib.Path, config: LoaderConfig) -> np.ndarray:
-    """Which conversations are held out, bool [conversations]: of each dataset the same ones whatever the run's seed and
-    the other datasets, at least one where it has two. What came of one record of a file (copies by a source's weight,
-    pieces of a long dialogue, several answers) is held out together, or not."""
-    names, number = _datasets(folder)
-    original = _originals(folder, len(number))
-    out = np.zeros(len(number), bool)
-    for dataset, name in enumerate(names):
-        _, first = np.unique(original[number == dataset], return_index=True)
-        members = original[number == dataset][np.sort(first)]       # in the shards' order
-        count = min(max(1, round(config.holdout * len(members))), len(members) - 1)
-        drawn = np.random.default_rng(int(digest(str(name)), 16)).permutation(members)[:count]
-        out |= np.isin(original, drawn)
-    return out
-
-
-def _originals(folder: pathlib.Path, count: int) -> np.ndarray:
-    """Of each conversation a number that those of one record share. Raises UserError where copies cannot be told."""
-    with np.load(folder / "datasets.npz") as stored:
-        if "record" in stored:
-            places = np.stack([stored["file_of"].astype(np.int64), stored["record"]], axis=1)
-            return np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
-        if "original" in stored:        # older datasets
-            return stored["original"]
-    if any(source.copies for source in read_card(folder).sources):
-        raise UserError(f"{folder}: does not say which conversations are copies of others (a source's weight), so "
-                        "data.holdout could not keep them together; an older version built it: remove it and build it "
-                        "again")
-    return np.arange(count)
-
-
-def _datasets(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """(names [datasets], which of them each conversation belongs to [conversations]). Raises UserError."""
-    if not (folder / "datasets.npz").is_file():
-        raise UserError(f"{folder}: does not say which dataset each conversation is of, so data.holdout has nothing to "
-                        "go by; an older version built it, build it again")
-    with np.load(folder / "datasets.npz") as stored:
-        return stored["names"], stored["number"]
 
 
 class _Plan:

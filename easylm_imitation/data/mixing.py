@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from easylm_imitation.data.config import LoaderConfig
-from easylm_imitation.data.loader import Batch, Loader, open_loader
+from easylm_imitation.data.loader import Batch, Loader, demand_position, open_loader
 from easylm_imitation.records import digest
 from easylm_imitation.schema import UserError
 
@@ -47,7 +47,9 @@ class MixedLoader:
                 "grain": {name: state["grain"] for name, state in states.items()}}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position. Raises UserError for one in other datasets, or under another config or seed."""
+        """Goes to a position. Raises UserError for what is none, and for one in other datasets, or under another config
+        or seed."""
+        demand_position(state)
         own = self.get_state()
         if state["fingerprint"] != own["fingerprint"] or set(state["grain"]) != set(own["grain"]):
             raise UserError("the saved data position belongs to other datasets, another loader config, seed or number "

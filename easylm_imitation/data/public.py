@@ -165,7 +165,11 @@ def flan_v2(size: int, options: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def cot(size: int, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """`size` conversations of FLAN v2's chains of thought, half of them with worked examples, as in Tülu's mixtures."""
+    """`size` conversations of FLAN v2's chains of thought, half of them with worked examples, as in Tülu's mixtures.
+
+    open-instruct's code leaves out those without examples where none with examples are wanted; half and half, it draws
+    the same.
+    """
     wanted = {"zs_opt": size // 2, "fs_opt": size - size // 2}
     entry = next(entry for entry in PUBLIC["flan"] if "/cot/" in entry["path"])
     return [{**entry, "dataset": "cot", "sample": count, "options": {**options, "templates": [template]}}

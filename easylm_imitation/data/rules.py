@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from easylm_imitation.data.markdown import from_html, without_page
 from easylm_imitation.data.near import banding
+from easylm_imitation.data.phrases import MENTIONS, PUBLISHED_REFUSALS, REFUSALS, SELF
 from easylm_imitation.data.sources import Drop, package
 from easylm_imitation.records import Conversation, Message
 from easylm_imitation.schema import UserError
@@ -74,43 +75,30 @@ def roles(conversation: Conversation, *, repeated: Literal["join", "drop"] = "jo
     return dataclasses.replace(conversation, messages=(*system, *turns))
 
 
-_REFUSALS = (
-    r"i(?:'m| am) sorry,? but (?:i |as an ai)", r"i apologi[sz]e,? but i", r"too many requests in 1 hour",
-    r"\bi (?:cannot|can't|am unable to|am not able to) (?:assist|help|fulfill|provide|answer|comply|generate|create)",
-    r"as an ai(?: language)? model,? i (?:cannot|can't|do not|don't|am not|am unable)")
-
-
-def refusal_in(text: str, phrases: tuple[str, ...] = _REFUSALS, until: int | None = 100) -> int | None:
+def refusal_in(text: str, phrases: tuple[str, ...] = REFUSALS, until: int | None = 100) -> int | None:
     """Where an answer says one of `phrases`, within its first `until` characters; None where it does not."""
     found = _pattern(phrases).search(_straight(text)[:until])
     return None if found is None else found.start()
 
 
-def refusals(conversation: Conversation, *, phrases: tuple[str, ...] = _REFUSALS,
-             where: Literal["start", "anywhere"] = "start") -> Conversation:
+def refusals(conversation: Conversation, *, phrases: tuple[str, ...] = REFUSALS,
+             where: Literal["start", "anywhere"] = "start", like: Literal["", "gpt4all"] = "") -> Conversation:
     """Drops a conversation with an answer whose first 100 characters, or any part (`where`), match one of `phrases`:
-    regular expressions, whatever the case."""
+    regular expressions, whatever the case. `like="gpt4all"`: with GPT4All-J's two phrases anywhere."""
+    phrases = PUBLISHED_REFUSALS[like] if like else phrases
     for message in _answers(conversation):
-        at = refusal_in(message.content, phrases, 100 if where == "start" else None)
+        at = refusal_in(message.content, phrases, 100 if where == "start" and not like else None)
         if at is not None:
             raise Drop("refusals", _around(message.content, at))
     return conversation
 
 
-_SELF = (r"as an ai(?: language)? model", r"\bi(?:'m| am) (?:an ai\b|chatgpt|gpt-?[34]|a (?:large )?language model)",
-         r"(?:trained|developed|created|made) by openai", r"\bmy name is chatgpt")
-_MENTIONS = {
-    "fastchat": ("openai", "chatgpt"),
-    "koala": ("openai", "chatgpt", "gpt-3", "chadgpt", "gpt3", "chat-gpt", "open-ai", "open ai"),
-}
-
-
-def identity(conversation: Conversation, *, phrases: tuple[str, ...] = _SELF,
+def identity(conversation: Conversation, *, phrases: tuple[str, ...] = SELF,
              like: Literal["", "fastchat", "koala"] = "") -> Conversation:
     """Drops a conversation whose answers say which model gives them (`phrases`, regular expressions). `like`: with any
     of that pipeline's words in any turn, so also what was only asked about them."""
     messages = conversation.messages if like else _answers(conversation)
-    pattern = _pattern(tuple(map(re.escape, _MENTIONS[like])) if like else phrases)
+    pattern = _pattern(tuple(map(re.escape, MENTIONS[like])) if like else phrases)
     for message in messages:
         found = pattern.search(_straight(message.content))
         if found:
@@ -297,7 +285,7 @@ def held_out(conversation: Conversation, *, against: tuple[str, ...], fields: tu
 
 
 RULES: dict[str, Rule] = {
-    "html": Rule(html, alone=("turns",)), "roles": Rule(roles), "refusals": Rule(refusals),
+    "html": Rule(html, alone=("turns",)), "roles": Rule(roles), "refusals": Rule(refusals, alone=("phrases", "where")),
     "identity": Rule(identity, alone=("phrases",)),
     "numbering": Rule(numbering), "digits": Rule(digits), "language": Rule(language), "length": Rule(length),
     "tokens": Rule(tokens, "split"), "split": Rule(split, "split", alone=("long_round",)),
@@ -312,8 +300,9 @@ RULES: dict[str, Rule] = {
 _LEAST = {"repeats": 2, "tokens": 1, "sample": 1, "rounds_most": 1, "least": 0, "answer_least": 0, "seed": 0}
 
 
-def check_options(options: dict[str, Any], where: str) -> None:
-    """Raises UserError for an option of a rule that can do nothing, or only harm, with its value."""
+def check_options(options: dict[str, Any], defaults: dict[str, Any], where: str) -> None:
+    """Raises UserError for an option of a rule that can do nothing, or only harm, with its value, or beside the
+    `defaults` of the others."""
     for name, value in options.items():
         if value is None:
             continue
@@ -321,14 +310,23 @@ def check_options(options: dict[str, Any], where: str) -> None:
             raise UserError(f"{where}.{name}: {value} is too small; at least {_LEAST[name]}")
         if isinstance(value, float) and not 0 <= value <= 1:
             raise UserError(f"{where}.{name}: {value} is no share between 0 and 1")
-        if name == "most" and isinstance(value, int) and value < max(1, options.get("least", 0)):
-            raise UserError(f"{where}.most: {value} is too small; at least 1, and no less than `least`")
+        if name == "most" and isinstance(value, int) and value < 1:
+            raise UserError(f"{where}.most: {value} is too small; at least 1")
         if name in ("against", "rules", "phrases") and not value:
             raise UserError(f"{where}.{name}: names none; give at least one")
         if name == "threshold":
             _check_threshold(value, where)
         if name == "phrases":
             _check_phrases(value, where)
+    _check_bounds(options, defaults, where)
+
+
+def _check_bounds(options: dict[str, Any], defaults: dict[str, Any], where: str) -> None:
+    least, most = (options.get(name, defaults.get(name)) for name in ("least", "most"))
+    if least is not None and most is not None and least > most:
+        said = " and ".join(f"{name} is {value}{'' if name in options else ' unless it is set'}"
+                            for name, value in (("least", least), ("most", most)))
+        raise UserError(f"{where}: {said}, so everything would be dropped")
 
 
 def check_like(options: dict[str, Any], alone: tuple[str, ...], where: str) -> None:

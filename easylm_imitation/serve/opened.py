@@ -15,7 +15,7 @@ from easylm_imitation.serve.config import ServeConfig
 from easylm_imitation.serve.local import LocalModel
 from easylm_imitation.serve.server import open_server, open_weights
 from easylm_imitation.text import Tokenizer
-from easylm_imitation.weights import LoadedModel, is_model_path
+from easylm_imitation.weights import LoadedModel, find_template, is_model_path
 
 
 def own_server(slots: int = 8, quantize: Literal["none", "int8", "int4"] = "none") -> ServeConfig:
@@ -46,8 +46,8 @@ def served(model: str | os.PathLike[str], config: ServeConfig = _DEFAULT, *, cha
            flag: str = "") -> Iterator[Served]:
     """Yields where `model` answers: an address, or whatever `open_model` takes, as `serving` serves it.
 
-    Raises UserError when it is neither, and, before the slow part, when `chat` is wanted of a model that names no chat
-    template; `flag` is where a person named it.
+    Raises UserError when it is neither, and, before its weights are read, when `chat` is wanted of a model without a
+    chat template that can be used; `flag` is where a person named it.
     """
     if "://" in str(model):
         yield Served(str(model))
@@ -60,11 +60,10 @@ def _opened(model: str | os.PathLike[str], config: ServeConfig, chat: bool, name
     """The model in the dtype that it is served in."""
     if not is_model_path(model):
         raise UserError(f"{named}: neither an address (http://HOST:PORT) nor a folder that holds a model")
-    loaded = open_weights(os.fspath(model), config)
-    if chat and loaded.template is None:
-        raise UserError(f"{named} names no chat template; convert --from {model} --to DIR --format hf --template NAME "
-                        "gives it one")
-    return loaded
+    if chat and find_template(model) is None:
+        raise UserError(f"{named} names no chat template, and its tokenizer brings none; convert --from {model} --to "
+                        "DIR --format hf --template NAME gives it one")
+    return open_weights(os.fspath(model), config)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from easylm_imitation.serve.place import mesh_of
 from easylm_imitation.serve.processes import Follower, Leader
 from easylm_imitation.serve.scheduler import Scheduler
 from easylm_imitation.serve.service import Service
-from easylm_imitation.weights import LoadedModel, describe, lineage_in, open_model
+from easylm_imitation.weights import LoadedModel, describe, in_chat, lineage_in, open_model
 
 _GRACE = 2      # seconds, whole ones for uvicorn: what the last answers and errors get to be sent
 
@@ -134,14 +134,14 @@ def make_service(loaded: LoadedModel, config: ServeConfig) -> tuple[Service, Eng
 def open_weights(path: str, config: ServeConfig) -> LoadedModel:
     """What to serve, in the dtype that it is served in; on a mesh each part is read straight to its device.
 
-    Raises UserError as `open_model` does, and, before the weights are read, for a mesh that cannot be and a context
-    that the model does not hold.
+    A model that names no chat template speaks its tokenizer's own (`in_chat`). Raises UserError as `open_model` does,
+    and, before the weights are read, for a mesh that cannot be and a context that the model does not hold.
     """
     mesh = mesh_of(config.mesh)
     if config.context is not None:
         check_context(config.context, describe(path)[0].context)
     dtype = jnp.dtype(config.dtype_on(mesh.devices.flat[0].platform))
-    return open_model(path, dtype=dtype, mesh=mesh if mesh.size > 1 else None)
+    return in_chat(open_model(path, dtype=dtype, mesh=mesh if mesh.size > 1 else None))
 
 
 def follow(loaded: LoadedModel, config: ServeConfig, follower: Follower) -> None:

@@ -64,6 +64,9 @@ class CollectConfig(ListedConfig):
             raise ValueError(f"samples={self.samples} with temperature=0 pays for equal answers; raise the temperature")
         if "{prompt}" not in self.ask_as:
             raise ValueError(f"ask_as={self.ask_as!r} has no place for the {{prompt}}")
+        if self.keep_system and not self.system:
+            raise ValueError("keep_system=True with system='' keeps nothing (a prompt's own system message stays "
+                             "anyway); set system, or leave keep_system out")
 
 
 class Answers(Listed):

@@ -3,8 +3,8 @@ that the teacher explains itself. Two teachers make a curriculum: the cheaper on
 one a subset, and the dataset keeps that order. The system message is part of the conversation.
 """
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from easylm_imitation.records import Conversation, LedgerEntry, Message, Prompt
 from easylm_imitation.schema import UserError
@@ -49,6 +49,18 @@ class ExplanationsConfig(ListedConfig):
     def models(self) -> tuple[str, ...]:
         """One model, or two."""
         return (self.model, self.better.model) if self.better.queries else (self.model,)
+
+    def with_models(self, names: Sequence[str]) -> "ExplanationsConfig":
+        """The second teacher's too, if it is asked."""
+        config = super().with_models(names)
+        if self.better.queries:
+            config = dataclasses.replace(config, better=dataclasses.replace(self.better, model=names[1]))
+        return config
+
+    def shaping(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """With the second teacher's model, where one is named; how much it is asked may change."""
+        second = settings.get("better", {}).get("model")
+        return super().shaping(settings) | ({"better.model": second} if second else {})
 
     @property
     def more_models(self) -> str:

@@ -12,7 +12,7 @@ Two kinds: `Listed` knows its requests from the start (a prompt each), `Growing`
 import dataclasses
 import random
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from easylm_imitation.client import prompt_tokens
@@ -74,6 +74,14 @@ class AskConfig:
     def models(self) -> tuple[str, ...]:
         """The model of each teacher; recipes with two teachers name two."""
         return (self.model,)
+
+    def with_models(self, names: Sequence[str]) -> "AskConfig":
+        """The same with the models that are really asked, one for each of `models`."""
+        return dataclasses.replace(self, model=names[0])
+
+    def shaping(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the settings of a config like this one, as they stand in its file, those that shape requests."""
+        return {name: value for name, value in settings.items() if name not in free_settings(self)}
 
     @property
     def more_models(self) -> str:

@@ -30,7 +30,7 @@ from easylm_imitation.records import (
     write_jsonl,
 )
 from easylm_imitation.schema import Incomplete, UserError, plain
-from easylm_imitation.teacher.recipe import Ask, AskConfig, Recipe, free_settings
+from easylm_imitation.teacher.recipe import Ask, AskConfig, Recipe
 from easylm_imitation.teacher.spending import OTHERS, Spending, uncounted
 
 
@@ -80,7 +80,7 @@ async def _collect(config: AskConfig, recipe: Recipe, urls: Sequence[str], out: 
         if len({(teacher.client.base, teacher.model) for teacher in teachers}) < len(teachers):
             raise UserError(f"both teachers are '{teachers[0].model}' of {teachers[0].client.base}; name another model "
                             "for the second, or write --teacher A,B")
-        config = dataclasses.replace(config, model=teachers[0].model)
+        config = config.with_models([teacher.model for teacher in teachers])
         ledger = stack.enter_context(Journal(LedgerEntry, _beside(out, "ledger.jsonl")))
         run = _Run(config, recipe, teachers, ledger)
         run.check_same_collection(_beside(out, "config.json"))
@@ -191,12 +191,11 @@ class _Run:
         if not self.ledger.entries:
             return
         if path.exists():
-            before, now = read_object(path), plain(self.config)
-            for name in now.keys() - free_settings(self.config):
-                was = before.get(name, now[name])
-                if was != now[name]:
-                    raise UserError(f"{self.ledger.path} holds answers to other requests: '{name}' was {was!r} and is "
-                                    f"{now[name]!r}; choose another --out, or undo the change")
+            before, now = (self.config.shaping(settings) for settings in (read_object(path), plain(self.config)))
+            for name in sorted(before.keys() & now.keys()):
+                if before[name] != now[name]:
+                    raise UserError(f"{self.ledger.path} holds answers to other requests: '{name}' was "
+                                    f"{before[name]!r} and is {now[name]!r}; choose another --out, or undo the change")
         for ask in self.recipe.foreseen():
             self._known_answer(ask)
 
@@ -370,12 +369,16 @@ def what_is_missing(result: CollectResult) -> str:
     elif result.missing > result.unusable:
         why.append(f"{result.failed} requests failed in this run; the same command goes on (the ledger says why they "
                    "failed)")
-    return f"{result.missing} of {result.wanted} rows are missing: {'; and '.join(why)}"
+    dropped = f" (dropped so far: {_reasons(result)})" if result.dropped and not result.unusable else ""
+    return f"{result.missing} of {result.wanted} rows are missing: {'; and '.join(why)}{dropped}"
+
+
+def _reasons(result: CollectResult) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in result.dropped.items())
 
 
 def _of_no_use(result: CollectResult) -> str:
-    reasons = ", ".join(f"{n} {reason}" for reason, n in result.dropped.items())
     kept_by = [_KEPT_BY[reason] for reason in result.dropped if reason in _KEPT_BY]
     keep = f"; {', '.join(kept_by)} would keep such answers, without asking again" if kept_by else ""
-    return (f"for {result.unusable} every answer was of no use and dropped, as the settings say ({reasons}); a larger "
-            f"tries (with a temperature above 0) asks for these anew{keep}")
+    return (f"for {result.unusable} every answer was of no use and dropped, as the settings say ({_reasons(result)}); "
+            f"a larger tries (with a temperature above 0) asks for these anew{keep}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from easylm_imitation.records import Conversation, LedgerEntry, Message, Prompt
+from easylm_imitation.schema import UserError
 from easylm_imitation.teacher.answers import ListedConfig
 from easylm_imitation.teacher.recipe import Ask, Listed, Unusable, cut_off, free
 
@@ -37,14 +38,17 @@ class SelfChatConfig(ListedConfig):
 
 
 class SelfChat(Listed):
-    """A dialogue for each topic: a line of a prompts file, whose last message names it."""
+    """A dialogue for each topic: a line of a prompts file, whose one message names it. Raises UserError for more."""
 
     def __init__(self, config: SelfChatConfig, topics: Sequence[Prompt]):
         self.config = config
         super().__init__([self._ask(number, topic) for number, topic in enumerate(topics)], config.tries)
 
     def _ask(self, number: int, topic: Prompt) -> Ask:
-        text = _PROMPT.format(topic=topic.messages[-1].content.strip(), hello=_OPENING[0], help=_OPENING[1])
+        if len(topic.messages) > 1:
+            raise UserError(f"topic '{topic.id}' has {len(topic.messages)} messages, of which self-chat would ask "
+                            "about one; write one, or take the recipe 'answers'")
+        text = _PROMPT.format(topic=topic.messages[0].content.strip(), hello=_OPENING[0], help=_OPENING[1])
         return Ask(topic.id, (Message("user", text),), number=number, about=topic)
 
     def read(self, ask: Ask, entry: LedgerEntry) -> Conversation:
@@ -54,7 +58,7 @@ class SelfChat(Listed):
             raise Unusable(f"fewer than {self.config.rounds} rounds")
         topic = ask.about
         return Conversation(topic.dataset or self.config.dataset, topic.id, tuple(turns),
-                            meta={**topic.meta, "topic": topic.messages[-1].content})
+                            meta={**topic.meta, "topic": topic.messages[0].content})
 
 
 def parse_turns(text: str, cut_off: bool) -> list[Message]:

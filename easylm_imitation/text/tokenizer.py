@@ -94,7 +94,8 @@ class Tokenizer:
         """Id of the special token spelled `name`. Raises UserError when the tokenizer has none such."""
         token_id = self._parsing.token_to_id(name)
         if token_id is None:
-            known = [token.content for token in self._parsing.get_added_tokens_decoder().values()]
+            added = (token.content for token in self._parsing.get_added_tokens_decoder().values())
+            known = [content for content in added if content.strip()]       # GPT-NeoX adds runs of spaces too
             raise UserError(f"the tokenizer has no token '{name}'{nearest(name, known)}")
         return token_id
 

@@ -8,6 +8,8 @@ from easylm_imitation.weights.loaded import (
     LoadedModel,
     describe,
     export_adapter,
+    find_template,
+    in_chat,
     is_model_path,
     open_model,
     with_template,
@@ -17,6 +19,6 @@ from easylm_imitation.weights.reading import Unreadable, reading
 from easylm_imitation.weights.run_dir import DATA, LINEAGE, OPTIMIZER, PARAMS, PROGRESS, RunDir, save_run_model
 
 __all__ = ["DATA", "LINEAGE", "OPTIMIZER", "PARAMS", "PROGRESS", "Bits", "HFExtras", "HFModel", "LoadedModel", "RunDir",
-           "Unreadable", "describe", "export_adapter", "export_gguf", "export_hf", "import_hf", "is_model_path",
-           "lineage_in", "open_hf", "open_model", "quantised", "reading", "save_run_model", "with_template",
-           "write_adapter_note"]
+           "Unreadable", "describe", "export_adapter", "export_gguf", "export_hf", "find_template", "import_hf",
+           "in_chat", "is_model_path", "lineage_in", "open_hf", "open_model", "quantised", "reading", "save_run_model",
+           "with_template", "write_adapter_note"]

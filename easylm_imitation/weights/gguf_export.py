@@ -182,9 +182,7 @@ def _general(lineage: Lineage, kind: str) -> dict[str, Any]:
 
 
 def _chat(template: Template | None, tokenizer: Tokenizer, extras: HFExtras) -> dict[str, str]:
-    chat = (chat_jinja(template, tokenizer) if template is not None else None) or extras.chat_template
-    if isinstance(chat, list):
-        chat = next((one["template"] for one in chat if one.get("name") == "default"), None)
+    chat = (chat_jinja(template, tokenizer) if template is not None else None) or extras.default_chat_template()
     return {"tokenizer.chat_template": chat} if chat else {}
 
 

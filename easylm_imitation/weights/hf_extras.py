@@ -24,6 +24,13 @@ class HFExtras:
     tokenizer: dict[str, Any] = dataclasses.field(default_factory=dict)         # of tokenizer_config.json
     chat_template: str | list[dict[str, str]] | None = None     # Jinja; a list of {"name", "template"} where several
 
+    def default_chat_template(self) -> str | None:
+        """Its chat template; of several, the one called "default"."""
+        chat = self.chat_template
+        if isinstance(chat, list):
+            return next((one["template"] for one in chat if one.get("name") == "default"), None)
+        return chat
+
     def end_ids(self) -> tuple[int, ...]:
         """The ids that end generation, as generation_config.json says or else config.json. Raises UserError."""
         said = self.generation.get("eos_token_id", self.ids.get("eos_token_id"))

@@ -45,15 +45,18 @@ class LoadedModel:
     stored_dtype: str = "float32"   # what the weights came in; `convert --dtype same` goes back to it
     dropped: tuple[str, ...] = ()   # tensors of a Hugging Face dir that hold no weights of their own, left out
     extras: HFExtras = NO_EXTRAS   # what its Hugging Face dir says besides
+    borrowed: bool = False          # `template` is from `in_chat`: nothing says that the weights were made with it
 
     def end_ids(self) -> tuple[int, ...]:
-        """Ids that end generation: the template's, or the tokenizer's and those that its Hugging Face dir names.
+        """Ids that end generation: those of the template that the weights were made with, or else the tokenizer's,
+        those that its Hugging Face dir names, and those of a template that is `borrowed`.
 
         The model must have a tokenizer.
         """
-        if self.template is not None:
-            return stop_ids(self.template, self.tokenizer)
-        return tuple(dict.fromkeys((self.tokenizer.eos_id, *self.extras.end_ids())))
+        ends = () if self.template is None else stop_ids(self.template, self.tokenizer)
+        if ends and not self.borrowed:
+            return ends
+        return tuple(dict.fromkeys((self.tokenizer.eos_id, *self.extras.end_ids(), *ends)))
 
 
 def open_model(path: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, mesh: Mesh | None = None) -> LoadedModel:
@@ -91,6 +94,52 @@ def with_template(loaded: LoadedModel, name: str) -> LoadedModel:
     check_template(template, loaded.tokenizer)
     lineage = dataclasses.replace(loaded.lineage, template=template.id)
     return dataclasses.replace(loaded, template=template, lineage=lineage)
+
+
+def in_chat(loaded: LoadedModel) -> LoadedModel:
+    """The model as it is talked to: where nothing says which template its weights were made with, the Jinja template
+    that came with its tokenizer is borrowed, and where that one cannot be used it is said why."""
+    if loaded.template is not None:
+        return loaded
+    try:
+        template = _brought(loaded.tokenizer, loaded.path)
+    except UserError as error:
+        say(f"{error}; without, there are no chats")
+        return loaded
+    if template is None:
+        return loaded
+    lineage = dataclasses.replace(loaded.lineage, template=template.id)
+    return dataclasses.replace(loaded, template=template, lineage=lineage, borrowed=True)
+
+
+def find_template(path: str | os.PathLike) -> Template | None:
+    """The template of `in_chat`, without reading weights; None for a model that has none. Raises UserError for one that
+    cannot be used, and as `describe` does."""
+    path, wanted = _at_step(path)
+    adapter = find_adapter(path, wanted)
+    if adapter is not None and adapter.note is None:
+        return find_template(adapter.base)
+    if is_gguf(path):
+        found = open_gguf(path)
+        return found.template or _brought(found.tokenizer, path)
+    run = _run_at(path if adapter is None else adapter.path)
+    if run is not None:
+        return run.read_template() or _brought(run.read_tokenizer(), run.path)
+    _, template = _hf_identity(open_hf(path))
+    return template or _brought(load_tokenizer(path) if has_tokenizer(path) else None, path)
+
+
+def _brought(tokenizer: Tokenizer | None, path: str | os.PathLike) -> Template | None:
+    """The template that came with a tokenizer. Raises UserError for one that gives no rows."""
+    if tokenizer is None or tokenizer.chat_template is None:
+        return None
+    try:
+        template = get_template("tokenizer", tokenizer)
+        check_template(template, tokenizer)
+    except UserError as error:
+        raise UserError(f"{path}: the chat template that came with it cannot be used here: {error}; `convert "
+                        "--template NAME` gives it one of ours") from None
+    return template
 
 
 def describe(path: str | os.PathLike) -> tuple[ModelConfig, Lineage]:

@@ -152,8 +152,14 @@ class RunDir:
         return read_object(self.config) if self.holds_model() and self.config.is_file() else None
 
     def read_tokenizer(self) -> Tokenizer | None:
-        """The run's tokenizer; None for one that was converted from weights without. Raises UserError."""
-        return load_tokenizer(self.tokenizer) if self.tokenizer.exists() else None
+        """The run's tokenizer, with the chat template of the dir that it came from; None for a run that was converted
+        from weights without. Raises UserError."""
+        if not self.tokenizer.exists():
+            return None
+        tokenizer = load_tokenizer(self.tokenizer)
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = self.read_extras().default_chat_template()
+        return tokenizer
 
     def read_template(self) -> Template | None:
         """The run's chat template; None for a run without. Raises UserError when its definition has changed since."""

@@ -56,6 +56,14 @@ def test_an_evaluation_task_is_looked_for_by_its_name(place, capsys):
     assert "already built" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rules", ["()", '("roles", {"rule": "overlap", "against": ("a.jsonl",)})'])
+def test_task_data_without_a_rule_that_looks_for_a_task_is_refused(place, capsys, rules):
+    call = ["build", "--config", "config.py", "--out", "out", f"--config.clean={rules}", "--task-data", "tasks"]
+    assert main(call) == 2
+    assert "--task-data tasks: no rule of the config looks for a task" in " ".join(capsys.readouterr().err.split())
+    assert not (place / "out").exists()
+
+
 def test_what_to_look_for_is_found_from_the_root_too_and_named_when_it_is_not(place, capsys):
     (place / "root").mkdir()
     (place / "a.jsonl").rename(place / "root" / "a.jsonl")

@@ -88,6 +88,8 @@ def test_roles_beyond_mending(turns, options, reason):
      ("Q", "I\u2019m sorry, but I cannot do that.")),
     ("refusals", {"where": "anywhere"}, ("Q", "Fine."), ("Q", "x" * 200 + " As an AI language model, I don't eat.")),
     ("refusals", {"phrases": ["no+pe"]}, ("Q", "I'm sorry, but I cannot."), ("Q", "NOOPE")),
+    ("refusals", {"like": "gpt4all"}, ("Q", "I'm sorry, but I cannot do that."),
+     ("Q", "x" * 200 + " by an AI language model")),
     ("identity", {}, ("Tell me of ChatGPT by OpenAI.", "It is a program."), ("Q", "I am ChatGPT.")),
     ("identity", {}, ("As an AI language model, who are you?", "A friend."), ("Q", "I was trained by OpenAI.")),
     ("identity", {"like": "fastchat"}, ("What is GPT-3?", "Code."), ("Is OPENAI big?", "Yes.")),
@@ -112,6 +114,43 @@ def test_what_a_rule_drops_and_lets_pass(rule, options, kept, dropped):
         result(rule, dialogue(*dropped), **options)
     assert caught.value.reason == rule
     assert caught.value.detail
+
+
+REFUSED = [
+    "I'm unable to help with that.", "I\u2019m really sorry, but I can\u2019t do that", "I cannot fulfil this request.",
+    "I must decline to answer.", "I must respectfully decline this request.", "I won't be able to assist you.",
+    "As a language model, I don't have opinions", "As an AI, I'm not able to feel.",
+    "As an AI assistant, I have no body.",
+    "Sorry, I am an AI language model and do not have the ability to draw.", "Sorry, but I cannot go on.",
+    "I'm sorry, I cannot browse the internet.", "Sorry, as an AI language model, I'm unable to open links.",
+    "Unfortunately, as a language model AI, I do not have eyes.", "I am an AI language model and cannot see it.",
+    "I apologize, but as an AI I see nothing.", "I can't help you with that."]
+ANSWERED = [
+    "I cannot recommend this book enough.", "As a language, French is spoken by many.", "I must decline the noun.",
+    "I can't help but admire it.", "I cannot help it.", "I can't help laughing.", "I'm sorry to hear that. Try again.",
+    "Dear Sir, I must decline your invitation, as I am away.", "I'm unable to attend the meeting.",
+    "Sorry, I can't believe it!", "As an AI language model, I can give you a list:", "I have to decline to swim alone.",
+    "As an AI researcher, I don't fear it.", "We are sorry for the delay.", "I can't access my mail."]
+SELVES = [
+    "I am Claude, made by Anthropic.", "I'm Claude, an AI assistant.", "As a language model, I know many words.",
+    "As an AI, I don't have feelings", "I am an artificial intelligence language model", "I'm just an AI.",
+    "I am a large language model.", "As an artificial intelligence, my answers are short.",
+    "I am Gemma, a model that was trained by Google.", "As an AI-powered chatbot, I learn.", "I\u2019m an AI."]
+OTHERS = [
+    "I am Claude, a painter of gardens.", "My name is Claude.", "As an AI researcher, I publish.",
+    "I am an AI engineer.",
+    "GPT-2 may serve as a language model.", "As a language, French has genders.", "Go was made by Google.",
+    "I am an aide.", "I'm an airline pilot.", "It was as an AI that it was sold.", "I am a language teacher."]
+
+
+@pytest.mark.parametrize(("rule", "caught", "left"), [("refusals", REFUSED, ANSWERED), ("identity", SELVES, OTHERS)])
+def test_what_counts_as_a_refusal_and_as_naming_oneself(rule, caught, left):
+    def drops(answer):
+        try:
+            return not result(rule, dialogue("Q", answer))
+        except Drop:
+            return True
+    assert ([text for text in caught if not drops(text)], [text for text in left if drops(text)]) == ([], [])
 
 
 def test_lists_of_names_and_code_are_not_taken_for_rare_languages():
@@ -192,9 +231,13 @@ def test_a_conversation_without_a_round_that_fits_is_dropped_on_request():
     ("held-out", {"against": ("a",), "most": 1.5}, "most: 1.5 is no share"), ("digits", {"repeats": 0}, "at least 2"),
     ("split", {"like": "fastchat", "long_round": "keep"}, "long_round: 'keep' says nothing beside like='fastchat'"),
     ("identity", {"like": "koala", "phrases": ["x"]}, "phrases: .* says nothing beside like='koala'.*; leave out phr"),
+    ("refusals", {"like": "gpt4all", "where": "start"}, "where: 'start' says nothing beside like='gpt4all'"),
     ("html", {"like": "fastchat", "turns": "all"}, "turns: 'all' says nothing beside like='fastchat'"),
     ("split", {"tokens": 0}, "tokens: 0 is too small; at least 1"), ("tokens", {"most": 0}, "most: 0 is too small"),
-    ("length", {"least": 9, "most": 5}, "most: 5 is too small"), ("length", {"least": -1}, "least: -1 is too small")])
+    ("length", {"least": 9, "most": 5}, "least is 9 and most is 5, so everything"),
+    ("length", {"most": 5}, "least is 16 unless it is set and most is 5"),
+    ("tokens", {"least": 3000}, "least is 3000 and most is 2048 unless it is set, so everything would be dropped"),
+    ("length", {"least": -1}, "least: -1 is too small")])
 def test_options_that_make_no_sense_are_refused_before_anything_is_read(rule, options, message):
     with pytest.raises(UserError, match=f"clean: rule '{rule}'.*{message}"):
         steps_of([{"rule": rule, **options}])

@@ -18,6 +18,7 @@ from easylm_imitation.data import (
     count_batches,
     data_use,
     open_loader,
+    open_mixed,
 )
 from easylm_imitation.data.loader import _Batches, _Plan
 from easylm_imitation.data.shards import Columns, Example, ShardWriter, open_shards
@@ -166,6 +167,15 @@ def test_a_position_of_another_run_is_refused(built, change):
     state = open_loader(built[0], **arguments).get_state()
     with pytest.raises(UserError, match="belongs to another dataset, loader config, seed"):
         open_loader(built[0], **(arguments | change)).set_state(state)
+
+
+@pytest.mark.parametrize("state", [{}, None, {"fingerprint": "a"}, {"grain": {}}])
+def test_what_is_no_position_is_told(built, state):
+    with pytest.raises(UserError, match="no position of a loader"):
+        open_loader(built[0], CONFIG, seed=7, epochs=1).set_state(state)
+    mixed = open_mixed(built[0], CONFIG, built[0], CONFIG, weight=0.5, seed=7, epochs=1)
+    with pytest.raises(UserError, match="no position of a loader"):
+        mixed.set_state(state)
 
 
 @pytest.mark.parametrize("hosts", [2, 4])

@@ -79,7 +79,7 @@ def test_rules_on_real_dialogues(shared_data, tmp_path, tokenizer_folder):
     card = build_dataset(config, tmp_path / "out")
     [source] = card.sources
     assert source.read + source.added == source.kept + source.left + sum(source.dropped.values())
-    assert source.dropped == {"identity": 3, "language": 15, "numbering": 1, "refusals": 4}
+    assert source.dropped == {"identity": 3, "language": 15, "numbering": 1, "refusals": 6}
     assert 0.08 < card.diversity["bleu"] < 0.15
 
 

@@ -5,6 +5,7 @@ import json
 import pathlib
 import weakref
 
+import httpx
 import jax
 import pytest
 from endpoint import Endpoint, answer, send, serving
@@ -14,6 +15,7 @@ from easylm_imitation.evaluate import AnswerConfig, AnswersMeta, answer_prompts,
 from easylm_imitation.record_examples import EXAMPLES
 from easylm_imitation.records import (
     Answer,
+    CollectionCard,
     Lineage,
     Message,
     Results,
@@ -223,12 +225,28 @@ def test_a_model_that_is_neither_address_nor_folder(capsys, prompts):
     assert (code, "nowhere: neither an address" in said) == (2, True)
 
 
-def test_a_folder_without_a_chat_template_is_told_before_anything_slow(tiny, prompts, tmp_path, capsys):
+def test_a_folder_without_a_chat_template_is_told_before_anything_slow(tiny, prompts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("easylm_imitation.serve.opened.open_weights", lambda *_: pytest.fail("weights were read"))
     export_hf(tmp_path / "hf", tiny.config, tiny.params, tiny.tokenizer, None, tiny.lineage)
     code, said = run(capsys, "--model", tmp_path / "hf", "--prompts", prompts, "--answers-out", tmp_path / "a",
                      "--prompt", "chat")
-    assert (code, "names no chat template; convert --from" in said) == (2, True)
+    assert (code, "names no chat template, and its tokenizer brings none; convert --from" in said) == (2, True)
     assert main(["collect", "--teacher", str(tmp_path / "hf"), "--prompts", str(prompts), "--out", "x"]) == 2
+
+
+@pytest.mark.slow
+def test_a_chat_model_of_others_is_asked_in_its_own_template(tiny, prompts, tmp_path):
+    own = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+    export_hf(tmp_path / "hf", tiny.config, tiny.params, tiny.tokenizer, None, tiny.lineage)
+    (tmp_path / "hf" / "easylm_imitation.json").unlink()
+    (tmp_path / "hf" / "chat_template.jinja").write_text(own)
+    flags = ["--config.max_tokens=4", "--config.truncated=keep", "--config.empty=keep"]
+    assert main(["collect", "--teacher", str(tmp_path / "hf"), "--prompts", str(prompts), *flags,
+                 "--out", str(tmp_path / "c.jsonl")]) == 0
+    [teacher] = read_json(CollectionCard, tmp_path / "c.jsonl.card.json").lineages
+    assert teacher.template.startswith("tokenizer@")
+    with served(tmp_path / "hf", chat=True) as found:
+        assert httpx.get(found.url + "/tokenizer_info").json()["chat_template"] == own
 
 
 @pytest.mark.slow

@@ -453,6 +453,7 @@ def test_a_broken_line_inside_the_ledger_is_an_error(tmp_path):
     ({"budget_cost": 1.0}, "price_in"), ({"timeout": -1.0}, "timeout=-1.0 must be above 0"),
     ({"attempts": 0}, "attempts=0"), ({"requests_per_minute": 0.0}, "requests_per_minute=0.0 must be above 0"),
     ({"tokens_per_minute": float("nan")}, "tokens_per_minute=nan"), ({"price_in": -3.0}, "price_in=-3.0"),
+    ({"keep_system": True}, "keep_system=True with system='' keeps nothing"),
     ({"longest_wait": -1.0}, "longest_wait=-1.0 must be at least 0"), ({"budget_tokens": -1}, "budget_tokens=-1")])
 def test_settings_that_make_no_sense_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):

@@ -336,6 +336,29 @@ def test_settings_that_shape_no_request_are_free_in_every_recipe():
         assert ("window" in free) == (recipe != "self-instruct")
 
 
+def test_another_second_teacher_is_named_as_what_changed(tmp_path):
+    """How much it is asked may change, and whether at all."""
+    queries = write_lines(tmp_path / "q.jsonl", [{"id": "q0", "prompt": "question"}, {"id": "q1", "prompt": "other"}])
+    with serving(Endpoint(models=[{"id": "cheap"}, {"id": "good"}, {"id": "best"}])) as endpoint:
+        def ask(**settings):
+            return collect_from(explanations(model="cheap", **settings), [endpoint.url], queries, tmp_path / "o.jsonl")
+        assert ask().asked == 2
+        assert ask(**{"better.model": "good", "better.queries": 1}).asked == 1
+        with pytest.raises(UserError, match=r"'better\.model' was 'good' and is 'best'; choose another --out"):
+            ask(**{"better.model": "best", "better.queries": 2})
+        assert ask(**{"better.model": "good", "better.queries": 2}).asked == 1
+    assert len(endpoint.requests) == 4
+
+
+@pytest.mark.parametrize(("recipe", "text", "says"), [
+    ("alpaca", "Sorry?", "not of the form"), ("self-instruct", "", "no list in the answer")])
+def test_why_nothing_new_came_is_told(tmp_path, recipe, text, says):
+    seeds = write_lines(tmp_path / "seeds.jsonl", SEED_TASKS)
+    with serving(saying(text)) as endpoint:
+        with pytest.raises(Incomplete, match=rf"brought nothing new.* \(dropped so far: \d+ {says}\)$"):
+            collect(recipe, endpoint, seeds, tmp_path / "out.jsonl", rows=2, give_up_after=2, window=1)
+
+
 def test_the_better_teachers_subset_grows_with_its_number(tmp_path):
     queries = write_lines(tmp_path / "q.jsonl", [{"id": f"q{i}", "prompt": f"question {i}"} for i in range(30)])
     with serving(Endpoint(models=[{"id": "cheap"}, {"id": "good"}])) as endpoint:
@@ -434,7 +457,9 @@ def test_an_unknown_recipe_is_an_error_that_names_the_nearest():
     ("alpaca", {"instruction": "Say hello to us"}, r"in.jsonl:1: not a seed task \(KeyError: 'instances'\)"),
     ("self-instruct", {"instruction": "Say hello", "instances": [{"output": "x"}]}, "1 seed tasks, but 8"),
     ("explanations", {"targets": "yes"}, "in.jsonl:1: the key 'prompt' is missing"),
-    ("self-chat", {"id": "a", "prompt": " "}, "in.jsonl:1: prompt 'a' has an empty message")])
+    ("self-chat", {"id": "a", "prompt": " "}, "in.jsonl:1: prompt 'a' has an empty message"),
+    ("self-chat", {"id": "a", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "cats"}]},
+     "topic 'a' has 2 messages, of which self-chat would ask about one")])
 def test_a_bad_input_is_named_before_any_request(tmp_path, recipe, line, says):
     with serving(Endpoint()) as endpoint, pytest.raises(UserError, match=says):
         collect(recipe, endpoint, write_lines(tmp_path / "in.jsonl", [line]), tmp_path / "out.jsonl")

@@ -81,6 +81,16 @@ def test_threads_that_parse_and_threads_that_do_not_never_disturb_each_other():
         assert [expected[flag] for flag in flags] == list(results)
 
 
+def test_runs_of_spaces_are_not_named_among_the_known_tokens():
+    """GPT-NeoX's tokenizer has them as added tokens, before its others."""
+    backend = tokenizers.Tokenizer.from_str(trained().definition)
+    backend.add_tokens([" " * count for count in range(2, 20)])
+    with pytest.raises(UserError) as error:
+        Tokenizer(backend, eos="<|im_end|>").special_id("zzz")
+    assert "   " not in str(error.value)
+    assert "<|im_end|>" in str(error.value)
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda t: t.encode("half \ud800 a pair"), "no UTF-8 form"),
     (lambda t: t.special_id("<|im_ned|>"), r"no token '<\|im_ned\|>'; did you mean '<\|im_end\|>'"),

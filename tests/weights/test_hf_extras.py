@@ -66,7 +66,7 @@ def test_ids_generation_config_and_chat_template_come_back(foreign, tmp_path, ca
     if with_tokenizer:
         assert {key: tokenizer[key] for key in TOKENIZER} == TOKENIZER
     said = " ".join(capsys.readouterr().err.split())
-    assert "its own chat template is kept for an export, but not rendered here" in said
+    assert "its own chat template is kept: chats are served in it" in said
     main(["convert", "--from", str(foreign), "--to", str(tmp_path / "at-once"), "--format", "hf"])
     same = ("config.json", "generation_config.json", "tokenizer_config.json")
     assert [written(tmp_path / "at-once", name) for name in same] == [written(out, name) for name in same]

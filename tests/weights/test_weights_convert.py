@@ -142,7 +142,7 @@ def test_weights_without_a_tokenizer_come_with_a_note(own_copy, tmp_path, capsys
 
 def test_a_chat_template_is_spoken_of_where_there_is_a_foreign_one(own_copy, tmp_path, capsys):
     folder = own_copy("llama")
-    note = "its own chat template is kept for an export"
+    note = "its own chat template is kept: chats are served in it"
     assert note not in convert("--from", folder, "--to", tmp_path / "known", capsys=capsys)[2]
     (folder / "easylm_imitation.json").unlink()
     assert note in " ".join(convert("--from", folder, "--to", tmp_path / "run", capsys=capsys)[2].split())
