@@ -6,7 +6,7 @@ import pathlib
 import re
 
 import pytest
-from tiny_tokenizers import byte_tokenizer
+from tiny_tokenizers import control_tokenizer
 
 from easylm_imitation.config import load
 from easylm_imitation.data import BuildConfig, LoaderConfig, SourceConfig, build_dataset
@@ -70,11 +70,11 @@ def test_a_twin_takes_ten_updates(name, tmp_path):
                                                        {"role": "assistant", "content": "answer " * (1 + i % 5)}]}
             for i in range(90)]
     (tmp_path / "raw.jsonl").write_text("".join(json.dumps(line) + "\n" for line in talk))
-    byte_tokenizer().save(tmp_path / "tokenizer")
+    control_tokenizer().save(tmp_path / "tokenizer")
     build_dataset(BuildConfig("d", (SourceConfig("raw.jsonl"),), str(tmp_path / "tokenizer"), TEMPLATES[system],
                               root=str(tmp_path)), tmp_path / "data")
     config = recipe(name)
-    family = re.match(r"[a-z]+", config.model["preset"]).group()
+    family = re.match(r"gpt2|[a-z]+", config.model["preset"]).group()
     twin = dataclasses.replace(
         config, model={"preset": f"{family}-debug", "context": 512}, epochs=None, steps=10, checkpoint_every=10,
         log_every=1, data=dataclasses.replace(config.data, context=512, batch=8))
