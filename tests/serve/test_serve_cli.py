@@ -152,6 +152,6 @@ def test_a_process_serves_a_run_and_finishes_requests_on_sigterm(served_model, t
                 assert not slow.done(), slow.result().text
             process.send_signal(signal.SIGTERM)
             assert len(slow.result().json()["choices"]) == 256
-        process.wait(60)
+        process.wait(300)
         assert process.returncode == 0
         assert json.loads(process.stdout.read().strip().splitlines()[-1])["counts"]["answers"] == 256
