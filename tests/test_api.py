@@ -60,6 +60,7 @@ class Own:
 
     def take_its_place(self, monkeypatch):
         monkeypatch.setattr(opened, "open_weights", lambda path, config: self.loaded)
+        monkeypatch.setattr(opened, "find_template", lambda path: self.loaded.template)
         monkeypatch.setattr(opened, "open_server", lambda loaded, config: self)
 
 
@@ -89,7 +90,7 @@ def test_a_model_that_is_none_or_has_no_chat_template_is_told_before_anything_sl
     for asked in (lambda: api.measure("model", "out.json", **STYLE), lambda: api.answer("model", "prompts.jsonl", "a"),
                   lambda: api.measure("model", "out.json", tasks=["task.yaml"], prompt="both"),
                   lambda: api.collect("model", "prompts.jsonl", "c.jsonl")):
-        with pytest.raises(api.UserError, match="^model names no chat template; convert --from model"):
+        with pytest.raises(api.UserError, match="^model names no chat template, and .* convert --from model"):
             asked()
 
 

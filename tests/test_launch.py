@@ -114,5 +114,5 @@ def test_quickstart_names_a_task_file_that_the_world_writes(tmp_path):
 def test_tests_run_without_slow_ones_unless_asked(checkout):
     quick, slow = (run(checkout, "test.sh", *flags)[2][-1] for flags in ([], ["--slow", "-x"]))
     spread = "-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder"
-    assert quick == f"python -m pytest -m not slow and not gpu {spread}"
-    assert slow == f"python -m pytest -m not gpu {spread} -x"
+    assert quick == f"python -m pytest -m not slow and not gpu --timeout 900 {spread}"
+    assert slow == f"python -m pytest -m not gpu --timeout 3600 {spread} -x"
