@@ -266,7 +266,7 @@ def test_a_key_is_asked_for_and_a_wrong_one_is_told(chromium, served_model, monk
 
 def test_stopping_frees_the_slot(chromium, served_model):
     with other_server(served_model) as running, visit(chromium, running.url) as page:
-        slow(running)
+        slow(running, 0.5)
         scheduler = running.service.scheduler
         set_options(page, temperature="2", seed="1")
         send(page, "a")
