@@ -92,8 +92,7 @@ def _ours(path: str, loads: dict[str, Sequence[Request]], slots: int, context: i
     from easylm_imitation.weights import open_model
     loaded = open_model(path)
     sizes = ServeConfig(slots=slots, context=context, dtype="float32", prefixes=1, score_lengths=(16,), score_tokens=16,
-                        decode_rows=(1, 2, 4, 8, 12, slots), live_lengths=(LENGTH * 2, context),
-                        prefill_chunks=(LENGTH,))
+                        live_lengths=(LENGTH * 2, context), prefill_chunks=(LENGTH,))
     # No end token, as generate has none here: both make as many tokens as were asked for.
     engine = Engine(loaded.config, loaded.params, sizes, stop_ids=[], vocab_size=loaded.config.vocab_size)
     scheduler = Scheduler(engine, 512)

@@ -28,7 +28,6 @@ from easylm_imitation.serve.guard import Guard, error_body
 from easylm_imitation.serve.metrics import exposition
 from easylm_imitation.serve.scheduler import Busy, Stopped, TooLate
 from easylm_imitation.serve.schemas import (
-    BadField,
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
@@ -36,6 +35,7 @@ from easylm_imitation.serve.schemas import (
     TokenizeRequest,
     about,
 )
+from easylm_imitation.serve.schemas import pairs as read_pairs
 from easylm_imitation.serve.scoring import check_ids
 from easylm_imitation.serve.service import Gone, Service
 
@@ -73,11 +73,10 @@ def _add_generation(app: fastapi.FastAPI, service: Service) -> None:
     @app.post("/v1/score", **_says(replies.ScoreReply, *_GENERATE))
     async def score(body: ScoreRequest, request: fastapi.Request) -> Response:
         _check_model(service, body.model)
-        if len(body.pairs) > service.limits.pairs:
-            raise BadField("pairs", f"pairs: {len(body.pairs)} in one request; at most {service.limits.pairs}")
+        given = await asyncio.to_thread(read_pairs, body.pairs, service.limits.pairs)
         async with _disconnect(request) as gone:
             with about("pairs"):
-                pairs = await service.encode_pairs(body.pairs)
+                pairs = await service.encode_pairs(given)
                 scores = await service.score_pairs(pairs, gone)
         tokens = sum(len(before) + len(after) for before, after in pairs)
         return _json({"object": "scores", "model": service.name, "scores": [plain(score) for score in scores],
@@ -117,9 +116,10 @@ def _add_tokens(app: fastapi.FastAPI, service: Service) -> None:
     @app.post("/tokenize", **_says(replies.TokenizeReply, *_BODY, 404))
     def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         _check_model(service, body.model)
-        service.check_length(body.prompt, "prompt")
         start = [tokenizer.bos_id] if body.add_special_tokens and tokenizer.bos_id is not None else []
-        ids = [*start, *tokenizer.encode(body.prompt, parse_special=True)]
+        with about("prompt"):
+            service.check_length(body.prompt, "prompt")
+            ids = [*start, *tokenizer.encode(body.prompt, parse_special=True)]
         return {"tokens": ids, "count": len(ids), "max_model_len": service.context}
 
     @app.post("/detokenize", **_says(replies.DetokenizeReply, *_BODY, 404))
@@ -287,7 +287,7 @@ def _json(body: dict[str, Any] | Response) -> Response:
 
 
 def _check_model(service: Service, name: str | None) -> None:
-    if name not in (None, service.name):
+    if name not in (None, service.name, service.own_name):
         raise HTTPException(404, f"the model '{name}' is not served here; this server has '{service.name}'")
 
 

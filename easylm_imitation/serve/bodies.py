@@ -1,9 +1,5 @@
-"""How bodies of requests are read: large ones in a thread, and a key that stands twice in an object is refused.
-
-Python's parser would take the last of two equal keys and drop the first without a word.
-"""
+"""How bodies of requests are read: as strict JSON, large ones in a thread."""
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,15 +8,17 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from easylm_imitation.serve.strict_json import NotStrict, read_json
+
 _LARGE = 1 << 16    # bytes: parsing takes about a millisecond, in which nobody else would be answered
 
 
-class Repeated(HTTPException):
-    """A key that an object has twice; `param` is its name."""
+class BadBody(HTTPException):
+    """JSON that is not strict; `param` is the key at fault, if one is."""
 
-    def __init__(self, key: str):
-        super().__init__(400, f"{key}: stands twice in one object; send it once")
-        self.param = key
+    def __init__(self, error: NotStrict):
+        super().__init__(400, str(error) if error.key else f"body: {error}")
+        self.param = error.key
 
 
 class BodyRoute(APIRoute):
@@ -37,18 +35,9 @@ class BodyRoute(APIRoute):
 
 class _Request(fastapi.Request):
     async def json(self) -> Any:
-        """The body, parsed. Raises ValueError for what is no JSON, Repeated for an object with two equal keys."""
+        """The body, parsed. Raises ValueError for what is no JSON, BadBody for what is not strict."""
         body = await self.body()
-        return await asyncio.to_thread(_parse, body) if len(body) > _LARGE else _parse(body)
-
-
-def _parse(body: bytes) -> Any:
-    return json.loads(body, object_pairs_hook=_once)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        raise Repeated(next(key for key, _ in pairs if key in seen or seen.add(key)))
-    return found
+        try:
+            return await asyncio.to_thread(read_json, body) if len(body) > _LARGE else read_json(body)
+        except NotStrict as error:
+            raise BadBody(error) from None

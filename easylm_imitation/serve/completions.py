@@ -15,7 +15,7 @@ from easylm_imitation.serve.guard import error_body
 from easylm_imitation.serve.jobs import Answer, Update
 from easylm_imitation.serve.scheduler import Stopped, TooLate
 from easylm_imitation.serve.schemas import BadField, ChatRequest, CompletionRequest, Generation, about, prompts
-from easylm_imitation.serve.service import GREEDY_BELOW, Mailbox, PromptScores, Service
+from easylm_imitation.serve.service import Mailbox, PromptScores, Service
 from easylm_imitation.serve.tool_calls import CallReader
 
 Body = dict[str, Any]
@@ -38,12 +38,10 @@ class EventStream(StreamingResponse):
 
 async def complete(service: Service, request: CompletionRequest, gone: asyncio.Future) -> Body | EventStream:
     """Answers a completion request. Raises UserError for what cannot be done, and what `Service.finish` raises."""
-    given = prompts(request.prompt)
+    given = await asyncio.to_thread(prompts, request.prompt)
     _check_completion(service, request, len(given))
     with about("prompt"):
-        ids = await service.encode_all(given)
-        for one in ids:
-            service.check_room(one, _max_tokens(request))
+        ids = await service.encode_all(given, _max_tokens(request))
     envelope = Envelope(service, "cmpl", "text_completion", int(time.time()))
     count = request.n or 1
     constraint = await service.constraint(request)
@@ -51,7 +49,7 @@ async def complete(service: Service, request: CompletionRequest, gone: asyncio.F
     scores: list[PromptScores | None] = [None] * len(ids)
     if request.echo and request.logprobs is not None:
         scores = await service.score_prompts(ids, top, gone)
-    echoes = [_echo(service, *one) for one in zip(given, ids, scores)] if request.echo else [("", [])] * len(ids)
+    echoes = await asyncio.to_thread(_echoes, service, request, given, ids, scores)
     if request.stream:
         mailbox, jobs = Mailbox(), []
         if _max_tokens(request):
@@ -64,16 +62,34 @@ async def complete(service: Service, request: CompletionRequest, gone: asyncio.F
     choices = []
     for i, update in enumerate(updates):
         text, tokens = echoes[i // count]
-        logprobs = None if request.logprobs is None else completion_logprobs(service, [*tokens, *update.tokens], top)
+        tokens = [*tokens, *_behind(text, update.tokens)]
+        logprobs = None if request.logprobs is None else completion_logprobs(service, tokens, top)
         choices.append({"index": i, "text": text + update.text, "logprobs": logprobs, "finish_reason": update.finish})
     return envelope.wrap(choices, usage(_prompt_tokens(ids), produced))
 
 
-def _echo(service: Service, prompt: str | list[int], ids: list[int], scores: PromptScores | None
-          ) -> tuple[str, list[Token | int]]:
-    """What an answer begins with that echoes its prompt: text, and tokens where their probabilities were asked for."""
+Echo = tuple[str, list[Token | int]]     # what an answer begins with: text, and tokens where scores were asked for
+
+
+def _echoes(service: Service, request: CompletionRequest, given: Sequence[str | list[int]], ids: Sequence[list[int]],
+            scores: Sequence[PromptScores | None]) -> list[Echo]:
+    """What the answers to each prompt begin with."""
+    if not request.echo:
+        return [("", [])] * len(ids)
+    return [_echo(service, *one) for one in zip(given, ids, scores)]
+
+
+def _echo(service: Service, prompt: str | list[int], ids: list[int], scores: PromptScores | None) -> Echo:
     text = prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt, skip_special=False)
-    return text, [] if scores is None else [ids[0], *scores.tokens]
+    if scores is None:
+        return text, []
+    places = service.offsets(ids, text)[1:]
+    return text, [ids[0], *(token._replace(offset=place) for token, place in zip(scores.tokens, places))]
+
+
+def _behind(text: str, tokens: Sequence[Token]) -> list[Token]:
+    """Tokens of an answer, as they stand behind a text."""
+    return [token._replace(offset=len(text) + token.offset) for token in tokens]
 
 
 async def _generate(service: Service, request: CompletionRequest, ids: list[list[int]],
@@ -85,9 +101,7 @@ async def _generate(service: Service, request: CompletionRequest, ids: list[list
     count, max_tokens = request.n or 1, _max_tokens(request)
     if max_tokens == 0:
         return 0, [Update(finish="length")] * (len(ids) * count)
-    greedy = request.temperature is not None and request.temperature < GREEDY_BELOW
-    free = constraint is None and not request.logit_bias
-    if scores[0] is not None and max_tokens == 1 and greedy and free:
+    if scores[0] is not None and max_tokens == 1 and request.plain_greedy:
         updates = [_next_token(service, request, score) for score in scores for _ in range(count)]
         return len(updates), updates
     mailbox = Mailbox()
@@ -198,21 +212,16 @@ async def _events(service: Service, request: Generation, jobs: Sequence[Answer],
 
 
 def _text_chunks(service: Service, request: CompletionRequest, envelope: Envelope,
-                 echoes: Sequence[tuple[str, list[Token | int]]]) -> Chunks:
+                 echoes: Sequence[Echo]) -> Chunks:
     """`echoes`: what each choice begins with."""
-    offsets: collections.Counter[int] = collections.Counter()   # characters of each choice's tokens so far
-
     def chunk(index: int, text: str, tokens: Sequence[Token | int], finish: str | None) -> list[Body]:
-        logprobs = None
-        if request.logprobs is not None:
-            logprobs = completion_logprobs(service, tokens, request.logprobs, offsets[index])
-            offsets[index] += sum(map(len, logprobs["tokens"]))
+        logprobs = None if request.logprobs is None else completion_logprobs(service, tokens, request.logprobs)
         return [envelope.wrap([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}])]
 
     def chunks(index: int, update: Update | None) -> list[Body]:
         if update is None:
             return chunk(index, *echoes[index], None) if request.echo else []
-        return chunk(index, update.text, update.tokens, update.finish or None)
+        return chunk(index, update.text, _behind(echoes[index][0], update.tokens), update.finish or None)
     return chunks
 
 
@@ -240,5 +249,5 @@ def _chat_chunks(service: Service, request: ChatRequest, envelope: Envelope) -> 
 
 
 def _event(body: Body) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(body)}\n\n"     # in ASCII: some clients take U+2028 or U+0085 for the end of a line
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from easylm_imitation.serve.jobs import Update
-from easylm_imitation.serve.schemas import BadField, CompletionRequest, Strict, about
+from easylm_imitation.serve.schemas import LONG, SHORT, BadField, CompletionRequest, Strict, about
 from easylm_imitation.serve.scoring import Pair
 from easylm_imitation.serve.service import Mailbox, Service
 
-Texts = Annotated[list[str], Field(min_length=1)]
+Texts = Annotated[list[str], Field(min_length=1), LONG]
 Temperature = Annotated[float, Field(ge=0, le=2)] | None
 
 
@@ -26,7 +26,7 @@ class LikelihoodRequest(Strict):
 
 class RollingRequest(Strict):
     """POST /loglikelihood-rolling."""
-    text: Texts
+    text: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), LONG]
 
 
 class GenerateRequest(Strict):
@@ -38,7 +38,7 @@ class GenerateRequest(Strict):
 class UntilRequest(Strict):
     """POST /greedy-until. `until`: for each prefix, a text or several that end its answer."""
     prefix_text: Texts
-    until: Annotated[list[str | list[str]], Field(min_length=1)]
+    until: Annotated[list[str | Annotated[list[str], SHORT]], Field(min_length=1), LONG]
 
 
 class PlainChatRequest(Strict):
@@ -64,7 +64,7 @@ async def loglikelihood_rolling(service: Service, body: RollingRequest, gone: as
     """The same for whole texts of any length: in windows, each of which sees the last token of the one before."""
     _check_count(service, "text", len(body.text), service.limits.pairs)
     with about("text"):
-        whole = await service.encode_pairs([("", text) for text in body.text])
+        whole = await service.encode_pairs([("", text) for text in body.text], any_length=True)
         windows = [_windows(pair, service.context) for pair in whole]
         flat = [window for group in windows for window in group]
         _check_count(service, "text", len(flat), service.limits.pairs)
@@ -106,11 +106,9 @@ async def _continue(service: Service, requests: Sequence[CompletionRequest], gon
     _check_count(service, field, len(requests), min(service.limits.prompts, service.limits.queue))
     mailbox, jobs = Mailbox(), []
     with about(field):
-        ids = await service.encode_all([request.prompt for request in requests])
-        for one in ids:
-            if not one:
-                raise BadField(field, f"{field}: empty; it needs at least one token")
-            service.check_room(one, 1)
+        ids = await service.encode_all([request.prompt for request in requests], 1)
+        if [] in ids:
+            raise BadField(field, f"{field}: empty; it needs at least one token")
     for one, request in zip(ids, requests):
         service.check_stops(request.stops(), "until")
         room = service.context - len(one) + 1

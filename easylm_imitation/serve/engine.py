@@ -4,7 +4,6 @@ An engine is used by one thread at a time. Its host side takes and gives numpy a
 that were compiled, so that no call compiles anything (`compilations` counts, and must stay 0 after the start).
 """
 import dataclasses
-import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from easylm_imitation.models import ModelConfig, create
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve.config import MAX_STOP_IDS, ServeConfig, shapes
-from easylm_imitation.serve.place import Layout, mesh_of, prepare, processes
+from easylm_imitation.serve.place import Layout, bytes_on_device, mesh_of, prepare, processes
 from easylm_imitation.serve.processes import Follower, Leader
 from easylm_imitation.serve.programs import Chunk, Common, Move, Order, Place, Points, Rows, State, Tree, get_programs
 from easylm_imitation.serve.sampling import Knobs, Masks, Sampled, mask_words, neutral
@@ -86,8 +85,8 @@ class Engine:
         # On the device already: who follows no grammar pays nothing for those who could.
         nothing = Masks(np.zeros((self.shapes.slots, words), np.uint32), np.bool_(False))
         self._open = jax.device_put(nothing, self.layout.spread())
-        self.param_bytes = _bytes(self._params)
-        self.position_bytes = _bytes(self._state.cache) / (self.shapes.slots * self.shapes.context)
+        self.param_bytes = bytes_on_device(self._params)
+        self.position_bytes = bytes_on_device(self._state.cache) / (self.shapes.slots * self.shapes.context)
         self._numbers = {call: i for i, call in enumerate(self._programs.inputs)}
         self._leader: Leader | None = None
         several = len(processes(self.layout.mesh)) > 1
@@ -200,11 +199,6 @@ def _put(knobs: Knobs, row: int, sampling: Sampling) -> None:
     for i, (token, value) in enumerate(sampling.bias):
         knobs.bias_ids[row, i], knobs.biases[row, i] = token, value
     knobs.seed[row] = (sampling.seed >> 32) & 0xFFFFFFFF, sampling.seed & 0xFFFFFFFF
-
-
-def _bytes(tree: Tree) -> int:
-    """Of one device's part."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 class _CompileCounter:

@@ -28,17 +28,15 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
             "total_tokens": prompt_tokens + completion_tokens}
 
 
-def completion_logprobs(service: Service, tokens: Sequence[Token | int], top: int, start: int = 0) -> dict[str, Any]:
+def completion_logprobs(service: Service, tokens: Sequence[Token | int], top: int) -> dict[str, Any]:
     """The legacy form. A bare id is a token without probability (the first of a prompt): null stands in both lists.
 
-    `top_logprobs[i]` holds the `top` likeliest and the chosen token; with top = 0 it is null. `start`: first offset.
+    `top_logprobs[i]` holds the `top` likeliest and the chosen token; with top = 0 it is null. `text_offset[i]`: how
+    many characters of the choice's text come before the one that the token begins or goes on with.
     """
-    texts = [service.token_text(token if isinstance(token, int) else token.id) for token in tokens]
-    offsets = [start]
-    for text in texts:
-        offsets.append(offsets[-1] + len(text))
     return {
-        "tokens": texts, "text_offset": offsets[:-1],
+        "tokens": [service.token_text(token if isinstance(token, int) else token.id) for token in tokens],
+        "text_offset": [0 if isinstance(token, int) else token.offset for token in tokens],
         "token_logprobs": [None if isinstance(token, int) else token.logprob for token in tokens],
         "top_logprobs": [None if isinstance(token, int) or not top else service.top_dict(token) for token in tokens]}
 

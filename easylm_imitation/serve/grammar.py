@@ -20,7 +20,7 @@ from easylm_imitation.serve.sampling import mask_words
 from easylm_imitation.text import Tokenizer
 
 Kind = Literal["json", "regex", "choice", "grammar"]
-SLOWEST = 0.5       # seconds that one step of a grammar may take; llguidance's own limits come first as a rule
+SLOWEST = 0.5       # seconds of a core that a step of a grammar may take; llguidance's own limits come first as a rule
 # White space in JSON is the model's choice, but bounded: an endless run of it is a well-known way to say nothing.
 _JSON = {"whitespace_pattern": r"[ \n\t]{0,20}"}
 _LIMITS = {"initial_lexer_fuel": 300_000, "step_lexer_fuel": 100_000, "max_lexer_states": 20_000,
@@ -89,6 +89,8 @@ class Grammars:
             schema = json.loads(text)
             if not isinstance(schema, dict):
                 raise ValueError("a JSON schema is an object")
+            if "x-guidance" in schema:
+                raise ValueError("x-guidance is the server's own; leave it out of the schema")
             return {"json_schema": {**schema, "x-guidance": _JSON}}
         if spec.kind == "choice":
             # One terminal: a rule with some 2,000 alternatives would fail amid the answer.
@@ -125,14 +127,14 @@ class Constraint:
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def _compute(self) -> np.ndarray:
-        started = time.monotonic()
+        started = time.thread_time()
         found = llguidance.numpy.allocate_token_bitmask(1, self._known)
         if not self._matcher.is_error():
             llguidance.numpy.fill_next_token_bitmask(self._matcher, found)
         if self._matcher.is_error():
             raise GrammarFailed(self.field, _reason(self._matcher))
-        if time.monotonic() - started > SLOWEST:
-            raise GrammarFailed(self.field, f"a step of it took more than {SLOWEST} seconds; make it simpler")
+        if time.thread_time() - started > SLOWEST:
+            raise GrammarFailed(self.field, f"a step of it took more than {SLOWEST} seconds of a core; make it simpler")
         mask = found[0].view(np.uint32)[:mask_words(self._size)].copy()
         if self._size % 32:
             mask[-1] &= (1 << self._size % 32) - 1

@@ -18,6 +18,8 @@ PUBLIC = ("/health", "/ready", *FILES)
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "invalid_request_error",
           429: "rate_limit_error", 500: "server_error", 502: "server_error", 503: "server_error", 504: "server_error"}
 
+_QUOTED = 400       # characters of a message's either end that are sent
+_SOON = (b"retry-after", b"5")
 _NAMED = ("a server without a key answers to localhost and numeric addresses only: under a name, any web page could "
           "ask through its reader's browser; use http://127.0.0.1:PORT, or give the server a key")
 
@@ -25,9 +27,14 @@ _NAMED = ("a server without a key answers to localhost and numeric addresses onl
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
     """An error as OpenAI's clients expect it."""
     kind = _TYPES.get(status, "invalid_request_error")
-    message = message.encode("utf-8", "replace").decode()       # it may quote half of a surrogate pair
-    param = param and param.encode("utf-8", "replace").decode()
-    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+    return {"error": {"message": _short(message), "type": kind, "param": param and _short(param), "code": status}}
+
+
+def _short(text: str) -> str:
+    """What was sent may be quoted in it: as much as one reads, and no half of a surrogate pair."""
+    if len(text) > 2 * _QUOTED:
+        text = f"{text[:_QUOTED]} […] {text[-_QUOTED:]}"
+    return text.encode("utf-8", "replace").decode()
 
 
 class Door:
@@ -43,7 +50,7 @@ class Door:
         elif scope["type"] == "http" and scope["path"] in ("/health", "/ready"):
             await _send(send, 200 if scope["path"] == "/health" else 503, {"status": "loading"})
         elif scope["type"] == "http":
-            await _refuse(send, 503, "the model is loading; ask again when /ready says 200", (b"retry-after", b"5"))
+            await _refuse(send, 503, "the model is loading; ask again when /ready says 200", _SOON)
 
 
 class Guard:
@@ -57,7 +64,7 @@ class Guard:
         self.running = 0        # requests that were passed on and are not answered in full yet
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        """Answers 401, 413 or 503 by itself; else passes the request on."""
+        """Answers 400, 401, 403, 413 or 503 by itself; else passes the request on."""
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
@@ -68,7 +75,9 @@ class Guard:
         elif scope["path"] not in PUBLIC and not self._key and not _is_own_name(headers.get(b"host", b"")):
             await _refuse(send, 403, _NAMED)
         elif self.draining and scope["method"] == "POST":
-            await _refuse(send, 503, "the server is shutting down")
+            await _refuse(send, 503, "the server is shutting down", _SOON)
+        elif scope["method"] == "POST" and scope["query_string"]:
+            await _refuse(send, 400, "what stands behind '?' in the address is not read; send it in the body")
         elif _declared(headers) > self._limit:
             await _refuse(send, 413, self._too_large())
         else:

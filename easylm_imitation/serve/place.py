@@ -8,6 +8,8 @@
 """
 import dataclasses
 import functools
+import math
+import os
 from typing import Any
 
 import jax
@@ -104,6 +106,16 @@ class Layout:
                                  for size, axes in zip(part.shape, where.spec, strict=False)))
         return jax.tree.map(one, leaf)
 
+    def check_memory(self, state: Tree, slots: int, context: int) -> None:
+        """Raises UserError where what slots hold (shapes with shardings) is more than a device has by itself."""
+        device = self.mesh.devices.flat[0]
+        has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if device.platform == "cpu" else (
+            device.memory_stats() or {}).get("bytes_limit")
+        needs = bytes_on_device(state)
+        if has and needs > has:
+            raise UserError(f"slots {slots} of context {context} take {needs / 1e9:,.1f} GB a device, which has "
+                            f"{has / 1e9:,.1f} GB; lower slots or context")
+
     def check(self, config: ModelConfig, slots: int) -> None:
         """Raises UserError where slots cannot be spread evenly; says what cannot be split."""
         if slots % self.ways:
@@ -113,6 +125,11 @@ class Layout:
         if config.kv_heads % tensor:
             say_once(f"mesh: {config.kv_heads} KV heads do not split over tensor:{tensor}, so each of its devices "
                      "holds them all")
+
+
+def bytes_on_device(tree: Tree) -> int:
+    """Of one device's part of arrays, or of shapes with shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def prepared(model: Model, dtype: jnp.dtype, unstacked: bool, bits: Bits) -> Tree:

@@ -279,6 +279,7 @@ def _compile_all(model: Model, shapes: Shapes, dtype: jnp.dtype, unstacked: bool
         cache=layout.cache(state.cache, ROWS), counts=layout.spread(ROWS))
     kept_at = layout.cache(kept, None)
     state, kept = _at(state, state_at), _at(kept, kept_at)
+    layout.check_memory((state, kept), shapes.slots, shapes.context)
     flag = jax.ShapeDtypeStruct((), bool)
     bits = jax.ShapeDtypeStruct((shapes.slots, mask_words(model.config.vocab_size)), jnp.uint32)
     common = Common(_int32(MAX_STOP_IDS), _int32(), flag, Masks(bits, flag))

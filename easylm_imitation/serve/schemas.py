@@ -4,7 +4,6 @@ A field that we do not implement but that clients send with its neutral value (`
 alone. `user` and its like, which carry no meaning for an answer, are the only fields that are ignored.
 """
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -15,17 +14,29 @@ from pydantic_core import PydanticCustomError
 from easylm_imitation.schema import UserError, nearest
 from easylm_imitation.serve.grammar import Spec
 from easylm_imitation.serve.sampling import MAX_BIAS
+from easylm_imitation.serve.strict_json import read_json
 
+GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same
 Seed = Annotated[int, Field(ge=-2**63, lt=2**64)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-BiasedId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
-Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
-Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+BiasedId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+# Every list ends somewhere and is left at its first fault: pydantic keeps the interpreter to itself while it reads, so
+# that a million entries, or a million errors, would hold up everybody's streams.
+SHORT = Field(max_length=1 << 12, fail_fast=True)
+LONG = Field(max_length=1 << 20, fail_fast=True)
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], LONG]
+Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), LONG]
 
 
 def _only_false(value: bool) -> bool:
     if value:
         raise PydanticCustomError("only_false", "true is not offered")
+    return value
+
+
+def _few(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MAX_BIAS:
+        raise PydanticCustomError("too_long", "{size} entries; at most {most}", {"size": len(value), "most": MAX_BIAS})
     return value
 
 
@@ -43,6 +54,9 @@ OnlyTrue = Annotated[bool, pydantic.AfterValidator(_only_true),
 _TEXT, _IDS = {"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 _PROMPT = {"anyOf": [_TEXT, _IDS, {"type": "array", "items": _TEXT, "minItems": 1},
                      {"type": "array", "items": _IDS, "minItems": 1}]}
+_PAIR = {"anyOf": [{"type": "array", "prefixItems": [one, one], "minItems": 2, "maxItems": 2}
+                   for one in ({"type": "string"}, {"type": "array", "items": {"type": "integer"}})]}
+_PAIRS = {"type": "array", "items": _PAIR, "minItems": 1}
 _ANY_OBJECT = {"type": "object"}
 
 
@@ -78,7 +92,7 @@ class Strict(pydantic.BaseModel):
         known = [field.alias or name for name, field in cls.model_fields.items()]
         for name in value if isinstance(value, dict) else ():
             if name not in known:
-                raise fault(name, f"unknown field{nearest(name, known)}")
+                raise fault(name, f"unknown field{nearest(name[:100], known)}")
         return value
 
 
@@ -131,14 +145,14 @@ class Generation(Strict):
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = 0      # 0 and -1 keep every token
     n: Annotated[int, Field(ge=1)] | None = 1
     seed: Seed | None = None
-    stop: str | list[str | None] | None = None
+    stop: str | Annotated[list[str | None], SHORT] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = 0
     frequency_penalty: Penalty | None = 0
     presence_penalty: Penalty | None = 0
-    logit_bias: Annotated[dict[BiasedId, Annotated[float, Field(ge=-100, le=100)]],
-                          Field(max_length=MAX_BIAS)] | None = None
+    logit_bias: Annotated[dict[BiasedId, Annotated[float, Field(ge=-100, le=100)]] | None,
+                          Field(max_length=MAX_BIAS), pydantic.BeforeValidator(_few)] = None
     # What the answer must look like: OpenAI's field, vLLM's, and vLLM's until 0.12. At most one of all.
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -177,6 +191,13 @@ class Generation(Strict):
                                  ("grammar", asked.grammar)):
                 yield Spec(kind, source, f"structured_outputs.{kind}")
 
+    @property
+    def plain_greedy(self) -> bool:
+        """Whether each token is the model's likeliest, whatever came before. (Penalties weigh on what was said: they do
+        not touch the first token.)"""
+        greedy = self.temperature is not None and self.temperature < GREEDY_BELOW
+        return greedy and not self.logit_bias and self.spec() is None
+
     def biases(self) -> tuple[tuple[int, float], ...]:
         """`logit_bias` as (id, value)."""
         return tuple((int(token), value) for token, value in (self.logit_bias or {}).items())
@@ -207,19 +228,20 @@ class ToolCall(Strict):
     def plain(self) -> dict[str, Any]:
         """As templates read it: with the arguments as an object. Raises BadField when they are none."""
         try:
-            arguments = json.loads(self.function.arguments)
+            arguments = read_json(self.function.arguments)
         except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict):
-            raise BadField("messages", "messages: the arguments of a tool call are no JSON object")
+            raise BadField("messages", "messages: the arguments of a tool call are no JSON object (or one that has a "
+                                       "key twice, or NaN)")
         return {"id": self.id, "type": "function", "function": {"name": self.function.name, "arguments": arguments}}
 
 
 class ChatMessage(Strict):
     """One message. Content is text, or a list of text parts; an assistant's that calls tools may have none."""
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list["TextPart"] | None = None
-    tool_calls: list[ToolCall] | None = None
+    content: str | Annotated[list["TextPart"], SHORT] | None = None
+    tool_calls: Annotated[list[ToolCall], SHORT] | None = None
     tool_call_id: str | None = None
     # What our answers say when the openai package sends them back, and what older lm-evals add to each message.
     refusal: None = None
@@ -275,10 +297,10 @@ class Tool(Strict):
 
 class ChatRequest(Generation):
     """POST /v1/chat/completions."""
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], SHORT] | None = None
     tool_choice: Literal["none", "auto"] | None = None  # none: the model is not told of the tools
     parallel_tool_calls: OnlyTrue | None = None         # the model makes as many calls as it likes
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1), SHORT]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = False
@@ -300,15 +322,9 @@ class ChatRequest(Generation):
 
 
 class ScoreRequest(Strict):
-    """POST /v1/score: [context, continuation] pairs, both texts or both lists of ids."""
+    """POST /v1/score: [context, continuation] pairs, both texts or both lists of ids; checked by `pairs`."""
     model: str | None = None
-    pairs: Annotated[list[tuple[str, str] | tuple[Ids, Ids]], Field(min_length=1)]
-
-    # JSON has no tuples; strict mode would refuse the lists.
-    @pydantic.field_validator("pairs", mode="before")
-    @classmethod
-    def _tuples(cls, value: Any) -> Any:
-        return [tuple(pair) if isinstance(pair, list) else pair for pair in value] if isinstance(value, list) else value
+    pairs: Annotated[Any, pydantic.WithJsonSchema(_PAIRS)]
 
 
 class TokenizeRequest(Strict):
@@ -324,20 +340,41 @@ class DetokenizeRequest(Strict):
     tokens: Ids
 
 
+def pairs(value: Any, most: int) -> list[tuple[str, str] | tuple[list[int], list[int]]]:
+    """`pairs` of a request to score; lists are counted before they are read. Raises BadField.
+
+    In Python, unlike the fields above, so that a thread can do it and others get their turn meanwhile.
+    """
+    if not isinstance(value, list):
+        raise BadField("pairs", f"pairs: expected a list of [context, continuation], got {_kind(value)}")
+    if not 0 < len(value) <= most:
+        raise BadField("pairs", f"pairs: {len(value)} in one request; it needs 1 to {most}")
+    for i, pair in enumerate(value):
+        if not (isinstance(pair, list) and len(pair) == 2 and (all(map(_is_text, pair)) or all(map(_is_ids, pair)))):
+            raise BadField(f"pairs.{i}", f"pairs.{i}: expected [context, continuation], two texts or two lists of ids")
+    return [tuple(pair) for pair in value]
+
+
 def prompts(value: Any) -> list[str] | list[list[int]]:
     """`prompt` as a list of texts or of id lists. Raises BadField for anything else, and for an empty one."""
-    if isinstance(value, str) or (isinstance(value, list) and value and all(type(item) is int for item in value)):
+    if isinstance(value, str) or (value and _is_ids(value)):
         value = [value]
     if not isinstance(value, list):
         expected = "a string, strings, token ids or lists of token ids"
         raise BadField("prompt", f"prompt: expected {expected}, got {_kind(value)}")
-    texts = all(isinstance(item, str) for item in value)
-    ids = all(isinstance(item, list) and all(type(token) is int for token in item) for item in value)
-    if not (texts or ids):
+    if not (all(map(_is_text, value)) or all(map(_is_ids, value))):
         raise BadField("prompt", "prompt: a list must hold only strings, only token ids, or only lists of token ids")
     if not value or not all(value):
         raise BadField("prompt", "prompt: empty; it needs at least one token")
     return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(token) is int for token in value)
 
 
 def _kind(value: Any) -> str:

@@ -52,10 +52,15 @@ def pair_segments(pairs: Sequence[Pair], context: int, vocab_size: int, found: l
         if not len(before) or not len(after):
             empty = "context is empty; begin it with the model's first token" if len(after) else "continuation is empty"
             raise UserError(f"pair {i}: the {empty}")
-        if len(before) + len(after) - 1 > context:
-            raise UserError(f"pair {i}: {len(before)} context and {len(after)} continuation tokens are more than this "
-                            f"server's context of {context} can score; shorten the context")
+        check_size(i, before, after, context)
     return [_segment(*pair, found, i) for i, pair in enumerate(pairs)]
+
+
+def check_size(number: int, before: Sequence[int], after: Sequence[int], context: int) -> None:
+    """Raises UserError for a pair that is too long."""
+    if len(before) + len(after) - 1 > context:
+        raise UserError(f"pair {number}: {len(before)} context and {len(after)} continuation tokens are more than this "
+                        f"server's context of {context} can score; shorten the context")
 
 
 def check_ids(ids: Sequence[int], vocab_size: int, where: str) -> None:

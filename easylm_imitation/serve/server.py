@@ -124,7 +124,8 @@ def make_service(loaded: LoadedModel, config: ServeConfig) -> tuple[Service, Eng
     try:
         scheduler = Scheduler(engine, config.limits.queue, config.limits.request_seconds)
         service = Service(engine, scheduler, config, tokenizer=loaded.tokenizer, template=loaded.template,
-                          lineage=lineage_in(loaded.lineage, config.quantize), stop_ids=loaded.end_ids())
+                          lineage=lineage_in(loaded.lineage, config.quantize), stop_ids=loaded.end_ids(),
+                          own_name=loaded.lineage.name)
     except BaseException:
         engine.close(failed=True)
         raise
@@ -195,8 +196,12 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def api_key(config: ServeConfig) -> str | None:
-    """The key from the environment, or None when there is none."""
-    return os.environ.get(config.api_key_env, "").strip() or None
+    """The key from the environment, or None when there is none. Raises UserError for one that no header can carry."""
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"the API key in the environment variable {config.api_key_env} has characters that no header "
+                        "can carry; take printable ASCII")
+    return key or None
 
 
 def _is_loopback(host: str) -> bool:

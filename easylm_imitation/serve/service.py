@@ -7,6 +7,7 @@ alone.
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import secrets
 import time
@@ -25,13 +26,11 @@ from easylm_imitation.serve.grammar import Constraint, Grammars
 from easylm_imitation.serve.jobs import Answer, Job, Notify, Scoring, Update
 from easylm_imitation.serve.sampling import Sampled
 from easylm_imitation.serve.scheduler import Scheduler
-from easylm_imitation.serve.schemas import BadField, ChatRequest, Generation, about
-from easylm_imitation.serve.scoring import Pair, Score, check_ids, pair_segments
+from easylm_imitation.serve.schemas import GREEDY_BELOW, BadField, ChatRequest, Generation, about
+from easylm_imitation.serve.scoring import Pair, Score, check_ids, check_size, pair_segments
 from easylm_imitation.serve.tool_calls import CallReader, form_of
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, prompt_ids, tool_prompt_ids
 from easylm_imitation.text.token_bytes import TokenBytes
-
-GREEDY_BELOW = 1e-4     # a smaller temperature would overflow float32 and mean the same
 
 
 class Gone(Exception):
@@ -68,10 +67,11 @@ class Service:
     """What the routes use: the model's identity, its tokenizer, and ways to run jobs."""
 
     def __init__(self, engine: Engine, scheduler: Scheduler, config: ServeConfig, *, tokenizer: Tokenizer,
-                 template: Template | None, lineage: Lineage, stop_ids: Sequence[int]):
+                 template: Template | None, lineage: Lineage, stop_ids: Sequence[int], own_name: str | None = None):
+        """`own_name`: what the model is called that `lineage` is a rounded form of; requests may say that too."""
         self.engine, self.scheduler, self.config, self.limits = engine, scheduler, config, config.limits
         self.tokenizer, self.template, self.lineage = tokenizer, template, lineage
-        self.name = lineage.name
+        self.name, self.own_name = lineage.name, own_name
         self.context = engine.shapes.context
         self.vocab_size = engine.config.vocab_size
         self.started = int(time.time())
@@ -110,16 +110,28 @@ class Service:
         if len(text) > self.limits.characters:
             raise UserError(f"{field}: {len(text)} characters in one text; at most {self.limits.characters}")
 
-    async def encode_all(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
-        """`encode` of each."""
-        return await asyncio.to_thread(lambda: [self.encode(prompt) for prompt in prompts])
+    async def encode_all(self, prompts: Sequence[str | list[int]], max_tokens: int) -> list[list[int]]:
+        """`encode` of each; stops at the first that leaves no room for an answer (`check_room`)."""
+        def work() -> list[list[int]]:
+            made = []
+            for prompt in prompts:
+                made.append(self.encode(prompt))
+                self.check_room(made[-1], max_tokens)
+            return made
+        return await asyncio.to_thread(work)
 
-    async def encode_pairs(self, pairs: Sequence[tuple[str, str] | Pair]) -> list[Pair]:
-        """`encode_pair` of each pair of texts; pairs of ids stay as they are."""
+    async def encode_pairs(self, pairs: Sequence[tuple[str, str] | Pair], any_length: bool = False) -> list[Pair]:
+        """`encode_pair` of each pair of texts; pairs of ids stay as they are. Stops at the first that is too long for
+        the context, unless they may be of `any_length`."""
         contexts: dict[str, list[int]] = {}     # the choices of a question share one
 
         def work() -> list[Pair]:
-            return [self.encode_pair(*pair, contexts) if isinstance(pair[0], str) else pair for pair in pairs]
+            made = []
+            for i, pair in enumerate(pairs):
+                made.append(self.encode_pair(*pair, contexts) if isinstance(pair[0], str) else pair)
+                if not any_length:
+                    check_size(i, *made[-1], self.context)
+            return made
         return await asyncio.to_thread(work)
 
     async def encode_chat(self, request: ChatRequest) -> list[int]:
@@ -175,6 +187,9 @@ class Service:
         most, longest = self.limits.stops, self.limits.stop_characters
         if len(stops) > most or any(not 0 < len(stop) <= longest for stop in stops):
             raise BadField(field, f"{field}: at most {most} strings of 1 to {longest} characters")
+        with about(field):
+            for stop in stops:
+                self.tokenizer.encode(stop)     # raises for what has no UTF-8 form
 
     def answers(self, prompts: Sequence[list[int]], request: Generation, max_tokens: int, mailbox: Mailbox, *,
                 top: int = 0, stops: Sequence[str] = (), lead: str = "", constraint: Constraint | None = None,
@@ -256,6 +271,15 @@ class Service:
                 text = self.tokenizer.token(token_id) if self._exists(token_id) else f"token_id:{token_id}"
             self._texts[token_id] = text
         return self._texts[token_id]
+
+    def offsets(self, ids: Sequence[int], text: str) -> list[int]:
+        """How many characters of `text`, which the ids spell, come before each of them; those that share a character
+        have one place."""
+        sizes = [len(self.token_text(token)) for token in ids]
+        if sum(sizes) != len(text):     # some are half a character, or joined with the one before
+            stream = self.tokenizer.stream(skip_special=False)
+            sizes = [len(stream.push(token)) for token in ids]
+        return [0, *itertools.accumulate(sizes[:-1])]
 
     def top_dict(self, token: Token) -> dict[str, float]:
         """Alternatives by text, the chosen token included. Different tokens with one text keep entries of their own."""

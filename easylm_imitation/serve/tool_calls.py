@@ -3,7 +3,7 @@
     hermes (Hermes, Qwen 2.5 and 3)     It rains? <tool_call>{"name": "f", "arguments": {"x": 3}}</tool_call>
     llama3 (Llama 3.1 to 3.3)           {"name": "f", "parameters": {"x": 3}}
 
-Only a whole JSON object that names a tool of the request is a call. All else stays text, as the model wrote it.
+Only a whole object of strict JSON that names a tool of the request is a call. All else stays text as it was written.
 """
 import dataclasses
 import json
@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Collection
 from typing import Any, Literal
 
+from easylm_imitation.serve.strict_json import read_json
 from easylm_imitation.text import OwnTemplate, Template
 
 Form = Literal["hermes", "llama3"]
@@ -110,13 +111,23 @@ class CallReader:
 
     def _call(self, text: str, field: str) -> Call | None:
         try:
-            said = json.loads(text)
+            said = read_json(text)
         except (ValueError, RecursionError):
             return None
         name, given = (said.get("name"), said.get(field)) if isinstance(said, dict) else (None, None)
         if not isinstance(name, str) or name not in self._names or not isinstance(given, dict):
             return None
-        return Call(name, json.dumps(given, ensure_ascii=False))
+        return Call(name, _as_text(given))
+
+
+def _as_text(given: dict[str, Any]) -> str:
+    """JSON that has a UTF-8 form: a model may have written half of a surrogate pair as an escape."""
+    text = json.dumps(given, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(given)
+    return text
 
 
 def _overlap(text: str, mark: str) -> int:

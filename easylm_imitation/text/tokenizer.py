@@ -107,9 +107,9 @@ class Tokenizer:
         """How the special tokens are spelled."""
         return [token.content for token in self._parsing.get_added_tokens_decoder().values() if token.special]
 
-    def stream(self) -> "Stream":
+    def stream(self, skip_special: bool = True) -> "Stream":
         """Decodes one id at a time, for streaming."""
-        return Stream(self)
+        return Stream(self, skip_special)
 
     def save(self, folder: str | os.PathLike, chat_template: str | list[dict[str, str]] | None = None,
              said: Mapping[str, Any] = types.MappingProxyType({})) -> None:
@@ -171,8 +171,8 @@ class Tokenizer:
 class Stream:
     """Incremental decoding: `push` gives the text that became certain, holding back an incomplete UTF-8 character."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
+        self._decode = functools.partial(tokenizer.decode, skip_special=skip_special)
         self._context: list[int] = []   # the ids shown last: decoders may join a token with the one before it
         self._pending: list[int] = []   # ids not shown yet
 
@@ -193,8 +193,7 @@ class Stream:
         return text
 
     def _tail(self) -> str:
-        shown = self._tokenizer.decode(self._context)
-        return self._tokenizer.decode(self._context + self._pending)[len(shown):]
+        return self._decode(self._context + self._pending)[len(self._decode(self._context)):]
 
 
 def _restore(definition: str, eos: str, bos: str | None, pad: str | None, chat: str | None) -> Tokenizer:

@@ -88,6 +88,7 @@ def another_server(model, config=CONFIG):
     (COMPLETE, {"prompt": "a", "min_p": 1.5}, "min_p"),
     (COMPLETE, {"prompt": "a", "logit_bias": {"5": 101}}, "logit_bias"),
     (COMPLETE, {"prompt": "a", "logit_bias": {"Oslo": 1}}, "logit_bias"),
+    (COMPLETE, {"prompt": "a", "logit_bias": {"01": 1, "1": 2}}, "logit_bias"),
     (COMPLETE, {"prompt": "a", "logit_bias": {"296": 1}}, "logit_bias: token id 296"),
     (COMPLETE, {"prompt": "a", "logit_bias": {"290": 1}}, "logit_bias: token id 290"),      # padding: no token has it
     (COMPLETE, {"prompt": "a", "logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"),
@@ -133,9 +134,22 @@ def test_bad_requests_get_400_and_the_reason(http, path, body, says):
     ("/v1/score", {"pairs": [[[1], [300]]]}, "pairs"),
     ("/v1/score", {"pairs": [["a", ""]]}, "pairs"),
     (COMPLETE, [], None),
+    (COMPLETE, {"prompt": "a", "stop": "\ud800"}, "stop"),
+    (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
+    ("/tokenize", {"prompt": "\ud800"}, "prompt"),
+    ("/v1/score", {"pairs": [["a", "\ud800"]]}, "pairs"),
+    ("/greedy-until", {"prefix_text": ["a"], "until": ["\ud800"]}, "until"),
 ])
 def test_errors_name_the_field_as_openais_do(http, path, body, param):
-    assert http.post(path, json=body).json()["error"]["param"] == param
+    response = http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+def test_an_address_with_a_query_is_refused(http):
+    response = http.post(COMPLETE + "?temperature=0", json={"prompt": "a"})
+    assert response.status_code == 400
+    assert "send it in the body" in response.json()["error"]["message"]
 
 
 def test_a_body_that_is_no_json_is_told_what_to_send(http):
@@ -208,6 +222,7 @@ def test_a_start_that_fails_leaves_nothing_behind(served_model, monkeypatch, bre
 
 @pytest.mark.parametrize("content", [
     b"", b"{", b"[]", b'"a"', b"null", b"\xff\xfe", b'{"prompt": "a", "temperature": NaN}', b"[" * 100_000,
+    b'{"prompt": "a", "metadata": {"a": NaN}}', b'{"prompt": "a", "guided_json": {"minimum": Infinity}}',
     b'{"prompt": "a", "temperature": 1e400}', b'{"prompt": "a", "top_p": -Infinity}', b'{"prompt": "\\ud800"}',
     b'{"prompt": "a", "max_tokens": ' + b"9" * 5000 + b"}"])
 def test_bodies_that_are_no_request_get_400(http, content):
@@ -274,6 +289,14 @@ def test_a_host_beyond_loopback_needs_a_key(monkeypatch):
             listen(CONFIG, host, 0)
     monkeypatch.setenv(CONFIG.api_key_env, "sesame")
     listen(CONFIG, "0.0.0.0", 0).close()
+
+
+@pytest.mark.parametrize("key", ["sesamé", "ses\tame", "ses\nme"])
+def test_a_key_that_no_header_can_carry_is_refused(monkeypatch, key):
+    monkeypatch.setenv(CONFIG.api_key_env, key)
+    with pytest.raises(UserError, match="printable ASCII") as told:
+        listen(CONFIG, "0.0.0.0", 0)
+    assert key not in str(told.value)
 
 
 def test_a_large_body_gets_413_declared_or_not(served_model):
@@ -388,6 +411,8 @@ def test_the_address_says_how_far_the_server_is(served_model):
             running._guard.draining = True
             ready = client.get("/ready")
             assert (ready.status_code, ready.json()) == (503, {"status": "stopping"})
+            refused = client.post(COMPLETE, json={"prompt": "a"})
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
             assert client.get("/health").status_code == 200
 
 
@@ -424,7 +449,7 @@ def test_large_bodies_are_parsed_and_checked_outside_the_event_loop(served_model
         return lambda *given: threads.append(threading.current_thread().name) or call(*given)
 
     with another_server(served_model) as (_, client):
-        monkeypatch.setattr(bodies, "_parse", noting(bodies._parse))
+        monkeypatch.setattr(bodies, "read_json", noting(bodies.read_json))
         monkeypatch.setattr(service, "pair_segments", noting(service.pair_segments))
         assert client.post("/v1/score", json={"pairs": [[[5] * 50, [6] * 8]] * 1000}).status_code == 200
         assert len(threads) == 2

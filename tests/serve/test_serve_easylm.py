@@ -59,6 +59,7 @@ def test_generation_equals_the_completions_route(http):
     ("/loglikelihood", {"text": ["a"], "prefix": ["a"]}, "prefix: unknown field; did you mean 'prefix_text'?"),
     ("/loglikelihood", {"text": []}, "text"),
     ("/loglikelihood", {"text": ["a" * 300]}, "context of 96"),
+    ("/loglikelihood-rolling", {"text": ["a" * 300, ""]}, "text.1: String should have at least 1 character"),
     ("/generate", {"prefix_text": [""]}, "prefix_text: empty"),
     ("/generate", {"prefix_text": ["a" * 300]}, "context of 96"),
     ("/greedy-until", {"prefix_text": ["a"], "until": [""]}, "until: at most 32 strings"),

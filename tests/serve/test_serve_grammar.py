@@ -162,6 +162,7 @@ def test_one_of_thousands_of_choices(http):
     ({"guided_json": {"type": "objekt"}}, "Invalid type: objekt"),
     ({"guided_json": "[1]"}, "guided_json: a JSON schema is an object"),
     ({"guided_json": "{"}, "guided_json: "),
+    ({"guided_json": {"type": "integer", "x-guidance": {}}}, "guided_json: x-guidance is the server's own"),
     ({"guided_json": {"$ref": "file:///etc/passwd"}}, "does not fetch"),
     ({"guided_json": {"$ref": "http://127.0.0.1:9/x"}}, "does not fetch"),
     ({"guided_json": {"type": "array", "uniqueItems": True}}, "uniqueItems"),

@@ -6,11 +6,15 @@ import random
 import time
 
 import httpx
+import pydantic
 import pytest
 from serve_helpers import CONFIG
 
 from easylm_imitation.serve import open_server
+from easylm_imitation.serve.easylm import GenerateRequest, LikelihoodRequest, RollingRequest, UntilRequest
 from easylm_imitation.serve.scheduler import Scheduler
+from easylm_imitation.serve.schemas import BadField, ChatRequest, CompletionRequest, DetokenizeRequest, pairs
+from easylm_imitation.text import Tokenizer
 
 COMPLETE, CHAT = "/v1/completions", "/v1/chat/completions"
 SYSTEM = {"role": "system", "content": "b"}     # else the template's own, which is long
@@ -30,13 +34,63 @@ def test_huge_requests_get_a_4xx_and_the_server_goes_on(http):
             ("/tokenize", {"prompt": "a" * (17 << 20)}), ("/tokenize", {"prompt": ten_megabytes}),
             ("/v1/score", {"pairs": [["a", ten_megabytes]]}),
             ("/greedy-until", {"prefix_text": ["a"], "until": [["x"] * 10_000]}),
-            ("/generate", {"prefix_text": ["a"] * 10_000})]
+            ("/generate", {"prefix_text": ["a"] * 10_000}),
+            (COMPLETE, {"prompt": "a", "x" * (1 << 20): 1}), (CHAT, {**HELLO, "guided_json": "x" * 60_000}),
+            (CHAT, {"messages": [{"role": "user", "content": "a" * 3000}]}), (COMPLETE, {"prompt": ["a" * 5000] * 200})]
     for path, body in huge:
         response = http.post(path, json=body, timeout=120)
         assert response.status_code in (400, 413), (path, response.status_code)
         assert len(response.content) < 2000         # the error does not send it all back
         assert response.json()["error"]["message"]
     assert http.post(CHAT, json=HELLO).status_code == 200
+
+
+def test_what_is_asked_for_by_a_name_of_megabytes_is_told_in_a_line(http):
+    response = http.post(COMPLETE, json={"prompt": "a", "model": "x" * (4 << 20)})
+    assert response.status_code == 404
+    assert len(response.content) < 2000
+    assert response.json()["error"]["message"].endswith("this server has 'tiny'")
+
+
+MANY = 300_000
+PART, CALL = {"type": "text"}, {"id": 1}
+
+
+@pytest.mark.parametrize(("kind", "body"), [
+    (CompletionRequest, {"prompt": "a", "stop": [1] * MANY}),
+    (CompletionRequest, {"prompt": "a", "stop": ["a"] * MANY}),
+    (CompletionRequest, {"prompt": "a", "logit_bias": dict.fromkeys(map(str, range(MANY)), "a")}),
+    (CompletionRequest, {"prompt": "a", "guided_choice": [1] * MANY}),
+    (CompletionRequest, {"prompt": "a", "structured_outputs": {"choice": [1] * MANY}}),
+    (ChatRequest, {"messages": [1] * MANY}), (ChatRequest, {**HELLO, "tools": [1] * MANY}),
+    (ChatRequest, {"messages": [{"role": "user", "content": [PART] * MANY}]}),
+    (ChatRequest, {"messages": [{"role": "assistant", "tool_calls": [CALL] * MANY}]}),
+    (DetokenizeRequest, {"tokens": ["a"] * MANY}), (LikelihoodRequest, {"text": [1] * MANY}),
+    (LikelihoodRequest, {"text": ["a"], "prefix_text": [1] * MANY}), (RollingRequest, {"text": [1] * MANY}),
+    (GenerateRequest, {"prefix_text": [1] * MANY}), (UntilRequest, {"prefix_text": [1] * MANY, "until": [1] * MANY}),
+    (UntilRequest, {"prefix_text": ["a"], "until": [[1] * MANY]})])
+def test_a_list_is_left_at_its_first_fault(kind, body):
+    """Each error costs microseconds in which nobody else is answered."""
+    with pytest.raises(pydantic.ValidationError) as caught:
+        kind.model_validate(body)
+    assert caught.value.error_count() < 10
+
+
+def test_pairs_are_counted_before_they_are_read():
+    with pytest.raises(BadField, match="^pairs: 300000 in one request"):
+        pairs([[1, "b"]] * MANY, 8192)
+    with pytest.raises(BadField, match=r"^pairs\.1: expected \[context, continuation\]"):
+        pairs([["a", "b"], [1, "b"], ["a"]], 8192)
+
+
+def test_texts_are_tokenized_up_to_the_first_that_is_too_long(server, http, monkeypatch):
+    encode, met = Tokenizer.encode, []
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, text, **how: met.append(text) or encode(self, text, **how))
+    refused = http.post(COMPLETE, json={"prompt": ["b" * 3000] * 200})
+    assert (refused.status_code, met) == (400, ["b" * 3000])
+    met.clear()
+    refused = http.post("/v1/score", json={"pairs": [["", "c" * 3000]] * 200})
+    assert (refused.status_code, met) == (400, ["c" * 3000])
 
 
 @pytest.mark.parametrize("body", [b'{"prompt": "a", "seed": ' + b"9" * 100_000 + b"}", b'{"a":' * 5000,

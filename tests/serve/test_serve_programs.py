@@ -1,4 +1,6 @@
 """The compiled programs themselves: no second cache, no sorted vocabulary, no second compilation."""
+import dataclasses
+
 import pytest
 from serve_helpers import CONFIG
 
@@ -56,6 +58,12 @@ SIZES = {"model_context": 4096, "vocab_size": 1000, "platform": "cpu"}
 def test_sizes_that_cannot_be_are_refused(config, says):
     with pytest.raises(UserError, match=says):
         shapes(config, parameters=10, **SIZES)
+
+
+def test_slots_that_no_memory_holds_are_told_before_anything_is_compiled(served_model):
+    huge = dataclasses.replace(CONFIG, slots=10**9, decode_rows=())
+    with pytest.raises(UserError, match=r"slots 1000000000 of context 96 take [0-9,.]+ GB a device, which has"):
+        Engine(served_model.config, served_model.params, huge, stop_ids=[1], vocab_size=200)
 
 
 @pytest.mark.parametrize("parameters", [10**6, 5 * 10**8])

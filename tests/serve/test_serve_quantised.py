@@ -1,14 +1,19 @@
 """Weights in 8 and 4 bits: what they stand for, what they cost, and that the server runs on them."""
+import dataclasses
+
+import httpx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from serve_helpers import CONFIG
 from tiny_models import logits, made, packed
 
 from easylm_imitation.models import Quantised
 from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError
+from easylm_imitation.serve import open_server
 from easylm_imitation.serve.place import Layout, mesh_of, prepare
 from easylm_imitation.sharding import leaf_paths
 from easylm_imitation.weights import lineage_in, quantised
@@ -83,6 +88,15 @@ def test_rounded_weights_have_a_lineage_of_their_own():
     found = lineage_in(tuned, "int8")
     assert (found.name, found.base, found.teachers) == ("m (int8)", "a", ("gpt-4",))
     assert found.id != "b"
+
+
+def test_requests_may_name_the_model_that_was_rounded(served_model):
+    small = dataclasses.replace(CONFIG, quantize="int8", context=32, live_lengths=(), decode_rows=())
+    with open_server(served_model, small) as running, httpx.Client(base_url=running.url, timeout=60) as client:
+        for name, status in (("tiny (int8)", 200), ("tiny", 200), ("tiny (int4)", 404)):
+            said = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1, "model": name})
+            assert said.status_code == status
+            assert status != 200 or said.json()["model"] == "tiny (int8)"
 
 
 def test_int4_wants_even_rows():

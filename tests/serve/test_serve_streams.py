@@ -1,5 +1,6 @@
 """Streams with log-probabilities say, piece by piece, what the whole answer says."""
 import itertools
+import json
 
 import pytest
 from serve_helpers import events
@@ -38,6 +39,30 @@ def test_a_stream_that_echoes_says_what_the_whole_answer_says(http, asked):
         if "logprobs" in asked:
             assert own[0]["logprobs"] == choice["logprobs"]
     assert last["usage"] == whole["usage"]
+
+
+def test_no_character_of_a_text_ends_a_line_of_a_stream(http):
+    """Clients that read lines as Python's `splitlines` does would be given half an event."""
+    prompt = "a\u2028b\u2029c\x85d\x0be\x1cf"
+    with http.stream("POST", COMPLETE, json={"prompt": prompt, "echo": True, "max_tokens": 1, "stream": True}) as given:
+        lines = given.read().decode().splitlines()
+    assert json.loads(lines[0].removeprefix("data: "))["choices"][0]["text"] == prompt
+    assert all(line in ("", "data: [DONE]") or json.loads(line.removeprefix("data: ")) for line in lines)
+
+
+def test_offsets_are_places_in_the_text(http, served_model):
+    """Of tokens that are half a character too: they share its place."""
+    prompt = "naïve 日本語<|im_start|>🙂 café"
+    body = {"prompt": prompt, "echo": True, "max_tokens": 30, "seed": 5, "logprobs": 0}
+    [choice] = http.post(COMPLETE, json=body).json()["choices"]
+    offsets, tokens = choice["logprobs"]["text_offset"], choice["logprobs"]["tokens"]
+    assert offsets == sorted(offsets)
+    plain = [(at, token) for at, token, after in zip(offsets, tokens, [*offsets[1:], len(choice["text"])])
+             if after - at == len(token) and token.isascii()]
+    assert len(plain) > 9
+    assert all(choice["text"][at:].startswith(token) for at, token in plain)
+    assert next(at for at, token in zip(offsets, tokens) if token == "<|im_start|>") == prompt.index("<|im_start|>")
+    assert len(set(offsets)) < len(offsets)
 
 
 @pytest.mark.parametrize("top", [None, 0, 4])

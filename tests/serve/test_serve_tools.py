@@ -9,6 +9,7 @@ import pytest
 from serve_helpers import CONFIG, events
 
 from easylm_imitation.serve import open_server
+from easylm_imitation.serve.schemas import BadField, ChatMessage
 from easylm_imitation.serve.tool_calls import CallReader, form_of
 from easylm_imitation.text import OwnTemplate, get_template
 
@@ -154,6 +155,25 @@ def test_calls_are_found_wherever_the_pieces_are_cut(form, said, shown, called):
         assert "".join(text for text, _ in taken) == (said if shown is None else shown), cut
         assert "".join(call.name for _, calls in taken for call in calls) == called, cut
         assert reader.called == bool(called)
+
+
+@pytest.mark.parametrize("given", ['{"x": NaN}', '{"x": -Infinity}', '{"x": 1, "x": 2}'])
+def test_what_is_no_strict_json_stays_text(given):
+    said = f'<tool_call>{{"name": "f", "arguments": {given}}}</tool_call>'
+    assert CallReader("hermes", {"f"}).take(said, last=True) == (said, [])
+    called = {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": given}}]}
+    with pytest.raises(BadField, match="no JSON object"):
+        ChatMessage.model_validate(called).plain()
+
+
+def test_half_a_surrogate_pair_in_a_call_is_told_as_an_escape(caller):
+    tool = {**TOOL, "function": {**TOOL["function"], "name": "f"}}
+    written = r'<tool_call>\{"name": "f", "arguments": \{"x": "\\ud800é"\}\}</tool_call>'
+    body = {"messages": ASKED, "tools": [tool], "guided_regex": written}
+    [call] = caller.post(CHAT, json=body).json()["choices"][0]["message"]["tool_calls"]
+    deltas = [event["choices"][0]["delta"] for event in events(caller, CHAT, **body)]
+    [streamed] = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    assert call["function"]["arguments"] == streamed["function"]["arguments"] == r'{"x": "\ud800\u00e9"}'
 
 
 @pytest.mark.parametrize(("source", "form"), [
