@@ -1,11 +1,11 @@
 """Greedy generation beside transformers' `generate`, the same prompts and weights, float32 on a CPU.
 
-    python benchmarks/serve_generation.py --model DIR [--prompts 16] [--tokens 64] [--interval 1.0]
+    python benchmarks/serve_generation.py --model DIR [--prompts 16] [--tokens 64] [--interval 1 2]
 
-At once: all prompts together; `generate` runs them as one batch. Staggered: one more every `--interval` seconds, with
-answers of 16 to 256 tokens; `generate` takes whatever waits as a batch and runs it until its longest answer is there.
-Ours goes through the scheduler, as requests of a server do. Answers that differ are listed with the distance of the
-two likeliest logits where they part.
+At once: all prompts together; `generate` runs them as one batch. Staggered: one more every `--interval` seconds (one
+load for each that is given), with answers of 16 to 256 tokens; `generate` takes whatever waits as a batch and runs it
+until its longest answer is there. Ours goes through the scheduler, as requests of a server do. Answers that differ are
+listed with the distance of the two likeliest logits where they part.
 """
 import argparse
 import pathlib
@@ -27,13 +27,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--longest", type=int, default=256)
-    parser.add_argument("--interval", type=float, default=1.0)
+    parser.add_argument("--interval", type=float, nargs="+", default=[1.0, 2.0])
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     prompts = [rng.integers(1000, 100_000, LENGTH).tolist() for _ in range(args.prompts)]
     lengths = np.linspace(16, args.longest, args.prompts).astype(int)[rng.permutation(args.prompts)].tolist()
-    loads = {"at once": [(0.0, prompt, args.tokens) for prompt in prompts],
-             "staggered": [(i * args.interval, prompt, n) for i, (prompt, n) in enumerate(zip(prompts, lengths))]}
+    loads = {"at once": [(0.0, prompt, args.tokens) for prompt in prompts]}
+    for interval in args.interval:
+        loads[f"one every {interval:g} s"] = [(i * interval, *one) for i, one in enumerate(zip(prompts, lengths))]
     theirs, gap = _theirs(args.model, loads)
     ours = _ours(args.model, loads, args.prompts, LENGTH + args.longest)
     rows, notes = [], []

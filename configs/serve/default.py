@@ -12,6 +12,6 @@ def get_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({
         "slots": 16,            # answers generated side by side
         "prefixes": 4,          # beginnings of scored texts that are kept
-        "decode_steps": 8,      # tokens between two looks at the queue; 1 while somebody streams
+        "decode_steps": 8,      # tokens between two looks at the queue at most; 1 while somebody streams
         "limits": {"queue": 512, "drain_seconds": 30.0},
     })

@@ -76,7 +76,7 @@ class ServeConfig:
     score_lengths: tuple[int, ...] = ()         # row lengths for scoring; longer texts are read in pieces
     score_tokens: int | None = None             # tokens a group of devices scores in one go; None: by model and device
     prefixes: int = 4                           # common beginnings of scored texts that are kept; each costs one slot
-    decode_steps: int = 8                       # tokens between two looks at the queue; 1 while somebody streams
+    decode_steps: int = 8                       # at most, between two looks at the queue; 1 while somebody streams
     api_key_env: str = "EASYLM_IMITATION_API_KEY"   # environment variable that holds the key; unset or empty: no key
     limits: Limits = Limits()
     beside: BesideConfig = BesideConfig()

@@ -26,6 +26,7 @@ from easylm_imitation.serve.sampling import Sampled, mask_words
 from easylm_imitation.serve.slots import Slots
 
 _PREFILLS_A_TURN = 4        # bounds how long a turn may take
+_CALL = 0.2                 # seconds that the steps of a call of decode may take: who arrives waits for two calls
 _PATIENCE = 5.0             # seconds that `close` waits for a thread that may hang
 _GATHER_QUIET, _GATHER_LONGEST = 0.002, 0.010   # seconds: texts to score that arrive together share what they can
 
@@ -70,6 +71,7 @@ class Scheduler:
         self._waiting: collections.deque[Answer] = collections.deque()
         self._slots = Slots(engine.shapes.slots)
         self._flying: _Flight | None = None
+        self._pace = 0.0                    # seconds of a step of decode, lately
         self._pool = Pool(engine)
         self._scorings: list[Scoring] = []
         self._failed = False
@@ -270,7 +272,8 @@ class Scheduler:
 
     def _start(self, live: list[tuple[int, Answer]], masks: np.ndarray | None) -> "_Flight":
         shapes = self._engine.shapes
-        steps = 1 if masks is not None or any(job.stream for _, job in live) else shapes.steps
+        alone = masks is not None or any(job.stream for _, job in live)
+        steps = 1 if alone else min(shapes.steps, 1 + int(_CALL / max(self._pace, 1e-4)))
         reach = min(max(job.position for _, job in live) + steps, shapes.context)
         shape = next(s for s in shapes.decode if s[0] >= len(live) and s[1] >= reach)
         slots = [slot for slot, _ in live]
@@ -282,7 +285,7 @@ class Scheduler:
     def _land(self, flight: "_Flight") -> None:
         out = [np.asarray(part)[:flight.steps] for part in flight.out]
         steps = int((out[0] >= 0).any(1).sum())     # they end where nobody needs more
-        pace = self.meter.decoded(flight.started, steps, *flight.shape)
+        pace = self._pace = self.meter.decoded(flight.started, steps, *flight.shape)
         for row, (slot, job) in enumerate(flight.live):
             job.ahead -= flight.steps
             if self._slots.holds(slot, job):
