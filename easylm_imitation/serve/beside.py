@@ -7,7 +7,6 @@ the other one frees its slot.
 import asyncio
 import contextlib
 import json
-import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -20,7 +19,6 @@ from easylm_imitation.client import Client, ClientConfig, RequestFailed, message
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve.config import BesideConfig
 from easylm_imitation.serve.guard import error_body
-from easylm_imitation.serve.schemas import BadField
 from easylm_imitation.serve.service import Gone
 
 _ABOUT_SECONDS = 5.0    # what a page waits, at most, to hear what the other server has
@@ -52,7 +50,6 @@ class Beside:
     async def forward(self, path: str, body: Mapping[str, Any], gone: asyncio.Future) -> Response:
         """The other server's answer to POST /v1/`path`, streamed as it comes. Raises HTTPException(502) when there is
         none, BadField for a body that JSON cannot say, Gone when the client hangs up before it begins."""
-        _check_finite(body)
         if not self._model:
             await self.about()
         named = {"model": self._model, **body} if self._model else dict(body)
@@ -96,19 +93,6 @@ class Beside:
         status = response.status_code if response.status_code >= 400 else 502   # redirects are not followed
         wait = response.headers.get("Retry-After")
         return JSONResponse(error_body(status, said), status, {"Retry-After": wait} if wait else None)
-
-
-def _check_finite(body: Mapping[str, Any]) -> None:
-    """Raises BadField for NaN and infinities, which Python reads in JSON, though JSON has none to pass on."""
-    found: list[tuple[str, Any]] = list(body.items())
-    while found:
-        place, value = found.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            raise BadField(place, f"{place}: {value} is no number that JSON has")
-        if isinstance(value, dict):
-            found += [(f"{place}.{name}", inner) for name, inner in value.items()]
-        elif isinstance(value, list):
-            found += [(f"{place}.{i}", inner) for i, inner in enumerate(value)]
 
 
 class _PassedOn(StreamingResponse):

@@ -14,11 +14,11 @@ _LARGE = 1 << 16    # bytes: parsing takes about a millisecond, in which nobody 
 
 
 class BadBody(HTTPException):
-    """JSON that is not strict; `param` is the key at fault, if one is."""
+    """JSON that is not strict; `param` is the key at fault."""
 
     def __init__(self, error: NotStrict):
-        super().__init__(400, str(error) if error.key else f"body: {error}")
-        self.param = error.key
+        super().__init__(400, str(error))
+        self.param = error.place or None
 
 
 class BodyRoute(APIRoute):
