@@ -28,8 +28,8 @@ class Score:
     score: float
     shots: int = 0
     prompts: tuple[Literal["raw", "chat"], ...] = ("raw", "chat")   # the forms of ours that it may stand beside
-    form: Literal["choices", "generation"] = "generation"
-    group: str = "substance"
+    form: Literal["choices", "generation", "style"] = "generation"
+    group: Literal["substance", "style"] = "substance"
 
 
 @dataclasses.dataclass(frozen=True)

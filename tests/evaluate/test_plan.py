@@ -169,3 +169,11 @@ def test_bad_published_scores(change, says, tmp_path):
 def test_results_with_published_scores_survive_their_file(tmp_path):
     write_json(tmp_path / "r.json", published_results("gpt4"))
     assert json.loads((tmp_path / "r.json").read_text())["tasks"][0]["data"] == "published"
+
+
+def test_a_studys_file_of_published_scores_is_read():
+    """The style of one's own teacher is there by definition, beside what is printed."""
+    made = published_results("configs/study/real_small_teacher.yaml")
+    style = next(task for task in made.tasks if task.task == "style_match")
+    assert (style.form, style.group, style.score, made.role) == ("style", "style", 1.0, "teacher")
+    assert {task.group for task in made.tasks} == {"substance", "style"}
