@@ -71,6 +71,13 @@ class Adapters:
         """{path: shape} of the kernels that are adapted, stacked."""
         return {path: leaf for path, leaf in adaptable(self.model).items() if re.fullmatch(self.config.targets, path)}
 
+    def told(self) -> str:
+        """The kernels that are adapted, and those that are not, for a reader."""
+        own, every = self.targets(), adaptable(self.model)
+        names = {path: _module(path).removeprefix("layers/") for path in every}
+        others = ", ".join(names[path] for path in every if path not in own)
+        return (f"{', '.join(names[path] for path in own)} of each layer" + (f" (not to {others})" if others else ""))
+
     def abstract(self, dtype: jnp.dtype = jnp.float32) -> Params:
         """Shapes and dtypes of the adapters."""
         return jax.eval_shape(lambda: self.init(jax.random.key(0), dtype))

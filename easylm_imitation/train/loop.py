@@ -230,7 +230,7 @@ def _announce(start: Start, abstract: TrainState, mesh: Mesh, progress: Progress
                 f"{megabytes:,.1f} MB a device ({axes}); {start.total_steps} updates of {config.data.batch} rows of "
                 f"{config.data.context} tokens")
     if adapters:
-        console.say(f"trained are adapters of rank {config.lora.rank} to {len(adapters.targets())} kernels a layer: "
+        console.say(f"trained are adapters of rank {config.lora.rank} to {adapters.told()}: "
                     f"{sum(leaf.size for leaf in jax.tree.leaves(abstract.params)):,} parameters; the rest stays as it "
                     f"is, in {config.compute_dtype}")
     if progress.step:

@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from easylm_imitation.console import say_once
 from easylm_imitation.models import Adapted, Adapters, LoraConfig, ModelConfig, Params, create, difference
 from easylm_imitation.records import Lineage, read_json, write_json
 from easylm_imitation.schema import UserError
-from easylm_imitation.weights.peft import is_peft, peft_base, peft_lineage, read_peft
+from easylm_imitation.weights.peft import check_beside, is_peft, peft_base, peft_lineage, read_peft
 from easylm_imitation.weights.run_dir import RunDir
 
 
@@ -46,10 +47,11 @@ class AdapterFiles:
     def lineage(self, base: Lineage) -> Lineage:
         """Of base and adapters together. Raises UserError when the run was trained beside other weights."""
         if self.note is None:
+            said = peft_base(self.path)
+            if said and not _same_place(said, self.base):
+                say_once(f"{self.path}: says that its base is '{said}'; it is added to {self.base}")
             return peft_lineage(self.path, base)
-        if self.note.base_id != base.id:
-            raise UserError(f"{self.path}: trained beside the weights {self.note.base_id}, but {self.base} holds "
-                            f"{base.id} ({base.name}); name the base it was trained with, as in BASE+ADAPTER")
+        check_beside(self.path, self.note.base_id, base)
         run = RunDir(self.path)
         return run.read_lineage(run.step(self.step))
 
@@ -65,6 +67,11 @@ class AdapterFiles:
         return adapters, run.load_params(abstract, run.step(self.step))
 
 
+def _same_place(one: str, other: str) -> bool:
+    """Whether two names, maybe with @step behind them, are one place here."""
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
 def write_adapter_note(run: RunDir, lora: LoraConfig, loaded: Any) -> None:
     """Writes adapter.json of a run that trains beside `loaded`, a LoadedModel."""
     base, step = os.path.abspath(loaded.path), loaded.lineage.step
@@ -75,8 +82,10 @@ def write_adapter_note(run: RunDir, lora: LoraConfig, loaded: Any) -> None:
 
 def find_adapter(path: str, step: str | None) -> AdapterFiles | None:
     """The adapters that `path` (without its @step) names; None when it names none. Raises UserError."""
-    base, _, own = path.rpartition("+")
-    if base and own and not os.path.exists(path) and (os.path.isdir(own)):
+    parts = path.split("+")
+    pairs = [("+".join(parts[:i]), "+".join(parts[i:])) for i in range(len(parts) - 1, 0, -1)]     # a name may have one
+    base, own = next(((base, own) for base, own in pairs if base and os.path.isdir(own)), ("", ""))
+    if base and not os.path.exists(path):
         if not (RunDir(own).adapter.is_file() or is_peft(own)):
             raise UserError(f"{path}: {own} holds no adapters (adapter.json or adapter_config.json)")
         note = None if is_peft(own) else read_json(AdapterNote, RunDir(own).adapter)

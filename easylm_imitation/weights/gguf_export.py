@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ TYPES = ("f16", "q8_0", "q4_0")
 NOTE = "easylm_imitation.note"
 _FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_0": 2}      # general.file_type
 _LARGEST_F16 = 65504.0
+_SAMPLED = 8    # rows of a tensor by which its numbers are known again
 _BLOCK = 32     # numbers of a row that share a scale, in q8_0 and q4_0
 
 
@@ -59,10 +61,11 @@ def export_gguf(path: str | os.PathLike, config: ModelConfig, params: Params, to
     words = vocabulary_of(tokenizer, config.vocab_size)
     written = _lineage(lineage, kind)
     planned = _planned(config, params, arch, kind)
+    sample = _sample({tensor.name: _checked_rows(package, _turned(tensor, config, arch), tensor) for tensor in planned})
     with finished_file(path) as file:
         with contextlib.closing(package.GGUFWriter(file, arch)) as writer:
             _say(writer, {**metadata_of(config, arch), **words, **_general(written, kind),
-                          **_chat(template, tokenizer, extras), NOTE: _note(written, template, planned, params)})
+                          **_chat(template, tokenizer, extras), NOTE: _note(written, template, planned, sample)})
             for tensor in planned:
                 sizes, raw = _stored(package, _shape(tensor), tensor.kind)
                 writer.add_tensor_info(tensor.name, sizes, *raw)
@@ -81,23 +84,41 @@ def read_note(file: GGUFFile) -> dict[str, Any] | None:
         return None
     try:
         note = json.loads(text)
-        note = {key: note[key] for key in ("lineage", "template", "template_id", "tensors", "norm")}
+        note = {key: note[key] for key in ("lineage", "template", "template_id", "tensors", "sample")}
         same = digest([(name, file.kinds[name].lower()) for name in file.tensors]) == note["tensors"]
-        norm = file.tensors["output_norm.weight"].read()
-        return note if same and digest(np.ascontiguousarray(norm, np.float32).tobytes()) == note["norm"] else None
+        rows = {name: _some_rows(tensor.shape, tensor.read) for name, tensor in file.tensors.items()} if same else {}
+        return note if same and _sample(rows) == note["sample"] else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _note(lineage: Lineage, template: Template | None, planned: list[_Out], params: Params) -> str:
+def _note(lineage: Lineage, template: Template | None, planned: list[_Out], sample: str) -> str:
     """What `read_note` reads: lineage and template, and by what to tell that the numbers are still those."""
     return json.dumps({"lineage": plain(lineage), "template": template and template.name,
-                       "template_id": template and template.id, "norm": _norm_digest(params),
+                       "template_id": template and template.id, "sample": sample,
                        "tensors": digest([(tensor.name, tensor.kind) for tensor in planned])})
 
 
-def _norm_digest(params: Params) -> str:
-    return digest(np.asarray(params["final_norm"]["scale"], np.float32).tobytes())
+def _some_rows(shape: tuple[int, ...], read: Callable[..., np.ndarray]) -> np.ndarray:
+    """Up to `_SAMPLED` rows of a tensor, from its first to its last; a vector is one row."""
+    if len(shape) < 2:
+        return read()
+    places = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], _SAMPLED)).astype(int)).tolist()
+    return np.concatenate([read(slice(place, place + 1)) for place in places])
+
+
+def _checked_rows(package: Any, value: np.ndarray, tensor: _Out) -> np.ndarray:
+    """The rows of `_some_rows` as a reader of the file will have them. Raises UserError for numbers that it has no room
+    for."""
+    if tensor.kind != "f32" and not np.all(np.abs(value) <= _LARGEST_F16):
+        raise UserError(f"'{tensor.name}' has numbers that GGUF's float16 has no room for; export with --format hf")
+    rows = _some_rows(value.shape, lambda *index: value[index])
+    known = package.GGMLQuantizationType[tensor.kind.upper()]
+    return package.quants.dequantize(_packed(package, rows, tensor), known)
+
+
+def _sample(rows: Mapping[str, np.ndarray]) -> str:
+    return digest([(name, digest(np.asarray(rows[name], np.float32).tobytes())) for name in sorted(rows)])
 
 
 def _lineage(lineage: Lineage, kind: str) -> Lineage:
@@ -169,8 +190,6 @@ def _stored(package: Any, shape: tuple[int, ...], kind: str) -> tuple[tuple[int,
 def _packed(package: Any, value: np.ndarray, tensor: _Out) -> np.ndarray:
     if tensor.kind == "f32":
         return value
-    if not np.all(np.abs(value) <= _LARGEST_F16):
-        raise UserError(f"'{tensor.name}' has numbers that GGUF's float16 has no room for; export with --format hf")
     if tensor.kind == "f16":
         return value.astype(np.float16)
     return package.quants.quantize(value, package.GGMLQuantizationType[tensor.kind.upper()])

@@ -6,6 +6,7 @@ Numbers of few bits are turned into float32 by the `gguf` package, row by row as
 """
 import array
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -53,6 +54,8 @@ class FewBits:
                            ((stop - start), self.row_bytes))
         package = gguf_package()
         decoded = package.quants.dequantize(np.asarray(mapped), package.GGMLQuantizationType(self.kind))
+        if not np.isfinite(decoded).all():
+            raise UserError(f"{self.file}: a tensor of it holds numbers that are not finite; download it again")
         return np.ascontiguousarray(decoded.reshape(stop - start, self.shape[1])[:, wanted[1]])
 
 
@@ -64,6 +67,18 @@ def gguf_package() -> Any:
     except ImportError:
         raise UserError("GGUF files need the `gguf` package: pip install -e '.[gguf]'") from None
     return gguf
+
+
+@functools.cache
+def _decodes(kind: int) -> bool:
+    """Whether the package turns blocks of this type into numbers."""
+    package = gguf_package()
+    known = package.GGMLQuantizationType(kind)
+    try:
+        package.quants.dequantize(np.zeros((1, package.GGML_QUANT_SIZES[known][1]), np.uint8), known)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def is_gguf(path: str | os.PathLike) -> bool:
@@ -155,7 +170,7 @@ class _Reader:
                            "end of the file")
         if known.name in _PLAIN:
             return Stored(self._path, offset, _PLAIN[known.name], shape), known.name, size
-        if len(shape) != 2 or known.name[0] not in "QIT":
+        if len(shape) != 2 or not _decodes(kind):
             raise UserError(f"{self._path}: the tensor '{name[:60]}' of {list(shape)} is {known.name}, which is not "
                             "read")
         return FewBits(self._path, offset, kind, shape, shape[1] // block * bytes_each), known.name, size

@@ -59,7 +59,10 @@ def open_gguf(path: str | os.PathLike) -> GGUFModel:
     except (UserError, ValueError) as error:
         raise UserError(f"{path}: {str(error).removeprefix('config.json: ')}") from None
     tensors = TensorFiles(path, _as_hf(file, config, arch))
-    weights = HFModel(config, tensors, *matched(config, tensors))
+    try:
+        weights = HFModel(config, tensors, *matched(config, tensors))
+    except UserError as error:
+        raise UserError(str(error).replace("config.json", "its header")) from None
     tokenizer = tokenizer_from(file.metadata, str(path))
     lineage, template = _identity(file, weights, tokenizer)
     chat = tokenizer and tokenizer.chat_template

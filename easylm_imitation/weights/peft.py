@@ -43,16 +43,25 @@ def peft_base(folder: str | os.PathLike) -> str:
 
 
 def peft_lineage(folder: str | os.PathLike, base: Lineage) -> Lineage:
-    """As exported with the adapter, while the numbers are those; else one whose id is that of base and numbers."""
+    """As exported with the adapter, while the numbers are those; else one whose id is that of base and numbers. Raises
+    UserError where an export of ours was trained beside other weights."""
     folder = pathlib.Path(folder)
     own = digest([base.id, read_object(folder / CONFIG).get("lora_alpha"), _identity(_open(folder))])
     if (folder / NOTE).is_file():
         known = read_object(folder / NOTE)
+        check_beside(str(folder), str(known.get("base")), base)
         if known.get("fingerprint") == own:
             return read_json(Lineage, folder / "lineage.json")
     measured = (base.base, base.base_name) if base.teachers else (own, folder.absolute().name)
     return Lineage(id=own, name=folder.absolute().name, base=measured[0], base_name=measured[1], init=base.id,
                    teachers=base.teachers, template=base.template, tokenizer=base.tokenizer, code=code_version())
+
+
+def check_beside(path: str, trained: str, base: Lineage) -> None:
+    """Raises UserError for a base of other weights, by its lineage's id, than adapters were `trained` beside."""
+    if trained != base.id:
+        raise UserError(f"{path}: trained beside the weights {trained}, but the base named holds {base.id} "
+                        f"({base.name}); name the base it was trained with, as in BASE+ADAPTER")
 
 
 def read_peft(folder: str | os.PathLike, model: Model) -> tuple[Adapters, Params]:
@@ -109,7 +118,8 @@ def export_peft(path: str | os.PathLike, adapters: Adapters, numbers: Params, ba
         (folder / WEIGHTS).chmod(0o644)     # the library keeps what it writes to its owner
         write_json(folder / CONFIG, config)
         write_json(folder / "lineage.json", lineage)
-        write_json(folder / NOTE, {"fingerprint": digest([base.id, adapters.config.alpha, _identity(_open(folder))])})
+        own = digest([base.id, adapters.config.alpha, _identity(_open(folder))])
+        write_json(folder / NOTE, {"base": base.id, "fingerprint": own})
     return len(tensors)
 
 
@@ -128,6 +138,9 @@ def _checked_config(folder: pathlib.Path) -> Mapping[str, Any]:
     alpha = config.get("lora_alpha")
     if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
         raise UserError(f"{where}: lora_alpha is {alpha!r}; it must be a number above 0")
+    dropout = config.get("lora_dropout") or 0.0
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise UserError(f"{where}: lora_dropout is {dropout!r}; it must be a number from 0 to below 1")
     return config
 
 
@@ -174,4 +187,6 @@ def _pair(folder: pathlib.Path, files: TensorFiles, found: Mapping[str, str], na
             raise UserError(f"{folder}: '{name}' has shape {list(there)}, but this model makes it {list(shape)}; it is "
                             "an adapter to another model")
         pair.append(np.asarray(files.read(found[name]), np.float32))
+        if not np.isfinite(pair[-1]).all():
+            raise UserError(f"{folder}: '{name}' holds numbers that are not finite; its training went astray")
     return pair

@@ -18,11 +18,13 @@ from easylm_imitation.sharding import map_paths
 
 Bits = Literal["none", "int8", "int4"]
 GROUP = 64      # rows of a kernel that share a scale, in int4; fewer where they do not divide it
+_LEAST = 16     # of fewer rows a group would take as much as int8
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)   # of a group's range that its 16 values are spread over
 
 
 def quantised(params: Params, bits: Bits) -> Params:
-    """Stacked parameters in few bits; "none" leaves them as they are. Raises UserError for kernels of odd rows."""
+    """Stacked parameters in few bits; "none" leaves them as they are. Raises UserError for kernels whose rows no
+    group divides."""
     if bits == "none":
         return params
     return map_paths(functools.partial(_leaf, bits), params)
@@ -44,8 +46,9 @@ def _leaf(bits: Bits, path: str, leaf: jax.Array) -> Any:
         return _int8(leaf, 0)
     if not (path.startswith("layers/") and path.endswith("/kernel")):
         return leaf
-    if bits == "int4" and leaf.shape[1] % 2:
-        raise UserError(f"int4 holds two rows in a byte, and '{path}' has {leaf.shape[1]}; choose int8")
+    if bits == "int4" and math.gcd(GROUP, leaf.shape[1]) < _LEAST:
+        raise UserError(f"int4 packs rows in groups of {_LEAST} to {GROUP}, and none divides the {leaf.shape[1]} of "
+                        f"'{path}'; choose int8")
     return _int8(leaf, 1) if bits == "int8" else _int4_layers(leaf)
 
 

@@ -51,7 +51,7 @@ def test_numbers_are_rounded_to_their_own_groups_ranges(bits):
                                   pytest.param("qwen2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("bits", [pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_the_model_computes_with_what_they_stand_for(name, bits):
-    model, params = made(name)
+    model, params = made(name, d_ff=48)
     few = quantised(params, bits)
 
     def whole(path, leaf):
@@ -99,7 +99,8 @@ def test_requests_may_name_the_model_that_was_rounded(served_model):
             assert status != 200 or said.json()["model"] == "tiny (int8)"
 
 
-def test_int4_wants_even_rows():
-    _, params = made("llama", d_ff=25)
-    with pytest.raises(UserError, match="'layers/mlp/down/kernel' has 25; choose int8"):
+@pytest.mark.parametrize("rows", [25, 24, 72])
+def test_int4_wants_rows_that_a_group_divides(rows):
+    _, params = made("llama", d_ff=rows)
+    with pytest.raises(UserError, match=f"none divides the {rows} of 'layers/mlp/down/kernel'; choose int8"):
         quantised(params, "int4")

@@ -80,14 +80,39 @@ def test_an_independent_reader_finds_every_tensor_and_key(tmp_path):
                                   paired.astype(np.float16))
 
 
-def test_numbers_that_were_changed_since_have_no_lineage_of_ours(tmp_path):
-    write(tmp_path / "m.gguf", "llama")
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+@pytest.mark.parametrize("name", ["output_norm.weight", "blk.1.attn_q.weight", "token_embd.weight"])
+def test_numbers_that_were_changed_since_have_no_lineage_of_ours(name, kind, tmp_path):
+    write(tmp_path / "m.gguf", "llama", kind)
     raw = bytearray((tmp_path / "m.gguf").read_bytes())
-    reader = gguf.GGUFReader(tmp_path / "m.gguf")
-    norm = next(tensor for tensor in reader.tensors if tensor.name == "output_norm.weight")
-    raw[norm.data_offset] ^= 1
+    tensor = next(tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors if tensor.name == name)
+    assert describe(tmp_path / "m.gguf")[1].name == f"student ({kind})"
+    raw[tensor.data_offset + 2] ^= 1
     (tmp_path / "other.gguf").write_bytes(raw)
     assert describe(tmp_path / "other.gguf")[1].name == "other.gguf"
+
+
+@pytest.mark.parametrize("kind", ["I8", "I32", "Q8_1", "Q8_K"])
+def test_types_that_nothing_decodes_are_refused_before_the_weights_are_read(kind, tmp_path):
+    write(tmp_path / "m.gguf", "llama", "q8_0", d_ff=256)
+    content, known = (tmp_path / "m.gguf").read_bytes(), gguf.GGMLQuantizationType
+    place = content.index(b"blk.0.ffn_down.weight") + len(b"blk.0.ffn_down.weight") + 4 + 2 * 8
+    assert content[place:place + 4] == struct.pack("<I", known.Q8_0)
+    # At the end, so that its larger blocks have room.
+    changed = content[:place] + struct.pack("<IQ", known[kind], len(content) * 2 // 32 * 32) + content[place + 12:]
+    (tmp_path / "m.gguf").write_bytes(changed + bytes(len(content) * 2))
+    with pytest.raises(UserError, match=f"'blk.0.ffn_down.weight' of .* is {kind}, which is not read"):
+        open_gguf_file(tmp_path / "m.gguf")
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    write(tmp_path / "m.gguf", "llama", "q8_0")
+    raw = bytearray((tmp_path / "m.gguf").read_bytes())
+    up = next(tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors if tensor.name == "blk.0.ffn_up.weight")
+    raw[up.data_offset:up.data_offset + 2] = np.float16(np.nan).tobytes()
+    (tmp_path / "m.gguf").write_bytes(raw)
+    with pytest.raises(UserError, match="not finite"):
+        open_model(tmp_path / "m.gguf")
 
 
 @pytest.mark.parametrize(("name", "changes", "kind", "said"), [

@@ -80,7 +80,8 @@ def changed(adapter, tensors=None, **keys):
 
 @pytest.mark.parametrize(("keys", "said"), [
     ({"r": 4}, "has rank 3, but adapter_config.json says r=4"), ({"r": "x"}, "r is 'x'"),
-    ({"lora_alpha": 0}, "lora_alpha is 0"), ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+    ({"lora_alpha": 0}, "lora_alpha is 0"), ({"lora_dropout": 1.0}, "lora_dropout is 1.0"),
+    ({"lora_dropout": "x"}, "lora_dropout is 'x'"), ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
     ({"bias": "all"}, "bias is 'all'"), ({"use_dora": True}, "use_dora=true is not computed"),
     ({"rank_pattern": {"q_proj": 4}}, "rank_pattern=.* merge the adapter with PEFT"),
     ({"base_model_name_or_path": "org/base"}, r"says that its base is 'org/base', which is no folder here; .*BASE\+"),
@@ -98,6 +99,7 @@ def test_what_is_not_computed_or_not_there_is_one_line(keys, said, dirs):
     (lambda t: t | {"base_model.model.lm_head.lora_A.weight": np.zeros((3, 16), np.float32)}, "lm_head.*has no place"),
     (lambda t: {n: np.pad(x, ((0, 0), (0, 8))) if "lora_A" in n else x for n, x in t.items()},
      "this model makes it .*another model"),
+    (lambda t: {n: x * np.nan for n, x in t.items()}, "lora_A.weight' holds numbers that are not finite"),
     (lambda t: {f"x.{n}": x for n, x in t.items()}, "no tensor of it belongs to a kernel")])
 def test_tensors_that_do_not_fit_the_model_are_named(change, said, dirs):
     _, adapter, _ = dirs("llama")
@@ -120,5 +122,9 @@ def test_adapters_to_another_base_or_none_are_refused(dirs, tmp_path):
     export_hf(tmp_path / "other", other.config, params, None, None, BASE)
     with pytest.raises(UserError, match="another model"):
         open_model(f"{tmp_path / 'other'}+{adapter}")
+    model, params = made("llama")
+    export_hf(tmp_path / "alike", model.config, params, None, None, dataclasses.replace(BASE, id="2f2f"))
+    with pytest.raises(UserError, match="trained beside the weights 0f0f, but the base named holds 2f2f"):
+        open_model(f"{tmp_path / 'alike'}+{adapter}")
     with pytest.raises(UserError, match="holds no adapters; --format peft is for"):
         export_adapter(base, tmp_path / "out")
