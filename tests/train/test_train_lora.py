@@ -5,7 +5,9 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import safetensors.numpy
 from train_helpers import LENGTH, VOCAB, history, make_batch, tiny_config, weights
 
 from easylm_imitation.models import Adapters, LoraConfig, merged
@@ -13,6 +15,7 @@ from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths, make_mesh
 from easylm_imitation.train import OptimizerConfig, abstract_state, init_state, make_optimizer, make_step, train
+from easylm_imitation.train.skip import skipping
 from easylm_imitation.weights import RunDir, describe, open_model
 
 LORA = LoraConfig("layers/(attention/(q|v)|mlp/up)/kernel", rank=4, alpha=8.0, dropout=0.25)
@@ -119,7 +122,9 @@ def test_gradients_and_twenty_updates_equal_those_of_peft_and_torch(family, tmp_
     base = jax.jit(model.init)(jax.random.key(0))
     named = "layers/(attention/qkv|mlp/down)/kernel" if family == "gpt2-debug" else LORA.targets
     adapters = Adapters(model, dataclasses.replace(LORA, targets=named, dropout=0.0))
-    numbers = jax.tree.map(lambda leaf: leaf + 0.02, adapters.init(jax.random.key(3)))    # B is not zero, so A learns
+    rng = np.random.default_rng(1)      # B is not zero, so A learns; nor constant, which GPT-2's norms would take away
+    numbers = jax.tree.map(lambda leaf: leaf + 0.02 * rng.standard_normal(leaf.shape, np.float32),
+                           adapters.init(jax.random.key(3)))
     lineage = Lineage(id="b", name="b", base="b", base_name="b")
     export_hf(tmp_path / "base", model.config, base, None, None, lineage)
     export_peft(tmp_path / "adapter", adapters, numbers, str(tmp_path / "base"), lineage, lineage)
@@ -137,6 +142,24 @@ def test_gradients_and_twenty_updates_equal_those_of_peft_and_torch(family, tmp_
     trained = [p for p in theirs.parameters() if p.requires_grad]
     assert sum(p.numel() for p in trained) == sum(leaf.size for leaf in jax.tree.leaves(numbers))
     torch_adamw = torch.optim.AdamW(trained, lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    huge = 2.0**40      # the size of one plain step, beside which the weights before it are nothing
+    with jax.set_mesh(mesh):
+        plain_sgd = skipping(optax.scale(-huge), None)
+        shapes = abstract_state(adapters, plain_sgd, mesh)
+        once = make_step(model, plain_sgd, lambda _: 1.0, mesh, shapes, adapters=adapters, dtype=jnp.float32,
+                         loss_chunk=32)
+        own = jax.tree.map(jnp.copy, numbers)       # the step gives its state away
+        begun = dataclasses.replace(init_state(adapters, plain_sgd, shapes, 0), params=own)
+        after = once(begun, {"tokens": rows[0], **rest}, None, base)[0].params
+    taken = jax.tree.map(lambda x, y: (x - y) / huge, numbers, after)
+    export_peft(tmp_path / "gradients", adapters, taken, "", lineage, lineage)
+    gradients = safetensors.numpy.load_file(tmp_path / "gradients" / "adapter_model.safetensors")
+    theirs(torch.tensor(rows[0]).long(), labels=torch.tensor(rows[0]).long()).loss.backward()
+    wanted = {name.replace(".default", ""): p.grad.numpy() for name, p in theirs.named_parameters() if p.requires_grad}
+    assert gradients.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        np.testing.assert_allclose(gradients[name], gradient, atol=1e-3 * np.abs(gradient).max(), err_msg=name)
+
     curves, norms = ([], []), ([], [])
     with jax.set_mesh(mesh):
         step = make_step(model, optimizer, rate, mesh, abstract, adapters=adapters, dtype=jnp.float32, loss_chunk=32)
