@@ -72,12 +72,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with served(args.model, size, chat=args.prompt in ("chat", "both"), http=not args.in_process,
                     flag="--model") as model:
             results, answered = _measure(args, config.patient(model.request_seconds), model, tasks)
+        if results is not None and model.weight_bytes:
+            results = dataclasses.replace(results, meta=results.meta | {"weight_bytes": model.weight_bytes})
     else:
         results, answered = _style(args, args.answers), None
     if results is None:
         return {"answers": answered, "answers_out": args.answers_out}
     if missing:
-        results = dataclasses.replace(results, meta={"missing": missing | results.meta.get("missing", {})})
+        results = dataclasses.replace(results, meta=results.meta | {
+            "missing": missing | results.meta.get("missing", {})})
     return _written(args, results, args.answers_out)
 
 
@@ -102,7 +105,9 @@ def _written(args: argparse.Namespace, results: Results, answers_out: str | None
     write_json(args.out, results)
     columns = ["task", "prompt", "form", "shots", "metric", "score", "items", "data"]
     rows = [[t.task, t.prompt, t.form, t.shots, t.metric, t.score, len(t.items), t.data] for t in results.tasks]
-    console.table(f"{results.model.name} → {args.out}", columns, rows)
+    size = results.meta.get("weight_bytes")
+    named = results.model.name + (f", {size / 1e6:,.0f} MB of weights" if size else "")
+    console.table(f"{named} → {args.out}", columns, rows)
     for task, why in results.meta.get("missing", {}).items():
         console.say(f"{task}: not measured; {why}")
     scores = [{"task": t.task, "prompt": t.prompt, "metric": t.metric, "score": t.score, "items": len(t.items),

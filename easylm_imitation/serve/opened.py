@@ -29,11 +29,13 @@ _DEFAULT = own_server()
 @dataclasses.dataclass(frozen=True)
 class Served:
     """Where a model answers. The rest is of one that this process serves: `local` is there for one that answers without
-    HTTP, which has no `url`; `request_seconds` is what its server gives a request."""
+    HTTP, which has no `url`; `request_seconds` is what its server gives a request, `weight_bytes` what its weights take
+    of a device as they are served."""
     url: str
     tokenizer: Tokenizer | None = None
     local: LocalModel | None = None
     request_seconds: float | None = None
+    weight_bytes: int | None = None
 
     @property
     def encode(self) -> Callable[[str], list[int]] | None:
@@ -75,4 +77,4 @@ def serving(loaded: LoadedModel, config: ServeConfig = _DEFAULT, *, http: bool =
     del loaded      # the engine has weights of its own by now: on a CPU other arrays, elsewhere other dtypes
     with running:
         at, local = (running.url, None) if http else ("", running)
-        yield Served(at, tokenizer, local, config.limits.request_seconds)
+        yield Served(at, tokenizer, local, config.limits.request_seconds, running.service.engine.param_bytes)
