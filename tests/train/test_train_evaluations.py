@@ -92,6 +92,11 @@ def test_tasks_are_measured_as_evaluate_measures_the_checkpoint(data, task, tmp_
     results = json.loads((tmp_path / "results.json").read_text())["tasks"]
     assert line == {"step": 9, "scores": {f"pairs/{found['prompt']}": found["score"] for found in results}}
     assert line["scores"]["pairs/chat"] == 1.0          # it has learnt which letters answer
+    assert main(["evaluate", "--model", str(run), "--tasks", str(task), "--quantize", "int8",
+                 "--out", str(tmp_path / "int8.json")]) == 0
+    whole, few = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("results", "int8"))
+    assert few["model"]["name"] == whole["model"]["name"] + " (int8)"
+    assert 0 < few["meta"]["weight_bytes"] < 0.5 * whole["meta"]["weight_bytes"]
     assert len(read_metrics(RunDir(run).metrics)) == 9
 
 
