@@ -49,6 +49,7 @@ class Own:
 
     def __init__(self, url, template="chatml"):
         self.url = url
+        self.service = types.SimpleNamespace(engine=types.SimpleNamespace(param_bytes=4000))
         self.loaded = types.SimpleNamespace(lineage=types.SimpleNamespace(name="own"), template=template,
                                             tokenizer=types.SimpleNamespace(encode=None))
 
