@@ -199,6 +199,7 @@ class DataCard:
     held_out: dict[str, Any] = dataclasses.field(default_factory=dict)      # prompt set -> how many are too near to ask
     taught: tuple[Taught, ...] = ()     # what is known of the teachers
     index: dict[str, str] = dataclasses.field(default_factory=dict)     # file beside the shards -> its SHA-256
+    records: str = ""               # hash of the rows alone: two builds that differ in what was looked for share it
 
 
 @dataclasses.dataclass(frozen=True)

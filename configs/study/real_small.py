@@ -1,15 +1,15 @@
-"""A real verdict on a CPU: a 0.5B model with LoRA on ChatGPT's answers, three nested budgets, its teacher's held-out
-answers as the measure of style.
+"""A real verdict on a CPU: a 0.5B model with LoRA, and one of 8M parameters that was trained from scratch with all its
+weights, on ChatGPT's answers at three nested budgets; the teacher's held-out answers are the measure of style.
 
     easylm-imitation study --config configs/study/real_small.py --workdir STUDY --dry-run
     easylm-imitation study --config configs/study/real_small.py --workdir STUDY
 
 bases/qwen2.5-coder-0.5b is Qwen2.5-Coder-0.5B-Instruct, converted with --template chatml: it is instruction-tuned
-already, so a small change in style is to be expected, and none in substance. data/halueval_general is HaluEval's
-general split, data/benchmarks holds mmlu/, gsm8k/, human_eval/ and nq_open/. Nobody answers for the teacher: its style
-is by definition like its own (100 %), and its scores are published ones, on the whole tests. A guess at the time: 90
-CPU-minutes of two quiet cores; --config.measure.limit=5 and fewer budgets take less, more seeds
-(--config.seeds=[0,1,2,3,4]) more.
+already, so a small change in style is to be expected, and none in substance. bases/scratch is trained as docs/study.md
+says. data/halueval_general is HaluEval's general split, data/benchmarks holds mmlu/, gsm8k/, human_eval/ and nq_open/.
+Nobody answers for the teacher: its style is by definition like its own (100 %), and its scores are published ones, on
+the whole tests. With --config.measure.limit=30 two quiet cores take about two hours; 5 and fewer budgets take less,
+more seeds (--config.seeds=[0,1,2,3,4]) more.
 """
 from ml_collections import ConfigDict
 
@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 def get_config():
     return ConfigDict({
         "name": "real-small",
-        "bases": {"qwen05b": "bases/qwen2.5-coder-0.5b"},
+        "bases": {"qwen05b": "bases/qwen2.5-coder-0.5b", "scratch": "bases/scratch"},
+        "set_by_base": {"scratch": {"lora": None, "optimizer": {"learning_rate": 5e-4}}},
         "data": {"halueval": {"config": "configs/data/halueval.py",
                               "set": {"root": "data/halueval_general", "template": "chatml", "seed": 0,
                                       "sources.0.limit": 4000}}},

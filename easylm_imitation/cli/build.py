@@ -1,13 +1,17 @@
 """`build`: raw files to a dataset of tokenized shards."""
 import argparse
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from easylm_imitation import console
 from easylm_imitation.cli import flags
 from easylm_imitation.config import load
 from easylm_imitation.records import DataCard, RuleCount
 from easylm_imitation.schema import Incomplete, UserError, plain
+
+if TYPE_CHECKING:
+    from easylm_imitation.data import BuildConfig
 
 HELP = "turn raw conversation files into a dataset of tokenized shards and a data card"
 EXAMPLE = ("easylm-imitation build --config configs/data/gpteacher.py --config.root=DIR --config.tokenizer=TOKENIZER "
@@ -24,10 +28,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "DataflowRunner, FlinkRunner, ...; the dataset is the same")
     parser.add_argument("--runner-option", metavar="NAME=VALUE", action="append", default=[],
                         help="an option of Beam's own, such as temp_location=gs://BUCKET/DIR; may be repeated")
-    parser.add_argument("--task-data", metavar="DIR", help="folder of the published files of evaluation tasks that the "
-                        "config's rules look for by name (task:mmlu), as `evaluate` takes it")
+    parser.add_argument("--look-for", metavar="TASK,SUITE", default="", help="evaluation tasks, task files and suites "
+                        "whose items are looked for in the rows; the card counts them, nothing is removed")
+    parser.add_argument("--task-data", metavar="DIR", help="folder of the published files of evaluation tasks that "
+                        "--look-for or the config's rules (task:mmlu) name, as `evaluate` takes it")
     parser.add_argument("--show", metavar="N", type=int, default=0,
                         help="print N rows of the dataset, tokens with loss coloured")
+
+
+class _Tasks:
+    """Evaluation tasks by name: bundled ones, and those of files that were named by their paths."""
+
+    def __init__(self, task_data: str | None):
+        self._data, self._files = task_data, dict[str, str]()
+
+    def names(self, asked: Sequence[str], already: Sequence[str]) -> list[str]:
+        """Of tasks, task files and suites, without what is looked for `already`; a variant of a bundled task that is
+        there too (gsm8k_cot beside gsm8k) has its items."""
+        from easylm_imitation.evaluate import SUITES, TASKS, find_suite, find_tasks
+        names: list[str] = []
+        for one in map(str.strip, asked):
+            suite = find_suite(one, self._data) if one in SUITES else None
+            of_file = [task.name for task in find_tasks([one])] if one.endswith(".yaml") else []
+            self._files |= dict.fromkeys(of_file, one)
+            names += [task.whole or task.name for task in suite.tasks] if suite else of_file or [
+                one.removesuffix("@published")]
+        known = dict.fromkeys([*already, *names])
+        bundled = [name for name in known if name in TASKS and name not in self._files]
+        same = {name for name in bundled if any(name.startswith(f"{other}_") for other in bundled)}
+        return [name for name in known if name not in same and name not in already]
+
+    def items(self, task: str) -> list[dict[str, Any]]:
+        """The items of one, read and called as by `evaluate`, each with a text to look for."""
+        from easylm_imitation.evaluate import find_tasks, item_id
+        parts = find_tasks([self._files.get(task, task)], self._data)
+        return [_with_text({**row, "id": item_id(part, str(row["id"] if part.has_ids else i))})
+                for part in parts if part.name == task or task not in self._files for i, row in enumerate(part.rows)]
+
+
+def _with_text(row: dict[str, Any]) -> dict[str, Any]:
+    """Own tasks call their fields as they like: where none is known, all that is said in the row is looked for."""
+    from easylm_imitation.data.overlap import TEXTS
+    said = (value for key, value in row.items() if key != "id" and isinstance(value, str))
+    return row if any(key in TEXTS for key in row) else {**row, "text": "\n".join(said)}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -41,11 +84,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.runner_option and not args.runner:
         raise UserError(f"--runner-option {args.runner_option[0]}: belongs to a --runner")
     config = load(BuildConfig, args.config, args.overrides)
+    tasks = _Tasks(args.task_data)
+    config = _looking(config, args.look_for.split(","), tasks) if args.look_for else config
     if args.task_data is not None and not named_tasks(config.clean):
-        raise UserError(f"--task-data {args.task_data}: no rule of the config looks for a task; name one, as in "
-                        "{'rule': 'overlap', 'against': ('task:mmlu',)}, or leave the flag out")
+        raise UserError(f"--task-data {args.task_data}: nothing looks for a task; name some with --look-for, or leave "
+                        "the flag out")
     card = build_dataset(config, args.out, Runner(args.runner, tuple(args.runner_option)) if args.runner else None,
-                         _items(args.task_data))
+                         tasks.items)
     _show(card)
     console.say(f"{card.conversations} conversations, {card.tokens} tokens, {card.loss_tokens} of them with loss; the "
                 f"longest has {card.longest}")
@@ -59,13 +104,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return plain(card)
 
 
-def _items(task_data: str | None) -> Callable[[str], list[dict[str, Any]]]:
-    """What gives the items of an evaluation task by its name, read as `evaluate` reads them."""
-    def items(task: str) -> list[dict[str, Any]]:
-        from easylm_imitation.evaluate import find_tasks
-        return [{**row, "id": f"{part.name}/{row.get('id', i)}"}
-                for part in find_tasks([task], task_data) for i, row in enumerate(part.rows)]
-    return items
+def _looking(config: "BuildConfig", names: Sequence[str], tasks: _Tasks) -> "BuildConfig":
+    """`config` with a rule more: `overlap`, which tells of the items of those tasks and suites."""
+    from easylm_imitation.data.clean import named_tasks
+    against = [f"task:{name}" for name in tasks.names(names, named_tasks(config.clean))]
+    rule = {"rule": "overlap", "against": against, "remove": False}
+    return dataclasses.replace(config, clean=(*config.clean, rule)) if against else config
 
 
 def _reports(rule: RuleCount) -> bool:

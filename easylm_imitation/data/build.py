@@ -166,9 +166,9 @@ def _write(config: BuildConfig, files: list[SourceFiles], datasets: list[str],
         rules=tally.rules(), budget=None if config.budget is None else tokens_of(config.budget),
         overlaps=findings.overlaps, diversity=findings.diversity, held_out=findings.held_out,
         taught=_once([*whose, told]),
-        index={name: file_sha256(folder / name) for name in ("lengths.npy", "datasets.npz")})
+        index={name: file_sha256(folder / name) for name in ("lengths.npy", "datasets.npz")}, records=contents)
     # that nothing is known of a teacher does not make it another dataset
-    card = dataclasses.replace(card, hash=_card_hash(card, contents), taught=_once([*whose, told, unknown]))
+    card = dataclasses.replace(card, hash=_card_hash(card), taught=_once([*whose, told, unknown]))
     _write_findings(folder, findings)
     write_json(folder / "card.json", card)
     tally.show()
@@ -209,11 +209,11 @@ def _write_findings(folder: pathlib.Path, findings: Findings) -> None:
         write_jsonl(path, prompts)
 
 
-_UNHASHED = ("hash", "code"), ("path", "origin", "added", "left", "copies", "tokens", "loss_tokens", "files",
+_UNHASHED = ("hash", "code", "records"), ("path", "origin", "added", "left", "copies", "tokens", "loss_tokens", "files",
                                 "cut_turns", "undrawn")
 
 
-def _card_hash(card: DataCard, contents: str) -> str:
+def _card_hash(card: DataCard) -> str:
     """Over what the dataset holds: the hash of its records, and the card but for places, the code's version and numbers
     that the records tell. Keys that came later count where they say something."""
     content = _said({key: value for key, value in plain(card).items() if key not in _UNHASHED[0]},
@@ -222,7 +222,7 @@ def _card_hash(card: DataCard, contents: str) -> str:
         content["rules"] = [{k: v for k, v in rule.items() if k != "samples"} for rule in content["rules"]]
     content["sources"] = [_said({k: v for k, v in source.items() if k not in _UNHASHED[1]}, "licence")
                           for source in content["sources"]]
-    return digest([content, contents])
+    return digest([content, card.records])
 
 
 def _said(content: dict[str, Any], *keys: str) -> dict[str, Any]:

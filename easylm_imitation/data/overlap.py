@@ -20,7 +20,7 @@ from easylm_imitation.data.overlap_index import RareWords, Windows
 from easylm_imitation.data.sources import Drop, iter_records
 from easylm_imitation.schema import UserError, nearest
 
-_FIELDS = ("text", "prompt", "messages", "question", "question_text", "instruction", "user_query", "input", "problem",
+TEXTS = ("text", "prompt", "messages", "question", "question_text", "instruction", "user_query", "input", "problem",
            "query")
 
 
@@ -184,7 +184,7 @@ def _index(items: list[str], rule: Rule) -> Windows | RareWords:
 
 
 def _text_of(row: Mapping[str, Any], fields: Sequence[str], where: str) -> str:
-    names = list(fields) or [next((name for name in _FIELDS if name in row), "")]
+    names = list(fields) or [next((name for name in TEXTS if name in row), "")]
     if not fields and names == ["instruction"] and "input" in row:
         names.append("input")
     parts = [_flat(row.get(name)) for name in names]

@@ -70,13 +70,18 @@ def _joined(name: str, parts: list[tuple[Task, TaskResult]]) -> TaskResult:
     items = []
     for task, result in parts:
         weight = total / (len(parts) * len(result.items)) if task.macro else 1.0
-        items += [dataclasses.replace(item, id=f"{part_of(task)}/{item.id}", score=item.score * weight)
+        items += [dataclasses.replace(item, id=item_id(task, item.id), score=item.score * weight)
                   for item in result.items]
     first = parts[0][1]
     return dataclasses.replace(
         first, task=name, items=tuple(items), score=sum(item.score for item in items) / total,
         protocol=digest([name, parts[0][0].macro, [result.protocol for _, result in parts]]),
         data="full" if all(result.data == "full" for _, result in parts) else "sample")
+
+
+def item_id(task: Task, own: str) -> str:
+    """What an item is called in results: PART/ID where results are given in the name of a whole, else its own id."""
+    return f"{part_of(task)}/{own}" if task.whole else own
 
 
 def part_of(task: Task) -> str:

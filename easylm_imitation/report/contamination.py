@@ -45,9 +45,9 @@ def contamination(trio: Trio, rows: Sequence[Row], evidence: Evidence) -> Contam
                              "NAME.overlap.json among the results.")
     found = [(row, _set_of(row.mine.task, data)) for row in asked]
     unknown = sorted({row.mine.task for row, name in found if name is None})
-    note = (f"not looked for in the training data: {', '.join(unknown)}. Add their items to the rule `overlap` of the "
-            "build." if unknown else "")
-    return Contamination(tuple(_seen(row, data.seen.get(name, frozenset())) for row, name in found if name), note)
+    note = (f"not looked for in the training data: {', '.join(unknown)}. Build these data once more with --look-for "
+            "and their names, and give both folders to --data." if unknown else "")
+    return Contamination(tuple(_seen(row, _items(row.mine.task, name, data)) for row, name in found if name), note)
 
 
 def told(made: Contamination) -> Iterator[str]:
@@ -60,8 +60,16 @@ def told(made: Contamination) -> Iterator[str]:
 
 
 def _set_of(task: str, data: Data) -> str | None:
+    task = task.removesuffix("@published")
     fitting = [name for name in data.looked_for if task == name or task.startswith(f"{name}_")]
     return max(fitting, key=len, default=None)
+
+
+def _items(task: str, name: str, data: Data) -> frozenset[str]:
+    """What the data hold of the set `name`, called as the results of `task` call it: PART/ID is ID in a part's own."""
+    seen = data.seen.get(name, frozenset())
+    part = task.removesuffix("@published").removeprefix(f"{name}_") + "/"
+    return seen | {item.removeprefix(part) for item in seen if item.startswith(part)}
 
 
 def _seen(row: Row, items: frozenset[str]) -> Seen:

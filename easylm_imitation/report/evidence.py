@@ -98,7 +98,8 @@ def read_evidence(folder: str | os.PathLike, data: Sequence[str | os.PathLike] =
     spent += [_ledger(path) for path in sorted(folder.glob(f"*{_LEDGER}"))
               if not path.with_name(path.name.removesuffix(_LEDGER) + _CARD).exists()]     # else it is counted there
     unique = {d.card.hash: d for d in found}
-    return Evidence(tuple(unique.values()), tuple(spent), tuple(map(_inside, inside)), read_comparisons(folder))
+    known = tuple(_with_twins(d, found) for d in unique.values())
+    return Evidence(known, tuple(spent), tuple(map(_inside, inside)), read_comparisons(folder))
 
 
 def is_evidence(path: pathlib.Path) -> bool:
@@ -117,6 +118,14 @@ def _inside(text: str) -> tuple[str, tuple[str, ...]]:
 def _data(path: pathlib.Path, card: Mapping[str, Any], overlap: pathlib.Path) -> Data:
     made = build(DataCard, card, str(path))
     return Data(made, _seen(overlap, made) if overlap.is_file() else {})
+
+
+def _with_twins(data: Data, found: Sequence[Data]) -> Data:
+    """`data`, and what was looked for in other builds of the very same rows."""
+    twins = [d for d in found if d.card.records and d.card.records == data.card.records]
+    overlaps = {name: counts for d in (*twins, data) for name, counts in d.card.overlaps.items()}
+    seen = {name: items for d in (*twins, data) for name, items in d.seen.items()}
+    return Data(dataclasses.replace(data.card, overlaps=overlaps), seen)
 
 
 def _seen(path: pathlib.Path, card: DataCard) -> dict[str, frozenset[str]]:

@@ -107,6 +107,7 @@ def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), eviden
     samples = sorted({t.task for m in models for t in m.tasks if t.data == "sample"})
     if samples:
         remarks = [*remarks, f"Measured on a sample, not on all items: {', '.join(samples)}."]
+    remarks = [*remarks, *_other_metrics(trios)]
     headline = " ".join(v.headline for v in made) if made else "Nothing to compare: no imitation among these results."
     return Verdict(headline, tuple(conclusion.conclude(made, climbed)), tuple(made), tuple(climbed),
                    tuple(_scores(models)), published_for(t.task if t.form != "preference" else "preference"
@@ -124,6 +125,19 @@ def _lacking(models: Sequence[Measured]) -> Iterator[str]:
             names.setdefault(lack, []).append(model.lineage.name)
     for (task, why), of in names.items():
         yield f"{task} was not measured of {', '.join(of)}: {why}."
+
+
+def _other_metrics(trios: Sequence[Trio]) -> Iterator[str]:
+    """A sentence for each published score of a teacher that is of another metric than all that was measured."""
+    metrics: dict[str, set[str]] = {}
+    for task in (task for trio in trios for task in trio.imitation.tasks):
+        metrics.setdefault(task.task, set()).add(task.metric)
+    told = {(trio.teacher.lineage.name, task.task, task.metric)
+            for trio in trios if trio.teacher for task in trio.teacher.tasks if task.data == "published"}
+    for teacher, task, metric in sorted(told):
+        if task in metrics and metric not in metrics[task]:
+            yield (f"{teacher}'s published score of {task} is not used: it is of the metric '{metric}', what was "
+                   f"measured is '{', '.join(sorted(metrics[task]))}'.")
 
 
 # ── many comparisons ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -39,6 +39,7 @@ class Measure:
     style_prompts: str | None = None    # a prompts file; every model's answers to it are held against the teacher's
     style_reference: str | None = None  # the teacher's recorded answers to them, where no teacher is there to answer
     set: dict[str, Any] = dataclasses.field(default_factory=dict)     # leaves of the config of `evaluate`
+    look_for: bool = True           # `build` looks for the items of the tasks in the data: contamination is told
 
 
 @dataclasses.dataclass(frozen=True)

@@ -190,11 +190,19 @@ class _Stages:
         resolved = load(BuildConfig, given.config, _overrides(leaves))
         changed = [cell.ablation] if ablation.build else []
         name = "-".join([cell.data, _said(cell.budget), *changed, base.tokenizer_id[:8]])
-        command = ("build", "--config", given.config, *_overrides(leaves), "--out", self.path(f"data/{name}"))
+        command = ("build", "--config", given.config, *_overrides(leaves), *self._looks(), "--out",
+                   self.path(f"data/{name}"))
         stage = Stage(f"build-{name}", command, f"data/{name}", identity=digest([command, resolved, base.tokenizer_id]))
         there = (self.work / "data" / name / "card.json").is_file()
         tokens = read_card(self.work / "data" / name).tokens if there else None
         return stage, tokens if tokens or resolved.budget is None else tokens_of(resolved.budget)
+
+    def _looks(self) -> Iterator[str]:
+        """Flags of `build` for the items of all tasks that will be asked."""
+        asked = self.config.measure
+        names = [name for name in (asked.suite, asked.tasks) if name and asked.look_for]
+        if names:
+            yield from ("--look-for", ",".join(names), *(("--task-data", asked.task_data) if asked.task_data else ()))
 
     def measure(self, name: str, model: str, base: Base | None, after: tuple[str, ...], identity: str,
                 role: tuple[str, ...] = ()) -> Iterator[Stage]:

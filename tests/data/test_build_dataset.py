@@ -215,6 +215,18 @@ def test_what_comes_later_leaves_older_datasets_what_they_are(tmp_path, raw, tok
     index = {name: file_sha256(tmp_path / "out" / name) for name in ("lengths.npy", "datasets.npz")}
     assert card.hash == digest([{**said, "sources": [counts], "taught": [{**taught, "dataset": "d"}], "index": index},
                                 contents.hexdigest()])
+    assert card.records == contents.hexdigest()
+
+
+def test_a_build_that_only_looks_for_items_has_the_same_rows_and_another_hash(tmp_path, raw, tokenizer_folder):
+    """So what it finds speaks for models of the first."""
+    write_lines(tmp_path / "items.jsonl", [{"id": "1", "text": "some words that nobody said in any of these rows"}])
+    look = {"rule": "overlap", "against": [str(tmp_path / "items.jsonl")], "remove": False}
+    plainly, looked = (build_dataset(config_of(tokenizer_folder, SourceConfig(str(raw / "a.jsonl")), clean=clean), out)
+                       for clean, out in (((), tmp_path / "one"), ((look,), tmp_path / "two")))
+    assert plainly.records == looked.records
+    assert plainly.hash != looked.hash
+    assert looked.overlaps
 
 
 def test_every_row_says_which_record_it_is_from(tmp_path, tokenizer_folder):

@@ -51,16 +51,43 @@ def test_an_evaluation_task_is_looked_for_by_its_name(place, capsys):
     assert "needs --task-data DIR" in " ".join(capsys.readouterr().err.split())
     assert main([*call, "--task-data", "tasks"]) == 0
     report = json.loads((place / "out" / "overlap.json").read_text())["mmlu_anatomy"]
-    assert (report["items"], [match["item"] for match in report["matches"]]) == (1, ["mmlu_anatomy/0"])
+    assert (report["items"], [match["item"] for match in report["matches"]]) == (1, ["0"])
     assert main([*call, "--task-data", "tasks"]) == 0
     assert "already built" in capsys.readouterr().err
+
+
+def test_what_is_evaluated_is_looked_for(place, capsys):
+    """Bundled tasks, a suite's, and those of files, whatever their fields are called; their items as in results."""
+    question = "which of the small bones of the middle ear is said to look most of all like a stirrup"
+    riddle = "what goes on four legs in the morning and on two at noon and on three in the evening"
+    for split in ("dev", "test"):
+        (place / f"tasks/mmlu/{split}").mkdir(parents=True)
+        (place / f"tasks/mmlu/{split}/anatomy_{split}.csv").write_text(f"Why?,a,b,c,d,A\n{question},a,b,c,d,C\n")
+    (place / "own.jsonl").write_text(json.dumps({"sphinx": riddle, "oedipus": "man"}) + "\n")
+    (place / "own.yaml").write_text(
+        "task: mmlu_riddles\ndataset_path: json\ndataset_kwargs: {data_files: {test: own.jsonl}}\ntest_split: test\n"
+        "output_type: generate_until\ndoc_to_text: '{{sphinx}}'\ndoc_to_target: oedipus\n"
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n")
+    write_lines(place / "a.jsonl", [{"messages": turns(f"Say {question}?", "The stapes.")},
+                                    {"messages": turns(f"So, {riddle}?", "Man.")}])
+    call = ["build", "--config", "config.py", "--out", "out", "--task-data", "tasks", "--look-for"]
+    assert main([*call, "paper,mmlu_anatomy,own.yaml"]) == 0
+    made = json.loads((place / "out" / "overlap.json").read_text())
+    assert {name: [match["item"] for match in found["matches"]] for name, found in made.items()} == {
+        "mmlu": ["anatomy/1"], "mmlu_riddles": ["0"]}
+    card = json.loads((place / "out" / "card.json").read_text())
+    assert card["conversations"] == 2
+    capsys.readouterr()
+    assert main([*call, "mmul"]) == 2
+    assert "unknown task 'mmul'" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("rules", ["()", '("roles", {"rule": "overlap", "against": ("a.jsonl",)})'])
 def test_task_data_without_a_rule_that_looks_for_a_task_is_refused(place, capsys, rules):
     call = ["build", "--config", "config.py", "--out", "out", f"--config.clean={rules}", "--task-data", "tasks"]
     assert main(call) == 2
-    assert "--task-data tasks: no rule of the config looks for a task" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--task-data tasks: nothing looks for a task; name some with --look-for" in said
     assert not (place / "out").exists()
 
 

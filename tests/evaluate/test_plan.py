@@ -14,8 +14,9 @@ from easylm_imitation.evaluate.endpoint import Endpoint as Found
 from easylm_imitation.evaluate.generation import in_words
 from easylm_imitation.evaluate.outcome import made_whole
 from easylm_imitation.evaluate.plan import suited
+from easylm_imitation.evaluate.style import style_task
 from easylm_imitation.evaluate.tasks import Task
-from easylm_imitation.records import Item, Lineage, Results, TaskResult, read_json, write_json
+from easylm_imitation.records import Answer, Item, Lineage, Results, TaskResult, read_json, write_json
 from easylm_imitation.schema import UserError
 
 
@@ -176,4 +177,6 @@ def test_a_studys_file_of_published_scores_is_read():
     made = published_results("configs/study/real_small_teacher.yaml")
     style = next(task for task in made.tasks if task.task == "style_match")
     assert (style.form, style.group, style.score, made.role) == ("style", "style", 1.0, "teacher")
+    said = [Answer("1", "Why?", "So.", "m")]
+    assert style.metric == next(task.metric for task in style_task(said, said) if task.task == style.task)
     assert {task.group for task in made.tasks} == {"substance", "style"}

@@ -19,9 +19,9 @@ def student(seed=None, name="student", card="CARD", tokens=500):
                    tokens=tokens, seed=seed)
 
 
-def card(folder, name="imitation", hash="CARD", seen=(), removed=False, sets=("facts",), dataset="answers"):
+def card(folder, name="imitation", hash="CARD", seen=(), removed=False, sets=("facts",), dataset="answers", rows=""):
     """A data card and its overlap report among the results."""
-    made = json.loads(json.dumps(EXAMPLES[DataCard])) | {"hash": hash, "name": name}
+    made = json.loads(json.dumps(EXAMPLES[DataCard])) | {"hash": hash, "name": name, "records": rows}
     made["sources"][0]["dataset"] = dataset
     made["overlaps"] = {s: {"items": 100, "items_found": len(seen), "rows_found": 1, "removed": removed} for s in sets}
     write_json(folder / f"{name}.card.json", made)
@@ -52,6 +52,26 @@ def test_clean_and_seen_items_are_told_apart(tmp_path):
     assert (made.clean.imitation.value, made.clean.change.value) == (0.0, 0.0)
     assert any("60 of the 100 items of facts (raw) stand in the training data (60.0%)" in s for s in one.sentences)
     assert one.contamination.note == ""
+
+
+@pytest.mark.parametrize(("rows", "seen"), [("R", 1), ("S", None), ("", None)])
+def test_a_later_build_of_the_same_rows_says_what_they_hold(tmp_path, rows, seen):
+    """Nobody trains again to learn what the data held; the same rows are asked for, and an old card says nothing."""
+    trio(tmp_path, task(shares(60)))
+    card(tmp_path, sets=(), rows="R" if rows else "")
+    card(tmp_path, "later", hash="LATER", seen=["7"], rows=rows)
+    made = verdict(tmp_path).imitations[0].contamination
+    assert [task.items_seen for task in made.tasks] == ([seen] if seen else [])
+    assert ("once more with --look-for and their names" in made.note) == (seen is None)
+
+
+@pytest.mark.parametrize(("name", "item"), [("mmlu", "anatomy/7"), ("mmlu@published", "anatomy/7"),
+                                            ("mmlu_0shot", "anatomy/7"), ("mmlu_anatomy", "7")])
+def test_a_part_of_a_task_calls_its_items_as_the_whole_does(tmp_path, name, item):
+    trio(tmp_path, task({item: 1, "other": 0}, name=name))
+    card(tmp_path, seen=["anatomy/7"], sets=("mmlu",))
+    made, = verdict(tmp_path).imitations[0].contamination.tasks
+    assert (made.items, made.items_seen) == (2, 1)
 
 
 def test_items_whose_rows_were_removed_are_not_seen(tmp_path):
@@ -167,6 +187,18 @@ def test_a_published_teacher_closes_a_gap_without_items(tmp_path):
     build_report(tmp_path, tmp_path / "out")
     assert "published, not paired" in (tmp_path / "out" / "report.html").read_text()
     assert "(published, not paired)" in (tmp_path / "out" / "verdict.md").read_text()
+
+
+def test_a_published_score_of_another_metric_is_said_to_be_left_out(tmp_path):
+    write(tmp_path, lineage("base"), task(shares(40)))
+    write(tmp_path, student(), task(shares(60)))
+    write(tmp_path, lineage("teacher"), *(
+        TaskResult(name, "raw", "choices", "acc_norm", 0.8, (), data="published", group="substance")
+        for name in ("facts", "never_measured")))
+    made = verdict(tmp_path)
+    assert not made.imitations[0].views[0].numbers.published
+    remark, = [line for line in made.remarks if "published" in line]
+    assert "score of facts is not used: it is of the metric 'acc_norm', what was measured is 'acc'" in remark
 
 
 def test_parts_of_a_benchmark_count_as_one(tmp_path):

@@ -90,6 +90,14 @@ def test_the_grid_is_cells_and_shares_datasets(files):
     assert len(whole.cells) == 2 * 2 * 2 + 2
 
 
+def test_builds_look_for_the_items_of_all_that_is_asked(files):
+    asked = ("--config.measure.tasks=own.yaml,mmlu", "--config.measure.task_data=tasks")
+    for command in (stage.command for stage in opened(files, *asked).stages if stage.verb == "build"):
+        assert command[command.index("--look-for"):][:4] == ("--look-for", "own.yaml,mmlu", "--task-data", "tasks")
+    without = opened(files, *asked, "--config.measure.look_for=False")
+    assert not any("--look-for" in stage.command for stage in without.stages)
+
+
 def test_data_have_budgets_and_settings_of_their_own_and_cells_more_seeds(files):
     study = opened(files, "--config.vary=grid", "--config.ablations={}", "--config.seeds=[0]",
                    "--config.data.talk.budgets=[200, 150]", "--config.data.talk.train={'z_loss': 0.5}",
