@@ -19,7 +19,7 @@ from easylm_imitation.data import BuildConfig
 from easylm_imitation.records import Lineage, Results, read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.study import StudyConfig, grid, open_study, run_study, shown
-from easylm_imitation.study.run import finished
+from easylm_imitation.study.run import finished, outcome
 from easylm_imitation.text import get_template
 from easylm_imitation.weights import describe, save_run_model
 
@@ -147,6 +147,7 @@ def test_recorded_answers_of_a_teacher_take_the_place_of_one_that_answers(files)
         assert stage.command[stage.command.index("--reference") + 1] == f"{files}/said.jsonl"
         assert all(name.startswith("train-") for name in stage.after)
     assert [s.name for s in study.stages if "teacher" in s.name] == ["evaluate-teacher"]
+    assert outcome(study, {}, {}).seconds["evaluate-teacher"] == 0      # scores that somebody printed cost nothing
     with pytest.raises(UserError, match="style_reference is for style_prompts that no teacher answers"):
         opened(files, asks[0])
     with pytest.raises(UserError, match="needs a teacher that answers, or its recorded answers in measure.style_ref"):
