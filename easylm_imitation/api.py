@@ -116,7 +116,7 @@ def measure(model: Path, out: Path, *, tasks: Sequence[str] = (), task_data: str
     `prompt`, `limit` and `task_data` are of tasks: "auto" puts them both ways to a finetuned model, as raw text to a
     base. With `prompts` and `reference` (a teacher's answers to them) it answers those too, in `answers/` beside `out`,
     and its style is measured against the teacher's; `config.answers.prompt` alone says how these are put: "chat", which
-    needs a model with a chat template, or "raw" (as the verb does unless it is told).
+    needs a model with a chat template, or "raw".
     """
     _check(tasks, task_data, prompt, limit, prompts, reference)
     found, out, results = find_tasks(tasks, task_data), pathlib.Path(out), None

@@ -1,4 +1,4 @@
-"""The published training recipes: every name is read, the page's table is what `plan` says, a twin of each trains."""
+"""The published recipes: every name is read, the page is what `plan` says, a twin of each trains and is measured."""
 import dataclasses
 import importlib.util
 import json
@@ -8,9 +8,12 @@ import re
 import pytest
 from tiny_tokenizers import control_tokenizer
 
+from easylm_imitation.cli.main import main
 from easylm_imitation.config import load
 from easylm_imitation.data import BuildConfig, LoaderConfig, SourceConfig, build_dataset
+from easylm_imitation.evaluate import SUITES
 from easylm_imitation.models import PRESETS, model_config
+from easylm_imitation.records import Results, read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.train import TrainConfig, read_metrics, train
 
@@ -23,6 +26,9 @@ spec.loader.exec_module(tables)
 # What each system is trained with here; the pages of the papers are named in the recipes' headers.
 TEMPLATES = {"false_promise": "paper", "alpaca": "alpaca", "vicuna": "vicuna", "koala": "koala", "orca": "vicuna",
              "tulu": "tulu", "gpt4all": "gpt4all"}
+
+MEASURED_BY = {"false_promise": "paper", "alpaca": "self-instruct", "vicuna": "vicuna", "koala": "koala",
+               "orca": "orca", "tulu": "tulu", "gpt4all": "self-instruct"}
 
 
 def recipe(name):
@@ -62,31 +68,55 @@ def test_the_papers_recipe_is_literal_unless_asked():
     assert (literal.optimizer.name, literal.optimizer.learning_rate, literal.loss) == ("scaled_adamw", 2e-3, "row_mean")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", tables.RECIPES)
-def test_a_twin_takes_ten_updates(name, tmp_path):
-    system = name.partition(".py")[0]
-    talk = [{"dataset": "d", "id": str(i), "messages": [{"role": "user", "content": "ask " * (1 + i % 3)},
-                                                       {"role": "assistant", "content": "answer " * (1 + i % 5)}]}
-            for i in range(90)]
-    (tmp_path / "raw.jsonl").write_text("".join(json.dumps(line) + "\n" for line in talk))
-    control_tokenizer().save(tmp_path / "tokenizer")
-    build_dataset(BuildConfig("d", (SourceConfig("raw.jsonl"),), str(tmp_path / "tokenizer"), TEMPLATES[system],
-                              root=str(tmp_path)), tmp_path / "data")
+def train_twin(name, folder):
+    """Ten updates of the recipe's twin in `folder`/run: same family, template, packing, optimizer and schedule."""
+    talk = [{"dataset": "d", "id": str(i), "teacher": "t",
+             "messages": [{"role": "user", "content": "ask " * (1 + i % 3)},
+                          {"role": "assistant", "content": "answer " * (1 + i % 5)}]} for i in range(90)]
+    (folder / "raw.jsonl").write_text("".join(json.dumps(line) + "\n" for line in talk))
+    control_tokenizer().save(folder / "tokenizer")
+    build_dataset(BuildConfig("d", (SourceConfig("raw.jsonl"),), str(folder / "tokenizer"),
+                              TEMPLATES[name.partition(".py")[0]], root=str(folder)), folder / "data")
     config = recipe(name)
     family = re.match(r"gpt2|[a-z]+", config.model["preset"]).group()
     twin = dataclasses.replace(
-        config, model={"preset": f"{family}-debug", "context": 512}, epochs=None, steps=10, checkpoint_every=10,
+        config, model={"preset": f"{family}-debug", "context": 2048}, epochs=None, steps=10, checkpoint_every=10,
         log_every=1, data=dataclasses.replace(config.data, context=512, batch=8))
     assert isinstance(twin.data, LoaderConfig)
     base = None
     if twin.lora:       # adapters need a model to stand beside
         fresh = dataclasses.replace(twin, lora=None, steps=1, optimizer=dataclasses.replace(twin.optimizer, warmup=0.0))
-        train(fresh, data_dir=str(tmp_path / "data"), workdir=str(tmp_path / "base"))
-        twin, base = dataclasses.replace(twin, model={}), str(tmp_path / "base")
-    made = train(twin, data_dir=str(tmp_path / "data"), workdir=str(tmp_path / "run"), init=base)
+        train(fresh, data_dir=str(folder / "data"), workdir=str(folder / "base"))
+        twin, base = dataclasses.replace(twin, model={}), str(folder / "base")
+    return train(twin, data_dir=str(folder / "data"), workdir=str(folder / "run"), init=base)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tables.RECIPES)
+def test_a_twin_takes_ten_updates(name, tmp_path):
+    made = train_twin(name, tmp_path)
     losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert made.step == 10
     assert len(losses) == 10
     # warm-ups of 100 or 1,000 updates have hardly begun after ten
-    assert losses[-1] < losses[0] or config.optimizer.warmup >= 100.0
+    assert losses[-1] < losses[0] or recipe(name).optimizer.warmup >= 100.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", sorted(MEASURED_BY))
+def test_a_twin_is_measured_as_its_system_was(system, tmp_path, shared_data, capsys):
+    """The suite that the page names, on one item a task of the real files; what they lack is said."""
+    page = next(line for line in tables.PAGE.read_text().splitlines() if f"configs/recipes/{system}.py" in line)
+    assert f"evaluate --suite {MEASURED_BY[system]}`" in page
+    train_twin(next(name for name in tables.RECIPES if name.startswith(system)), tmp_path)
+    results, answers = tmp_path / "results.json", tmp_path / "answers.jsonl"
+    suite = SUITES[MEASURED_BY[system]]
+    kept = ["--answers-out", str(answers)] if suite.prompts else []
+    assert main(["evaluate", "--model", str(tmp_path / "run"), "--suite", MEASURED_BY[system], "--task-data",
+                 str(shared_data), "--limit", "1", "--config.max_tokens=64", "--config.answers.max_tokens=64", *kept,
+                 "--out", str(results)]) == 0
+    if suite.tasks:
+        made = read_json(Results, results)
+        assert {task.task for task in made.tasks} | set(made.meta.get("missing", {})) == set(suite.tasks)
+        assert all(task.items for task in made.tasks)
+    assert answers.is_file() == bool(suite.prompts)

@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task-data", metavar="DIR", help="folder of the published files of the named tasks")
     parser.add_argument("--list", action="store_true", help="show the tasks and what is there of their data")
     parser.add_argument("--prompt", choices=("raw", "chat", "both"),
-                        help="how tasks and --prompts are put: as plain text or in the model's chat template (default: "
-                        "both for tasks of a finetuned model, raw for a base model, chat for an API that is chat only)")
+                        help="how tasks and --prompts are put: as plain text or in the model's chat template (default "
+                        "for tasks: both for a finetuned model, raw for a base model, chat for an API that is chat "
+                        "only; for --prompts: chat)")
     parser.add_argument("--form", choices=("auto", "choices", "generation"), default="auto",
                         help="multiple choice by log-likelihoods, or asked for in words (auto: in words where the "
                         "server has no log-likelihoods)")
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.model:
         from easylm_imitation.serve import own_server, served
         size = own_server(slots=max(config.concurrency, config.answers.concurrency), quantize=args.quantize)
-        with served(args.model, size, chat=args.prompt in ("chat", "both"), http=not args.in_process,
+        chat = args.prompt in ("chat", "both") or (args.prompts and (args.prompt or config.answers.prompt) == "chat")
+        with served(args.model, size, chat=bool(chat), http=not args.in_process,
                     flag="--model") as model:
             results, answered = _measure(args, config.patient(model.request_seconds), model, tasks)
         if results is not None and model.weight_bytes:
@@ -200,7 +202,7 @@ def _measure(args: argparse.Namespace, config: Any, model: Any,
                                  command=args.command,
                                  cache=None if args.cache == "none" else args.cache or beside)
     if args.prompts:
-        asked = dataclasses.replace(config.answers, prompt=args.prompt or "raw")
+        asked = dataclasses.replace(config.answers, prompt=args.prompt or config.answers.prompt)
         answers = answer_prompts(model.url, args.prompts, args.answers_out, config=asked)
     if args.reference:
         style = _style(args, args.answers_out)

@@ -156,7 +156,7 @@ def _launched(config: StudyConfig, stage: Stage) -> list[str]:
 
 
 def _expected(stage: Stage, study: Study, done: Mapping[str, Done]) -> float | None:
-    """Seconds, at the pace of the finished stages of this kind; None while there are none. Published scores take none."""
+    """Seconds, at the pace of the finished stages of this kind; None while there are none. Printed scores take none."""
     if "--published" in stage.command:
         return 0.0
     alike = [done[s.name] for s in study.stages if s.name in done and s.name.partition("-")[0] ==

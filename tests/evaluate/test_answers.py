@@ -184,11 +184,11 @@ def test_the_verb_measures_tasks_answers_and_style_in_one_go(server, tiny, task_
     assert {t.prompt for t in results.tasks} == {"chat"}
     flags = ["--reference", tmp_path / "t.jsonl", "--out", tmp_path / "r2.json"]
     assert run(capsys, "--model", server.url, "--prompts", prompts, "--answers-out", tmp_path / "raw.jsonl",
-               "--config.answers.max_tokens=4", *flags)[0] == 0
+               "--config.answers.max_tokens=4", "--config.answers.prompt=raw", *flags)[0] == 0
     styles = read_json(Results, tmp_path / "r2.json").tasks
     assert {t.prompt for t in styles} == {"raw"}
     assert run(capsys, "--model", server.url, "--prompts", prompts, "--answers-out", tmp_path / "short.jsonl",
-               "--config.answers.max_tokens=3", *flags)[0] == 0
+               "--config.answers.max_tokens=3", "--prompt", "raw", *flags)[0] == 0
     shorter = read_json(Results, tmp_path / "r2.json").tasks
     assert not {t.protocol for t in styles} & {t.protocol for t in shorter}, "shorter answers are another measurement"
 
