@@ -124,7 +124,7 @@ def measure(model: Path, out: Path, *, tasks: Sequence[str] = (), task_data: str
         planned(found, prompt, limit)
     theirs = _read(prompts, reference)
     chat = prompt in ("chat", "both") or (theirs is not None and config.answers.prompt == "chat")
-    size = own_server(slots=max(config.concurrency, config.answers.concurrency))
+    size = own_server(slots=max(config.concurrency, config.answers.concurrency), context=config.context)
     with served(model, size, chat=chat) as asked:
         config = config.patient(asked.request_seconds)
         if found:

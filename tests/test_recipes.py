@@ -80,7 +80,7 @@ def train_twin(name, folder):
     config = recipe(name)
     family = re.match(r"gpt2|[a-z]+", config.model["preset"]).group()
     twin = dataclasses.replace(
-        config, model={"preset": f"{family}-debug", "context": 2048}, epochs=None, steps=10, checkpoint_every=10,
+        config, model={"preset": f"{family}-debug", "context": 8192}, epochs=None, steps=10, checkpoint_every=10,
         log_every=1, data=dataclasses.replace(config.data, context=512, batch=8))
     assert isinstance(twin.data, LoaderConfig)
     base = None
@@ -113,8 +113,8 @@ def test_a_twin_is_measured_as_its_system_was(system, tmp_path, shared_data, cap
     suite = SUITES[MEASURED_BY[system]]
     kept = ["--answers-out", str(answers)] if suite.prompts else []
     assert main(["evaluate", "--model", str(tmp_path / "run"), "--suite", MEASURED_BY[system], "--task-data",
-                 str(shared_data), "--limit", "1", "--config.max_tokens=64", "--config.answers.max_tokens=64", *kept,
-                 "--out", str(results)]) == 0
+                 str(shared_data), "--limit", "1", "--config.context=8192", "--config.max_tokens=64",
+                 "--config.answers.max_tokens=64", *kept, "--out", str(results)]) == 0
     if suite.tasks:
         made = read_json(Results, results)
         assert {task.task for task in made.tasks} | set(made.meta.get("missing", {})) == set(suite.tasks)

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     tasks, missing = _read_inputs(args, config)
     if args.model:
         from easylm_imitation.serve import own_server, served
-        size = own_server(slots=max(config.concurrency, config.answers.concurrency), quantize=args.quantize)
+        size = own_server(max(config.concurrency, config.answers.concurrency), args.quantize, config.context)
         chat = args.prompt in ("chat", "both") or (args.prompts and (args.prompt or config.answers.prompt) == "chat")
         with served(args.model, size, chat=bool(chat), http=not args.in_process,
                     flag="--model") as model:

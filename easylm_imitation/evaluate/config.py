@@ -36,7 +36,8 @@ class EvaluateConfig:
     """How tasks are run; only `max_tokens`, and a `context` too short for the prompts, change a score."""
     batch: int = 32                         # prompts in one request to /v1/completions
     concurrency: int = 8                    # chat requests in flight
-    context: int = 2048                     # tokens, of servers that do not say what theirs is
+    context: int | None = None              # tokens that a folder's model is served with (None: its own, at most 2048),
+                                            # and of an address that does not say (None: 2048)
     max_tokens: int = 256                   # of a generated answer, for tasks that do not say
     timeout: float = 600.0                  # seconds for one request
     attempts: int = 3                       # of one request
@@ -45,6 +46,10 @@ class EvaluateConfig:
     unsafe_code: bool = False               # run a model's programs without walls where the sandbox cannot be built
     api_key_env: str = "OPENAI_API_KEY"
     answers: AnswerConfig = AnswerConfig()  # for --prompts
+
+    def __post_init__(self) -> None:
+        if self.context is not None and self.context < 1:
+            raise ValueError(f"context {self.context}: at least 1 token, or None")
 
     def patient(self, seconds: float | None) -> Self:
         """As that of AnswerConfig, for tasks and for answers."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Form = Literal["auto", "choices", "generation"]
 _DEFAULT = EvaluateConfig()
 _FEWSHOT_SEED = 1234        # the harness's default
+_UNSAID = 2048              # tokens of a context of which nobody says how long it is
 
 
 def evaluate_tasks(url: "str | LocalModel", tasks: Sequence[str | Task], *, prompt: Prompts = "raw",
@@ -115,7 +116,7 @@ def _check(endpoint: Endpoint, task: Task, form: Prompt, config: EvaluateConfig)
 
 def _context(endpoint: Endpoint, config: EvaluateConfig) -> int:
     """Tokens that the server holds, to the best of our knowledge."""
-    return endpoint.model.context or config.context
+    return endpoint.model.context or config.context or _UNSAID
 
 
 def _answer_tokens(task: Task, config: EvaluateConfig) -> int:

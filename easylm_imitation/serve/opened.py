@@ -18,9 +18,10 @@ from easylm_imitation.text import Tokenizer
 from easylm_imitation.weights import LoadedModel, find_template, is_model_path
 
 
-def own_server(slots: int = 8, quantize: Literal["none", "int8", "int4"] = "none") -> ServeConfig:
+def own_server(slots: int = 8, quantize: Literal["none", "int8", "int4"] = "none",
+               context: int | None = None) -> ServeConfig:
     """A server of which this process alone knows, and for which it needs no key."""
-    return ServeConfig(slots=slots, quantize=quantize, api_key_env="")
+    return ServeConfig(slots=slots, quantize=quantize, context=context, api_key_env="")
 
 
 _DEFAULT = own_server()

@@ -180,7 +180,8 @@ class Service:
         """Raises UserError when prompt and answer do not fit the context (the last token need not be read again)."""
         if len(ids) + max(max_tokens, 1) - 1 > self.context:
             raise UserError(f"the prompt has {len(ids)} tokens and max_tokens is {max_tokens}: together more than this "
-                            f"server's context of {self.context}; shorten the prompt or lower max_tokens")
+                            f"server's context of {self.context}; shorten the prompt, lower max_tokens, or serve the "
+                            "model with more (--config.context, of evaluate too)")
 
     def check_stops(self, stops: Sequence[str], field: str = "stop") -> None:
         """Raises UserError for too many stop strings, empty or long ones."""

@@ -287,3 +287,7 @@ def test_a_folder_is_served_meanwhile_for_both_verbs(tiny, task_files, prompts, 
     assert run(capsys, "--model", tmp_path / "hf", "--tasks", ",".join(task_files), "--in-process",
                "--out", tmp_path / "here.json")[0] == 0
     assert read_json(Results, tmp_path / "here.json").tasks == read_json(Results, tmp_path / "r.json").tasks
+    most = tiny.config.context
+    for asked, status in ((most + 1, 2), (most // 2, 0)):
+        assert run(capsys, "--model", tmp_path / "hf", "--tasks", task_files[1], "--in-process", "--cache", "none",
+                   f"--config.context={asked}", "--out", tmp_path / f"{asked}.json")[0] == status
