@@ -6,7 +6,7 @@ import pathlib
 import re
 
 import pytest
-from tiny_tokenizers import control_tokenizer
+from tiny_tokenizers import CONTROL, control_tokenizer
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.config import load
@@ -15,6 +15,7 @@ from easylm_imitation.evaluate import SUITES
 from easylm_imitation.models import PRESETS, model_config
 from easylm_imitation.records import Results, read_json
 from easylm_imitation.schema import UserError
+from easylm_imitation.text import train_bpe
 from easylm_imitation.train import TrainConfig, read_metrics, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -68,20 +69,21 @@ def test_the_papers_recipe_is_literal_unless_asked():
     assert (literal.optimizer.name, literal.optimizer.learning_rate, literal.loss) == ("scaled_adamw", 2e-3, "row_mean")
 
 
-def train_twin(name, folder):
+def train_twin(name, folder, tokenizer=None):
     """Ten updates of the recipe's twin in `folder`/run: same family, template, packing, optimizer and schedule."""
     talk = [{"dataset": "d", "id": str(i), "teacher": "t",
              "messages": [{"role": "user", "content": "ask " * (1 + i % 3)},
                           {"role": "assistant", "content": "answer " * (1 + i % 5)}]} for i in range(90)]
     (folder / "raw.jsonl").write_text("".join(json.dumps(line) + "\n" for line in talk))
-    control_tokenizer().save(folder / "tokenizer")
+    tokenizer = tokenizer or control_tokenizer()
+    tokenizer.save(folder / "tokenizer")
     build_dataset(BuildConfig("d", (SourceConfig("raw.jsonl"),), str(folder / "tokenizer"),
                               TEMPLATES[name.partition(".py")[0]], root=str(folder)), folder / "data")
     config = recipe(name)
     family = re.match(r"gpt2|[a-z]+", config.model["preset"]).group()
     twin = dataclasses.replace(
-        config, model={"preset": f"{family}-debug", "context": 8192}, epochs=None, steps=10, checkpoint_every=10,
-        log_every=1, data=dataclasses.replace(config.data, context=512, batch=8))
+        config, model={"preset": f"{family}-debug", "context": 4096, "vocab_size": 2048}, epochs=None, steps=10,
+        checkpoint_every=10, log_every=1, data=dataclasses.replace(config.data, context=512, batch=8))
     assert isinstance(twin.data, LoaderConfig)
     base = None
     if twin.lora:       # adapters need a model to stand beside
@@ -108,13 +110,15 @@ def test_a_twin_is_measured_as_its_system_was(system, tmp_path, shared_data, cap
     """The suite that the page names, on one item a task of the real files; what they lack is said."""
     page = next(line for line in tables.PAGE.read_text().splitlines() if f"configs/recipes/{system}.py" in line)
     assert f"evaluate --suite {MEASURED_BY[system]}`" in page
-    train_twin(next(name for name in tables.RECIPES if name.startswith(system)), tmp_path)
+    texts = (shared_data / "gsm8k/test_150.jsonl").read_text().splitlines()
+    words = train_bpe(texts, 2000, ("<|endoftext|>", *CONTROL))
+    train_twin(next(name for name in tables.RECIPES if name.startswith(system)), tmp_path, words)
     results, answers = tmp_path / "results.json", tmp_path / "answers.jsonl"
     suite = SUITES[MEASURED_BY[system]]
     kept = ["--answers-out", str(answers)] if suite.prompts else []
     assert main(["evaluate", "--model", str(tmp_path / "run"), "--suite", MEASURED_BY[system], "--task-data",
-                 str(shared_data), "--limit", "1", "--config.context=8192", "--config.max_tokens=64",
-                 "--config.answers.max_tokens=64", *kept, "--out", str(results)]) == 0
+                 str(shared_data), "--limit", "1", "--config.context=4096", "--config.answers.max_tokens=64", *kept,
+                 "--out", str(results)]) == 0
     if suite.tasks:
         made = read_json(Results, results)
         assert {task.task for task in made.tasks} | set(made.meta.get("missing", {})) == set(suite.tasks)

@@ -96,6 +96,8 @@ def _set_up(pod: tpu.TpuPod, args: argparse.Namespace, job: watch.Job, commands:
 
 
 def _run(pod: tpu.TpuPod, args: argparse.Namespace, job: watch.Job, commands: Commands) -> None:
+    if pod.at_work(job.command, job.environment | _hosts(pod)):
+        return
     pod.check_alike()
     pod.attach(job.bucket, job.stages)
     pod.start(job.command, job.environment | _hosts(pod), job.secrets)

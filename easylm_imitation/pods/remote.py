@@ -83,19 +83,31 @@ $(code/.venv/bin/python -c {shlex.quote(look)} 2>/dev/null || echo absent)"
 """
 
 
-def start(name: str, command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Starts a job in a session of its own, which outlives the login; does nothing while one runs."""
+def job(name: str, command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The script of a command."""
     # exec: a SIGTERM to the group must not end a shell around the command before the command has saved
-    job = f"""cd ~/{folder(name)}/code
+    return f"""cd ~/{folder(name)}/code
 [ -f ../secrets ] && . ../secrets
 {exports(environment)}export PATH="$PWD/.venv/bin:$PATH"
 exec {shlex.join(command)}
 """
+
+
+def running(name: str) -> str:
+    """Reports, where a job runs: running, its commit, and a hash of its script."""
+    return f"""cd {folder(name)} 2>/dev/null || exit 0
+[ -f pid ] && [ ! -f exit_code ] && kill -0 "$(cat pid)" 2>/dev/null || exit 0
+echo {shlex.quote(REPORT)}"$(hostname)" running "$(cut -c1-12 commit)" "$(sha256sum <job | cut -c1-16)"
+"""
+
+
+def start(name: str, command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Starts a job in a session of its own, which outlives the login; does nothing while one runs."""
     whole = f"trap : TERM; cd ~/{folder(name)}; bash job >log 2>&1; echo $? >exit_new; mv exit_new exit_code"
     return f"""set -eu
 cd {folder(name)}
 [ -f pid ] && [ ! -f exit_code ] && kill -0 "$(cat pid)" 2>/dev/null && exit 0
-printf %s {shlex.quote(job)} >job
+printf %s {shlex.quote(job(name, command, environment))} >job
 rm -f exit_code
 [ -f log ] && mv log log.before
 : >log

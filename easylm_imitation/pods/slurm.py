@@ -46,11 +46,16 @@ def submit(name: str, nodes: int, gpus: int, hours: str, options: Sequence[str],
     if not (checkout / ".venv/bin/python").exists() and not commands.dry_run:
         raise UserError(f"{checkout} has no .venv that the nodes could use; on a machine that sees the GPUs run "
                         "`bash launch/quickstart.sh --help`, which makes it, on a disk that all nodes share")
-    if there := job(name, commands):
-        commands.say(f"{name}: is {there[1]} already, as job {there[0]}")
-        return
+    if bad := next((option for option in options if not re.fullmatch(r"-.+", option)), None):
+        raise UserError(f"--sbatch {bad!r}: one option of sbatch in a line, as in --sbatch=--partition=gpu")
     text = script(name, nodes, gpus, hours, options, checkout, command)
     file = checkout / "runs/slurm" / f"{name}.sh"
+    if there := job(name, commands):
+        if not file.exists() or file.read_text() != text:
+            raise UserError(f"{name}: is {there[1]} as job {there[0]}, with another command or other options ({file}); "
+                            f"`stop {name}` ends it, or take another name")
+        commands.say(f"{name}: is {there[1]} already, as job {there[0]}")
+        return
     if commands.dry_run:
         commands.say(f"would write {file}:\n{text}")
     else:
@@ -78,7 +83,9 @@ def stop(name: str, commands: Commands) -> None:
     there = job(name, commands)
     if there or commands.dry_run:
         number = there[0] if there else "JOB"
-        commands.run(["scancel", "--signal=TERM", number])      # to srun's processes, not to the batch script
+        waits = there is not None and there[1] == "PENDING"     # a signal would not take it out of the queue
+        signal = [] if waits else ["--signal=TERM"]             # to srun's processes, not to the batch script
+        commands.run(["scancel", *signal, number])
     commands.say(f"{name}: {'told to stop' if there else 'nothing to stop'}")
 
 

@@ -4,6 +4,7 @@ Every method may be called again: what is there already is left alone, what is g
 """
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ _ALIASES = {"v5e": "v5litepod"}      # our names of accelerators, where the clou
 _RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5",
              "v6e": "v2-alpha-tpuv6e"}
 _LOST_REQUEST = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
+_GOING = ("SUSPENDING", "DELETING")     # nothing can be done about these but to wait
 _LOST_NODE = ("PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "DELETING", "HIDDEN", "HIDING")
 _FOLDER = "EASYLM_PODS"      # names the folder in which pods are remembered
 
@@ -104,22 +106,24 @@ class TpuPod:
         return "LOST" if lost else state if all(node.get("state") == "READY" for node in nodes) else "PREPARING"
 
     def create(self, patience: float = float("inf")) -> None:
-        """Asks for the pod and waits until it is there; one that was lost is cleared away first. Raises UserError when
-        the cloud refuses, or nothing comes within `patience` looks."""
+        """Asks for the pod and waits until it is there; one that is lost, now or while it comes, is cleared away and
+        asked for anew. Raises UserError when the cloud refuses, or nothing comes within `patience` looks."""
         remember(self.spec) if not self._commands.dry_run else None
-        state = before = self.state()
-        if state in (*_LOST_REQUEST, "LOST"):
-            self.delete(keep_name=True)
-            state = "ABSENT"
-        if state == "ABSENT":
-            self._commands.run(self._creation())
-        looks = 0
-        while not self._commands.dry_run and (state := self.state()) != "ACTIVE":
-            if state != before:
+        before, looks, asked = "", 0, False
+        while (state := self.state()) != "ACTIVE":
+            if before and state != before:
                 self._commands.say(f"{self.spec.name}: {state}")
-            if state in (*_LOST_REQUEST, "LOST"):
+            if state == "FAILED" and asked:
                 raise UserError(f"{self.spec.name}: the cloud answers {state} to the request ({self._reason()}); "
                                 "try another --zone or --type, or ask again later")
+            if state in (*_LOST_REQUEST, "LOST") and state not in _GOING:
+                self.delete(keep_name=True)
+                state = "ABSENT"
+            if state == "ABSENT":
+                self._commands.run(self._creation())
+                asked = True
+            if self._commands.dry_run:
+                break
             before, looks = state, looks + 1
             if looks > patience:
                 raise UserError(f"{self.spec.name}: still {state}; the same command goes on waiting")
@@ -165,6 +169,18 @@ class TpuPod:
         for name, source in stages.items():
             self.everywhere(remote.stage(self.spec.name, source, name), f"{source} as ../stage/{name} of the command")
 
+    def at_work(self, command: Sequence[str], environment: dict[str, str]) -> bool:
+        """Whether this command runs already, on some host. Raises UserError when another one does."""
+        found = self._reports(remote.running(self.spec.name))
+        own = hashlib.sha256(remote.job(self.spec.name, command, environment).encode()).hexdigest()[:16]
+        if other := next((host for host in found if host["last"] != own), None):
+            raise UserError(f"{self.spec.name}: another command runs on {other['host']} (or this one with another "
+                            f"--env); `stop {self.spec.name}` has it save and end")
+        if found:
+            self._commands.say(f"{self.spec.name}: the command runs already, with the code of commit "
+                               f"{found[0]['code']}")
+        return bool(found)
+
     def start(self, command: Sequence[str], environment: dict[str, str], secrets: dict[str, str]) -> None:
         """Starts a command on all hosts, in the background; one that runs already goes on."""
         folder = remote.folder(self.spec.name)
@@ -188,7 +204,7 @@ class TpuPod:
     def log(self, start: int = 0) -> tuple[str, int]:
         """What the first host's log has from byte `start`, and where it ends."""
         text = self._ssh(self.spec.nodes[0], "0", remote.log(self.spec.name, start), question=True) or ""
-        return text, start + len(text.encode())
+        return text, start + len(text.encode("utf-8", "surrogateescape"))
 
     def everywhere(self, script: str, note: str = "", shown: bool = True) -> list[str]:
         """Runs a script on all hosts of all slices at once; what they say, by slice. Raises Failed."""

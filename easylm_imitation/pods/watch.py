@@ -30,6 +30,8 @@ class Job:
 def prepare(pod: TpuPod, job: Job, commit: str, checkout: pathlib.Path) -> None:
     """Machines, code and environment, and the command started; what is there already is left alone."""
     pod.create()
+    if pod.at_work(job.command, job.environment):
+        return
     set_up(pod, commit, checkout)
     pod.attach(job.bucket, job.stages)
     pod.start(job.command, job.environment, job.secrets)

@@ -46,6 +46,9 @@ with locked():
     with open(CLOUD / "calls", "a") as calls:
         calls.write(json.dumps(argv) + "\\n")
     number = len((CLOUD / "calls").read_text().splitlines())
+if (CLOUD / "hangs").exists() and words[3:4] == ["describe"]:
+    (CLOUD / "hangs").unlink()
+    subprocess.run(["sleep", "100"])        # holds on to the pipes, as ssh would
 if (CLOUD / "flaky").exists() and number %% int((CLOUD / "flaky").read_text()) == 0:
     fail("UNAVAILABLE: the service is currently unavailable")
 if (CLOUD / "preempt").exists():
@@ -70,11 +73,16 @@ if words[:3] == ["compute", "tpus", "queued-resources"]:
     elif name not in state():
         fail("NOT_FOUND: " + name)
     elif words[3] == "delete":
+        if state()[name]["state"] == "SUSPENDING":
+            fail("FAILED_PRECONDITION: " + name)
         gone(state()[name]["nodes"])
         state(lambda all: all.pop(name))
     else:
         print(json.dumps({"name": name, "state": {"state": state()[name]["state"]}}))
-        after = {"WAITING_FOR_RESOURCES": "PROVISIONING", "PROVISIONING": "ACTIVE"}
+        after = {"WAITING_FOR_RESOURCES": "PROVISIONING", "PROVISIONING": "ACTIVE", "SUSPENDING": "SUSPENDED"}
+        if state()[name]["state"] == "WAITING_FOR_RESOURCES" and (CLOUD / "take_early").exists():
+            (CLOUD / "take_early").unlink()
+            after["WAITING_FOR_RESOURCES"] = "SUSPENDING"
         state(lambda all: all[name].update(state=after.get(all[name]["state"], all[name]["state"])))
 elif words[:3] == ["compute", "tpus", "tpu-vm"] and words[3] == "describe":
     owner = [made for made in state().values() if words[4] in made["nodes"]]

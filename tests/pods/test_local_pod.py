@@ -82,8 +82,8 @@ SLURM = '''#!/usr/bin/env bash
 printf '%s\\n' "$(basename "$0") $*" >> "$SLURM_FAKE/calls"
 case "$(basename "$0")" in
   sbatch) touch "$SLURM_FAKE/job"; cp "${@: -1}" "$SLURM_FAKE/script"; echo 4711 ;;
-  squeue) if [ -f "$SLURM_FAKE/job" ]; then echo "4711 RUNNING"; fi ;;
-  scancel) rm -f "$SLURM_FAKE/job" ;;
+  squeue) if [ -f "$SLURM_FAKE/job" ]; then echo "4711 $(cat "$SLURM_FAKE/state" 2>/dev/null || echo RUNNING)"; fi ;;
+  scancel) if [ ! -f "$SLURM_FAKE/state" ] || [ "$1" = 4711 ]; then rm -f "$SLURM_FAKE/job"; fi ;;
   srun) shift 2; "$@" & child=$!; trap 'kill -TERM $child' TERM; wait $child || wait $child; exit $? ;;
 esac
 '''
@@ -129,6 +129,19 @@ def test_slurm_submits_once_says_how_it_stands_and_stops(cluster):
     assert (folder / "calls").read_text().count("scancel") == 1
     assert "no such job" in run("slurm.sh", "status", "job1", root=root, **environment)[1]
     assert run("slurm.sh", "logs", "job1", root=root, **environment)[0] == 2
+
+
+def test_a_slurm_job_that_waits_is_taken_out_of_the_queue_and_another_is_not_taken_for_it(cluster):
+    """A signal is for what runs already; a job that waits would begin after `stop` had said that it was told."""
+    root, folder, environment = cluster
+    assert run("slurm.sh", "submit", "job1", "--", "train", "a", root=root, **environment)[0] == 0
+    (folder / "state").write_text("PENDING")
+    code, _, err = run("slurm.sh", "submit", "job1", "--", "train", "b", root=root, **environment)
+    assert (code, "is PENDING as job 4711, with another command" in err) == (2, True)
+    assert run("slurm.sh", "stop", "job1", root=root, **environment)[0] == 0
+    assert not (folder / "job").exists()
+    code, _, err = run("slurm.sh", "submit", "job2", "--sbatch=--a\nrm -rf x", "--", "t", root=root, **environment)
+    assert (code, "one option of sbatch in a line" in err) == (2, True)
 
 
 def test_a_slurm_job_that_is_told_to_end_saves_and_is_queued_again(cluster):

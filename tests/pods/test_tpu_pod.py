@@ -1,8 +1,12 @@
 """launch/tpu_pod.sh against a stand-in for gcloud that keeps a state and runs what hosts are told."""
 import json
+import re
+import threading
 import time
 
 import pytest
+
+from easylm_imitation.pods import commands
 
 TPUS = ("compute", "tpus")
 QUEUED = (*TPUS, "queued-resources")
@@ -50,10 +54,10 @@ def test_a_preempted_pod_is_made_again_and_the_same_command_continues(cloud):
                                "bash", "-c", job.replace("$HOST", "$(hostname)").replace("$CLOUD", str(cloud.folder)))
     assert code == 0, err
     assert "tokensresumed" in out
-    assert "lost: SUSPENDED; making it again" in err
+    assert re.search("lost: (SUSPENDED|LOST); making it again", err), err     # the request, or a node, is seen first
     assert "trying again" in err
     assert cloud.count(*QUEUED, "create") >= 2
-    assert len((bucket / "attempts").read_text().splitlines()) == 4
+    assert len((bucket / "attempts").read_text().splitlines()) >= 3     # both hosts, after one at least was lost
 
 
 @pytest.mark.slow
@@ -85,6 +89,68 @@ def test_stop_tells_the_command_which_saves(cloud):
         assert cloud.run("stop", "run1")[0] == 0
     assert [log.read_text() for log in logs] == ["ready\nsaved\n"] * 2
     assert cloud.run("logs", "run1")[1] == "ready\nsaved\n"
+
+
+@pytest.mark.slow
+def test_up_leaves_a_running_command_and_its_code_alone_and_takes_no_other_for_it(cloud):
+    """Code that was committed meanwhile is for the next start: under a running command its files would vanish."""
+    works = ("bash", "-c", "echo started; until [ -f stop ]; do sleep 0.05; done; cat launch/tpu_pod.sh | wc -l")
+    assert cloud.run("create", "run1", *POD)[0] == 0
+    assert cloud.run("setup", "run1")[0] == 0
+    assert cloud.run("run", "run1", "--", *works)[0] == 0
+    before = cloud.host("run1") / ".easylm_pod/run1/commit"
+    commit = before.read_text()
+    cloud.commit("second")
+    for words in (("bash", "-c", "echo other"), ("--env", "A=b", "--", *works)):
+        words = words if "--" in words else ("--", *words)
+        for action in ("up", "run"):
+            code, _, err = cloud.run(action, "run1", *words)
+            assert (code, "another command runs on run1-0" in err) == (2, True), err
+    asked = sum("sha256sum" in json.dumps(call) for call in cloud.calls)
+
+    def end_when_seen():
+        while sum("sha256sum" in json.dumps(call) for call in cloud.calls) == asked:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        for i in range(2):
+            (cloud.host("run1", i) / ".easylm_pod/run1/code/stop").touch()
+    ending = threading.Thread(target=end_when_seen)
+    ending.start()
+    code, _, err = cloud.run("up", "run1", "--", *works)
+    ending.join()
+    assert code == 0, err
+    assert f"runs already, with the code of commit {commit[:12]}" in err
+    assert before.read_text() == commit
+    assert "done on every host" in err
+
+
+@pytest.mark.slow
+def test_a_pod_that_is_taken_away_while_it_comes_is_asked_for_anew(cloud):
+    (cloud.folder / "take_early").touch()
+    code, _, err = cloud.run("create", "run1", *POD)
+    assert code == 0, err
+    assert [word for word in ("SUSPENDING", "SUSPENDED", "ACTIVE") if f"run1: {word}" in err] == [
+        "SUSPENDING", "SUSPENDED", "ACTIVE"]
+    assert (cloud.count(*QUEUED, "create"), cloud.count(*QUEUED, "delete")) == (2, 1)
+
+
+def test_a_program_that_never_ends_is_given_up_with_all_that_it_started(cloud, monkeypatch):
+    for name, value in cloud.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(commands, "_LOOK", 1.0)
+    (cloud.folder / "hangs").touch()
+    said = commands.Commands(pause=0).ask(["gcloud", *QUEUED, "describe", "run1", "--zone=z", "--project=p"])
+    assert said is None     # the second try's answer: not found
+
+
+def test_a_log_is_read_on_from_the_byte_where_it_ended(tmp_path):
+    """Also where that lies within a letter, or lines end as progress bars end them."""
+    words = "a\r\nbä\rc".encode()
+    (tmp_path / "log").write_bytes(words[:5])
+    made = commands.Commands(pause=0)
+    text = made.ask(["cat", str(tmp_path / "log")])
+    assert len(text.encode("utf-8", "surrogateescape")) == 5
+    assert made.hidden(text) == "a\r\nb\ufffd"
 
 
 def test_secrets_reach_the_command_and_are_shown_nowhere(cloud):
