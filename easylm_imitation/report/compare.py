@@ -161,21 +161,27 @@ def numbers_of(rows: Sequence[Row]) -> Numbers:
                    published=any(row.teacher is not None and row.teacher.data == "published" for row in rows))
 
 
+def unheard(rows: Sequence[Row]) -> list[str]:
+    """Tasks of substance that are in no mean, as the base or the teacher has a score of others and none of them."""
+    heard = {row.mine.task for key, own in _gathered(rows).items() if key[0] == "substance" for row in own}
+    return sorted({row.mine.task for row in rows if row.group == "substance"} - heard)
+
+
 def view_rows(rows: Sequence[Row], group: str, prompt: str, form: str) -> list[Row]:
     """The rows that speak for one view."""
     return _gathered(rows).get((group, prompt, form), [])
 
 
-def difference(high: Sequence[Row], low: Sequence[Row]) -> Estimate | None:
-    """Mean of one imitation minus that of another, over the rows that both have under one protocol on the same items,
-    all seeds of both counted; None where there are no such rows."""
+def difference(high: Sequence[Row], low: Sequence[Row], who: str = "runs") -> Estimate | None:
+    """Mean of one imitation minus that of another (or of their bases, by `who`), over the rows that both have under one
+    protocol on the same items, all seeds of both counted; None where there are no such rows."""
     below = {(row.mine.task, row.mine.metric, row.mine.protocol): row for row in low}
     pairs = [(row, other) for row in high
              if (other := below.get((row.mine.task, row.mine.metric, row.mine.protocol)))
              and {item.id for item in other.mine.items} == {item.id for item in row.mine.items}]
     if not pairs:
         return None
-    models = [[row.scores("runs") for row, _ in pairs], [other.scores("runs", row.mine) for row, other in pairs]]
+    models = [[row.scores(who) for row, _ in pairs], [other.scores(who, row.mine) for row, other in pairs]]
     return statistics.Paired(models).difference(0, 1, _weights([row for row, _ in pairs]))
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from easylm_imitation.records import Lineage, code_version
 from easylm_imitation.report import conclusion, statistics
-from easylm_imitation.report.compare import Finding, Numbers, TaskComparison, View, compare, finding_of
+from easylm_imitation.report.compare import Finding, Numbers, TaskComparison, View, compare, finding_of, unheard
 from easylm_imitation.report.comparisons import Comparison
 from easylm_imitation.report.contamination import Contamination, contamination, told
 from easylm_imitation.report.evidence import NOTHING, Evidence, Spent
@@ -97,16 +97,22 @@ def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), eviden
     compared = [compare(trio, evidence) for trio in trios]
     steps = [Step(trio, made.rows, _base_level(made.views), evidence.datasets(trio.imitation.lineage))
              for trio, made in zip(trios, compared)]
-    climbed = _adjusted_ladders(ladders(steps))
+    climbed, unordered = ladders(steps)
+    climbed = _adjusted_ladders(climbed)
     made = [_imitation(trio, _adjusted_tasks(raw.tasks), _adjusted(raw.views),
                        contamination(trio, raw.rows, evidence), evidence) for trio, raw in zip(trios, compared)]
     refusals = [line for raw in compared for line in raw.refusals]
-    missing = [*(line for trio in trios for line in trio.missing), *_contamination_notes(made), *_lacking(models)]
+    missing = [*(line for trio in trios for line in trio.missing), *_contamination_notes(made), *_lacking(models),
+               *unordered]
     if not trios:
         missing.append("No imitation among these results: a model counts as one when its lineage names teachers.")
     samples = sorted({t.task for m in models for t in m.tasks if t.data == "sample"})
     if samples:
         remarks = [*remarks, f"Measured on a sample, not on all items: {', '.join(samples)}."]
+    unheard_of = sorted({task for raw in compared for task in unheard(raw.rows)})
+    if unheard_of:
+        remarks = [*remarks, "Shown, but in no mean of substance, as the base or the teacher has no score of it: "
+                             f"{', '.join(unheard_of)}."]
     remarks = [*remarks, *_other_metrics(trios)]
     headline = " ".join(v.headline for v in made) if made else "Nothing to compare: no imitation among these results."
     return Verdict(headline, tuple(conclusion.conclude(made, climbed)), tuple(made), tuple(climbed),

@@ -1,7 +1,7 @@
 """A report says the truth that was planted in its results, and says so when there are not enough data to tell."""
 import numpy as np
 import pytest
-from report_examples import lineage, task, write
+from report_examples import lineage, shares, task, write
 
 from easylm_imitation.records import Lineage
 from easylm_imitation.report.pairing import read_results
@@ -129,3 +129,29 @@ def test_more_data_and_a_better_base_are_told_apart(tmp_path):
     assert found == {("data", "style", "small-1k"): "unchanged", ("data", "substance", "small-1k"): "unchanged",
                      ("data", "style", "large-1k"): "unchanged", ("data", "substance", "large-1k"): "unchanged",
                      ("base", "style", "small-9k"): "unchanged", ("base", "substance", "small-9k"): "gained"}
+
+
+@pytest.mark.parametrize("apart", [0.02, 0.3])
+def test_bases_that_are_not_apart_are_not_called_better_and_worse(tmp_path, apart):
+    """By chance the one that knows less may score a little more; imitations of it would be told as those of a better
+    base."""
+    rng = np.random.default_rng(3)
+    draws = rng.random(300)
+    write(tmp_path, lineage("teacher"), task((draws < 0.95).astype(float).tolist()))
+    for base, know in (("small", 0.3), ("large", 0.3 + apart)):
+        for name, tokens in ((base, 0), (f"{base}-1k", 1000)):
+            facts = rng.random(300) < know if apart < 0.1 else draws < know
+            own = lineage(name, base, ["teacher"] if tokens else (), tokens)
+            write(tmp_path, own, task(facts.astype(float).tolist()))
+    made = verdict(tmp_path)
+    assert [ladder.axis for ladder in made.ladders] == ([] if apart < 0.1 else ["base"])
+    assert any("cannot be told apart in substance" in line for line in made.missing) == (apart < 0.1)
+
+
+def test_a_task_that_the_teacher_was_not_asked_is_in_no_mean_and_that_is_said(tmp_path):
+    for model in (lineage("base"), lineage("student", "base", ["teacher"], 500)):
+        write(tmp_path, model, task(shares(40)), task(shares(10), name="code"))
+    write(tmp_path, lineage("teacher"), task(shares(90)))
+    made = verdict(tmp_path)
+    assert made.imitations[0].views[0].tasks == ("facts",)
+    assert any(line.endswith("no score of it: code.") for line in made.remarks)
