@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from easylm_imitation.plan import ASSUMPTIONS, find_pod, plan, search
     from easylm_imitation.train import TrainConfig
     pods = [find_pod(name) for name in args.topology.split(",")]
+    if args.price is not None and not 0 <= args.price < float("inf"):
+        raise UserError(f"--price {args.price:g}: dollars of a chip and hour, 0 or more")
     if args.serving:
         return {"plans": [_served(args, pod) for pod in pods]}
     if not args.config:

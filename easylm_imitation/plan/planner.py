@@ -134,7 +134,12 @@ def _smaller(found: Plan, state: float) -> str:
     if state > found.pod.memory:
         return (f"weights, optimizer and gradients alone take {state / 1e9:.1f} GB of {found.pod.memory / 1e9:.1f} GB "
                 "a device: more chips along fsdp, a larger pod, or optimizer.name=adafactor or lion")
-    return "it does not fit: remat=full, a larger accumulate, a smaller loss_chunk, or a sequence or tensor axis"
+    config, axes = found.work.config, found.work.axes
+    rows = config.data.batch // config.accumulate // (axes["replica"] * axes["data"] * axes["fsdp"])
+    ways = [("remat=full", config.remat != "full"), ("a larger accumulate", rows > 1),
+            ("a smaller loss_chunk", config.loss_chunk > 1024),
+            ("a sequence or tensor axis", True), ("a smaller data.context", rows <= 1)]
+    return "it does not fit: " + ", ".join(way for way, open_still in ways if open_still)
 
 
 def _plan(work: Work, pod: Pod, compiled: Compiled | UserError | None) -> Plan:

@@ -108,6 +108,8 @@ def find_pod(name: str) -> Pod:
     if not found or kind not in CHIPS:
         raise UserError(f"--topology {name}: unknown{nearest(text.partition('-')[0], CHIPS)}; name a TPU pod as in "
                         "'v5e-64', 'v4-128' or 'v5e-64x2' (two slices), or GPUs as in 'h100x8'")
+    if not CHIPS[kind].compiler:
+        raise UserError(f"--topology {name}: GPUs are written {kind}x{found[2]}")
     chip, units, slices = CHIPS[kind], int(found[2]), int(found[3] or 1)
     by_units = {math.prod(map(int, shape.split("x"))) * chip.counted: shape for shape in chip.shapes}
     if units not in by_units or slices < 1:

@@ -123,6 +123,24 @@ def test_the_verb_says_hours_and_dollars(capsys):
     assert plans[0]["dollars"] == pytest.approx(hours * 64 * 2)
 
 
+@pytest.mark.parametrize("price", ["-3", "nan", "inf"])
+def test_a_price_that_is_none_is_refused(capsys, price):
+    assert main(["plan", "--config", "configs/train/base.py:llama-2-7b", "--topology", "v4-128", "--analytic",
+                 "--price", price]) == 2
+    assert f"--price {price}" in capsys.readouterr().err
+
+
+def test_what_is_set_already_is_no_advice(capsys):
+    """One row a device, remat full: what is left is to cut rows, or to split them."""
+    said = []
+    for extra in (["--config.data.batch=8"], ["--config.remat=dots", "--config.data.batch=64"]):
+        assert main(["plan", "--config", "configs/train/base.py:llama-2-7b", "--topology", "v5e-8", "--analytic",
+                     "--config.data.context=200000", *extra]) == 0
+        said.append(" ".join(capsys.readouterr().err.split()))
+    assert "it does not fit: a smaller loss_chunk, a sequence or tensor axis, a smaller data.context" in said[0]
+    assert "it does not fit: remat=full, a larger accumulate, a" in said[1]
+
+
 def test_the_verb_refuses_an_unknown_pod(capsys):
     assert main(["plan", "--config", "configs/train/base.py:llama-2-7b", "--topology", "v5f-64", "--analytic"]) == 2
     assert "v5e" in capsys.readouterr().err

@@ -17,7 +17,7 @@ def test_a_name_says_how_many_chips_there_are(name, chips, devices, topology):
 @pytest.mark.parametrize(("name", "words"), [
     ("v5e-63", "comes in v5e-1, 4, 8, 16, 32, 64, 128, 256"), ("v4-64x0", "comes in"),
     ("v9-8", "did you mean|name a TPU pod"),
-    ("h100x12", "a multiple of it"), ("", "name a TPU pod"), ("v5e", "name a TPU pod")])
+    ("h100x12", "a multiple of it"), ("h100-8", "written h100x8"), ("", "name a TPU pod"), ("v5e", "name a TPU pod")])
 def test_another_name_is_refused(name, words):
     with pytest.raises(UserError, match=words):
         find_pod(name)
