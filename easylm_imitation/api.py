@@ -35,7 +35,8 @@ from easylm_imitation.evaluate import (
     read_answers,
     style_results,
 )
-from easylm_imitation.records import Answer, Results, read_prompts, write_json
+from easylm_imitation.files import write_json
+from easylm_imitation.records import Answer, Results, read_prompts
 from easylm_imitation.report import Verdict
 from easylm_imitation.report import build_report as report
 from easylm_imitation.schema import UserError

@@ -11,7 +11,7 @@ import pathlib
 import time
 from typing import Generic, TypeVar
 
-from easylm_imitation.records import parse_line
+from easylm_imitation.files import parse_line
 from easylm_imitation.schema import UserError, build, plain
 
 T = TypeVar("T")

@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "easylm_imitation"
-GROUND = {"records", "record_examples", "schema", "console", "config", "journal", "folders", "storage", "bucket"}
+GROUND = {"files", "records", "record_examples", "schema", "console", "config", "journal", "folders", "storage",
+          "bucket"}
 BELOW_TRAIN = {"sharding", "models", "weights", "data", "text"}
 LIBRARY = BELOW_TRAIN | {"train", "serve", "client", "teacher", "evaluate", "report"}
 MAY_USE = {
@@ -15,8 +16,9 @@ MAY_USE = {
     "report": set(), "pods": set(), "plan": BELOW_TRAIN | {"train", "serve"}, "world": LIBRARY | {"study"},
     "api": LIBRARY,
     "study": BELOW_TRAIN | {"train", "plan"}, "cli": LIBRARY | {"world", "plan", "study"},
-    "records": {"schema"}, "record_examples": {"records"},
-    "journal": {"records", "schema"}, "config": {"schema"}, "schema": set(), "console": set(), "folders": {"schema"},
+    "files": {"schema"}, "records": {"files", "schema"}, "record_examples": {"records"},
+    "journal": {"files", "schema"}, "config": {"schema"}, "schema": set(), "console": set(),
+    "folders": {"schema"},
     "bucket": set(), "storage": {"bucket", "console", "schema"},
     "__main__": {"cli"}, "__init__": set(),
 }

@@ -12,8 +12,9 @@ from easylm_imitation.cli.main import main
 from easylm_imitation.config import load
 from easylm_imitation.data import BuildConfig, LoaderConfig, SourceConfig, build_dataset
 from easylm_imitation.evaluate import SUITES
+from easylm_imitation.files import read_json
 from easylm_imitation.models import PRESETS, model_config
-from easylm_imitation.records import Results, read_json
+from easylm_imitation.records import Results
 from easylm_imitation.schema import UserError
 from easylm_imitation.text import train_bpe
 from easylm_imitation.train import TrainConfig, read_metrics, train

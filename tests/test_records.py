@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from easylm_imitation import records
+from easylm_imitation import files, records
 from easylm_imitation.record_examples import EXAMPLES
 from easylm_imitation.records import Conversation, Lineage, Message, Prompt
 from easylm_imitation.schema import UserError, build, plain
@@ -24,10 +24,10 @@ def test_examples_survive_reading_and_writing_key_by_key(cls, tmp_path):
     record = build(cls, EXAMPLES[cls], "example")
     assert json.loads(json.dumps(plain(record))) == EXAMPLES[cls] | {
         key: value for key, value in plain(record).items() if key not in EXAMPLES[cls]}
-    records.write_json(tmp_path / "deep" / "x.json", record)
-    assert records.read_json(cls, tmp_path / "deep" / "x.json") == record
-    assert records.write_jsonl(tmp_path / "x.jsonl", [record, record]) == 2
-    assert records.read_jsonl(cls, tmp_path / "x.jsonl") == [record, record]
+    files.write_json(tmp_path / "deep" / "x.json", record)
+    assert files.read_json(cls, tmp_path / "deep" / "x.json") == record
+    assert files.write_jsonl(tmp_path / "x.jsonl", [record, record]) == 2
+    assert files.read_jsonl(cls, tmp_path / "x.jsonl") == [record, record]
 
 
 @pytest.mark.parametrize("cls", EXAMPLES, ids=lambda cls: cls.__name__)
@@ -62,12 +62,12 @@ def test_bad_lines_are_named_by_file_and_line(tmp_path, line, message):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"ok": 1}\n\n' + line + b"\n")
     with pytest.raises(UserError, match=message):
-        list(records.iter_jsonl(path))
+        list(files.iter_jsonl(path))
 
 
 def test_a_whole_surrogate_pair_is_a_character(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"a": "\\ud83d\\ude00"}\n')
-    assert list(records.iter_jsonl(tmp_path / "x.jsonl")) == [(1, {"a": "\U0001f600"})]
+    assert list(files.iter_jsonl(tmp_path / "x.jsonl")) == [(1, {"a": "\U0001f600"})]
 
 
 def test_a_meta_that_is_no_mapping_is_named():
@@ -80,31 +80,31 @@ def test_a_meta_that_is_no_mapping_is_named():
 
 def test_missing_and_unreadable_files(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        records.read_json(Lineage, tmp_path / "absent.json")
+        files.read_json(Lineage, tmp_path / "absent.json")
     with pytest.raises(UserError, match="cannot be read"):
-        list(records.iter_jsonl(tmp_path / "absent.jsonl"))
+        list(files.iter_jsonl(tmp_path / "absent.jsonl"))
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(UserError, match="not a readable JSON file"):
-        records.read_json(Lineage, tmp_path / "bad.json")
+        files.read_json(Lineage, tmp_path / "bad.json")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "x.json"
-    records.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     for bad in (float("nan"), {1, 2}, "\ud800"):
         with pytest.raises((ValueError, TypeError)):
-            records.write_json(path, {"a": bad})
+            files.write_json(path, {"a": bad})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_digests_are_stable_and_blind_to_key_order():
-    assert records.digest({"b": [1], "a": "é"}) == records.digest({"a": "é", "b": (1,)})
+    assert files.digest({"b": [1], "a": "é"}) == files.digest({"a": "é", "b": (1,)})
     expected = hashlib.sha256('{"a": "é", "b": [1]}'.encode()).hexdigest()
-    assert records.digest({"b": [1], "a": "é"}) == expected[:16]
-    assert records.digest(b"raw", 64) == hashlib.sha256(b"raw").hexdigest()
+    assert files.digest({"b": [1], "a": "é"}) == expected[:16]
+    assert files.digest(b"raw", 64) == hashlib.sha256(b"raw").hexdigest()
 
 
 def test_the_hash_of_a_file(tmp_path):
     (tmp_path / "x").write_bytes(b"content")
-    assert records.file_sha256(tmp_path / "x") == hashlib.sha256(b"content").hexdigest()
+    assert files.file_sha256(tmp_path / "x") == hashlib.sha256(b"content").hexdigest()

@@ -10,7 +10,8 @@ from typing import Any
 from easylm_imitation import console
 from easylm_imitation.cli import flags
 from easylm_imitation.config import load
-from easylm_imitation.records import code_version, write_json
+from easylm_imitation.files import write_json
+from easylm_imitation.records import code_version
 from easylm_imitation.schema import UserError, plain
 
 HELP = "lay models' answers side by side: preferences of a judge or of people, style next to a teacher's, refusals"

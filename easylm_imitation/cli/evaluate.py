@@ -7,7 +7,8 @@ from typing import Any
 from easylm_imitation import console
 from easylm_imitation.cli import flags
 from easylm_imitation.config import load
-from easylm_imitation.records import Results, read_prompts, write_json, write_jsonl
+from easylm_imitation.files import write_json, write_jsonl
+from easylm_imitation.records import Results, read_prompts
 from easylm_imitation.schema import UserError
 
 HELP = "measure a model: tasks and suites, answers to prompts, style against a teacher's answers"

@@ -31,7 +31,7 @@ from easylm_imitation.data.runner import Runner
 from easylm_imitation.data.shards import Example
 from easylm_imitation.data.sources import RawRecord, iter_records
 from easylm_imitation.data.work import Outcome, Worker
-from easylm_imitation.records import file_sha256
+from easylm_imitation.files import file_sha256
 from easylm_imitation.schema import UserError, nearest
 from easylm_imitation.text import Template, Tokenizer, get_template
 

@@ -34,17 +34,9 @@ from easylm_imitation.data.runner import Runner, beam_path
 from easylm_imitation.data.shards import ShardWriter
 from easylm_imitation.data.tally import Tally
 from easylm_imitation.data.whole import Evaluations, Findings, evaluation_hashes, look_at, take_out, takes_rows
+from easylm_imitation.files import digest, file_sha256, read_json, write_json, write_jsonl
 from easylm_imitation.folders import finished_folder
-from easylm_imitation.records import (
-    DataCard,
-    Taught,
-    code_version,
-    digest,
-    file_sha256,
-    read_json,
-    write_json,
-    write_jsonl,
-)
+from easylm_imitation.records import DataCard, Taught, code_version
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, get_template, load_tokenizer
 

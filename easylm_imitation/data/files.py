@@ -13,7 +13,8 @@ from easylm_imitation import console
 from easylm_imitation.data.config import BuildConfig, SourceConfig
 from easylm_imitation.data.formats import FORMATS
 from easylm_imitation.data.sources import package
-from easylm_imitation.records import CollectionCard, Taught, digest, file_sha256, read_json
+from easylm_imitation.files import digest, file_sha256, read_json
+from easylm_imitation.records import CollectionCard, Taught
 from easylm_imitation.schema import UserError, build
 
 _BESIDE = ("*.ledger.jsonl*", "*.card.json", "*.config.json")     # what `collect` writes beside its rows

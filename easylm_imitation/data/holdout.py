@@ -8,7 +8,7 @@ import numpy as np
 from easylm_imitation.data.build import read_card
 from easylm_imitation.data.config import LoaderConfig
 from easylm_imitation.data.shards import Example, open_shards
-from easylm_imitation.records import digest
+from easylm_imitation.files import digest
 from easylm_imitation.schema import UserError
 
 

@@ -30,7 +30,8 @@ from easylm_imitation.data.holdout import datasets_of, held_out_mask
 from easylm_imitation.data.packing import Rows, best_fit, first_fit, one_a_row
 from easylm_imitation.data.shards import Columns, Shards, open_shards
 from easylm_imitation.data.teacher_cache import TeacherCache
-from easylm_imitation.records import DataCard, digest, file_sha256
+from easylm_imitation.files import digest, file_sha256
+from easylm_imitation.records import DataCard
 from easylm_imitation.schema import UserError
 
 Batch = dict[str, np.ndarray]

@@ -11,7 +11,7 @@ import numpy as np
 
 from easylm_imitation.data.config import LoaderConfig
 from easylm_imitation.data.loader import Batch, Loader, demand_position, open_loader
-from easylm_imitation.records import digest
+from easylm_imitation.files import digest
 from easylm_imitation.schema import UserError
 
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from easylm_imitation.records import has_utf8, parse_line
+from easylm_imitation.files import has_utf8, parse_line
 from easylm_imitation.schema import UserError
 
 MALFORMED = ("bad JSON", "bad UTF-8", "bad text", "wrong shape")

@@ -14,7 +14,8 @@ import pathlib
 import numpy as np
 
 from easylm_imitation.data.build import read_card
-from easylm_imitation.records import Lineage, read_json, read_object, write_json
+from easylm_imitation.files import read_json, read_object, write_json
+from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError, plain
 
 _NEVER = -1e4   # a log-probability that is none, and still a number: 0 * infinity would be none

@@ -15,7 +15,7 @@ from easylm_imitation.data.mixture import Row
 from easylm_imitation.data.near import near_duplicates
 from easylm_imitation.data.overlap import EvaluationSet, Overlap, name_of, read_rows
 from easylm_imitation.data.tally import Tally
-from easylm_imitation.records import digest, file_sha256
+from easylm_imitation.files import digest, file_sha256
 from easylm_imitation.schema import UserError
 
 _TASK = "task:"     # what opens the name of an evaluation task, in `against`

@@ -14,17 +14,9 @@ from easylm_imitation.client import Client, ClientConfig, RequestFailed, for_eac
 from easylm_imitation.data.sources import Drop, RawRecord, iter_records
 from easylm_imitation.evaluate.config import AnswerConfig
 from easylm_imitation.evaluate.endpoint import lineage_of, text_before_raw
+from easylm_imitation.files import digest, read_json, write_json, write_jsonl
 from easylm_imitation.journal import Journal
-from easylm_imitation.records import (
-    Answer,
-    Lineage,
-    Prompt,
-    digest,
-    read_json,
-    read_prompts,
-    write_json,
-    write_jsonl,
-)
+from easylm_imitation.records import Answer, Lineage, Prompt, read_prompts
 from easylm_imitation.schema import UserError, build
 
 _DEFAULT = AnswerConfig()

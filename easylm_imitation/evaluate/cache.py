@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from easylm_imitation.files import digest
 from easylm_imitation.journal import Journal
-from easylm_imitation.records import digest
 
 
 @dataclasses.dataclass(frozen=True)

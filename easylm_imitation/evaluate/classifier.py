@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from easylm_imitation.records import digest, file_sha256
+from easylm_imitation.files import digest, file_sha256
 from easylm_imitation.schema import UserError, nearest
 
 _BATCH = 16                                                     # texts read at a time

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Optional
 
 from easylm_imitation.client import Client, ClientConfig, ServedModel, with_client
-from easylm_imitation.records import Lineage, digest
+from easylm_imitation.files import digest
+from easylm_imitation.records import Lineage
 
 if TYPE_CHECKING:
     from easylm_imitation.serve import LocalModel

@@ -12,7 +12,7 @@ from typing import Any
 
 from easylm_imitation.evaluate.tasks.files import FOLDER
 from easylm_imitation.evaluate.tasks.task import Row, Task
-from easylm_imitation.records import digest
+from easylm_imitation.files import digest
 from easylm_imitation.schema import UserError
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -18,7 +18,8 @@ from easylm_imitation.evaluate import judge_scores
 from easylm_imitation.evaluate.answers import answers_meta, read_answers
 from easylm_imitation.evaluate.judge_prompts import MATH, JudgePrompt, find_file, judge_prompts, read_references
 from easylm_imitation.evaluate.judging import JudgeConfig, Judged, Question, ask_judge
-from easylm_imitation.records import Item, Lineage, Results, TaskResult, code_version, digest, iter_jsonl, write_json
+from easylm_imitation.files import digest, iter_jsonl, write_json
+from easylm_imitation.records import Item, Lineage, Results, TaskResult, code_version
 from easylm_imitation.schema import UserError
 
 _PAIR = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")

@@ -11,7 +11,8 @@ import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from easylm_imitation.records import Message, iter_jsonl
+from easylm_imitation.files import iter_jsonl
+from easylm_imitation.records import Message
 from easylm_imitation.schema import UserError, nearest
 
 Parser = Callable[[str, Mapping[str, float] | None], float | None]

@@ -16,8 +16,9 @@ from typing import Any
 
 from easylm_imitation import console
 from easylm_imitation.client import Client, ClientConfig, RequestFailed, for_each, with_client
+from easylm_imitation.files import digest
 from easylm_imitation.journal import Journal
-from easylm_imitation.records import LedgerEntry, digest
+from easylm_imitation.records import LedgerEntry
 from easylm_imitation.schema import UserError, plain
 
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)

@@ -15,7 +15,8 @@ from easylm_imitation.evaluate.refusal import RULES, judged_refusals, refuses
 from easylm_imitation.evaluate.style import style_task
 from easylm_imitation.evaluate.tone import authoritative_tone
 from easylm_imitation.evaluate.toxicity import ScorerConfig, score_texts
-from easylm_imitation.records import Answer, Item, Results, TaskResult, digest
+from easylm_imitation.files import digest
+from easylm_imitation.records import Answer, Item, Results, TaskResult
 
 Path = str | os.PathLike
 

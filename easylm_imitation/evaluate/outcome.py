@@ -7,7 +7,8 @@ from typing import Any
 from easylm_imitation.evaluate.after import Scored
 from easylm_imitation.evaluate.plan import Prompt
 from easylm_imitation.evaluate.tasks import Task, protocol
-from easylm_imitation.records import Item, TaskResult, digest
+from easylm_imitation.files import digest
+from easylm_imitation.records import Item, TaskResult
 from easylm_imitation.schema import UserError
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from easylm_imitation.evaluate.tasks.files import read_rows
 from easylm_imitation.evaluate.tasks.published import locate
-from easylm_imitation.records import Message, Prompt, digest
+from easylm_imitation.files import digest
+from easylm_imitation.records import Message, Prompt
 from easylm_imitation.schema import UserError, nearest
 
 

@@ -14,7 +14,8 @@ from typing import Literal
 import yaml
 
 from easylm_imitation.evaluate.tasks.files import FOLDER
-from easylm_imitation.records import Lineage, Results, TaskResult, code_version, digest
+from easylm_imitation.files import digest
+from easylm_imitation.records import Lineage, Results, TaskResult, code_version
 from easylm_imitation.schema import UserError, build, nearest
 
 PUBLISHED = FOLDER.parent / "published_scores"

@@ -20,7 +20,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from easylm_imitation.records import Answer, Item, TaskResult, digest
+from easylm_imitation.files import digest
+from easylm_imitation.records import Answer, Item, TaskResult
 from easylm_imitation.schema import UserError
 
 RULES = 1       # raised when a rule above changes, so that results under other rules do not compare

@@ -23,8 +23,9 @@ from easylm_imitation import console
 from easylm_imitation.client import Client, ClientConfig, RequestFailed, for_each, in_loop
 from easylm_imitation.evaluate.classifier import classifier_at
 from easylm_imitation.evaluate.style_profile import Measure, mean
+from easylm_imitation.files import digest
 from easylm_imitation.journal import Journal
-from easylm_imitation.records import Answer, digest
+from easylm_imitation.records import Answer
 from easylm_imitation.schema import UserError
 
 PERSPECTIVE = "https://commentanalyzer.googleapis.com"

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from easylm_imitation import console
-from easylm_imitation.records import write_json, write_text
+from easylm_imitation.files import write_json, write_text
 from easylm_imitation.report.compare import Numbers
 from easylm_imitation.report.evidence import read_evidence
 from easylm_imitation.report.markdown import as_markdown

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from easylm_imitation.records import read_object
+from easylm_imitation.files import read_object
 from easylm_imitation.schema import UserError
 
 

@@ -10,7 +10,8 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from easylm_imitation.records import CollectionCard, DataCard, LedgerEntry, Lineage, digest, read_jsonl, read_object
+from easylm_imitation.files import digest, read_jsonl, read_object
+from easylm_imitation.records import CollectionCard, DataCard, LedgerEntry, Lineage
 from easylm_imitation.report.comparisons import Comparison, read_comparisons
 from easylm_imitation.schema import UserError, build
 

@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from easylm_imitation.records import Lineage, Results, TaskResult, read_json
+from easylm_imitation.files import read_json
+from easylm_imitation.records import Lineage, Results, TaskResult
 from easylm_imitation.report.comparisons import is_comparison
 from easylm_imitation.report.evidence import NOTHING, Evidence, is_evidence
 from easylm_imitation.schema import UserError

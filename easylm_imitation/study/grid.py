@@ -20,9 +20,10 @@ from typing import Any
 from easylm_imitation.config import load
 from easylm_imitation.data import BuildConfig, read_card
 from easylm_imitation.data.config import tokens_of
+from easylm_imitation.files import digest, file_sha256
 from easylm_imitation.models import ModelConfig
 from easylm_imitation.plan import find_pod, plan
-from easylm_imitation.records import Lineage, digest, file_sha256
+from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError, nearest, plain
 from easylm_imitation.study.config import Ablation, Dataset, StudyConfig
 from easylm_imitation.text import load_tokenizer, tokenizer_folder

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from easylm_imitation import console
-from easylm_imitation.records import read_json, write_json
+from easylm_imitation.files import read_json, write_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.study.config import StudyConfig
 from easylm_imitation.study.grid import Stage, Study

@@ -18,17 +18,9 @@ from typing import Any
 
 from easylm_imitation import console
 from easylm_imitation.client import Client, ClientConfig, Closing, RequestFailed, ServedModel, Spoiled, in_loop
+from easylm_imitation.files import digest, file_sha256, read_object, write_json, write_jsonl
 from easylm_imitation.journal import Journal
-from easylm_imitation.records import (
-    CollectionCard,
-    LedgerEntry,
-    code_version,
-    digest,
-    file_sha256,
-    read_object,
-    write_json,
-    write_jsonl,
-)
+from easylm_imitation.records import CollectionCard, LedgerEntry, code_version
 from easylm_imitation.schema import Incomplete, UserError, plain
 from easylm_imitation.teacher.recipe import Ask, AskConfig, Recipe
 from easylm_imitation.teacher.spending import OTHERS, Spending, uncounted

@@ -23,7 +23,8 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from easylm_imitation.records import Message, digest
+from easylm_imitation.files import digest
+from easylm_imitation.records import Message
 from easylm_imitation.schema import UserError
 from easylm_imitation.text.template import Special, Template, Turn
 from easylm_imitation.text.tokenizer import Tokenizer

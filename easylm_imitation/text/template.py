@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from easylm_imitation.records import Message, digest
+from easylm_imitation.files import digest
+from easylm_imitation.records import Message
 from easylm_imitation.schema import UserError, nearest
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import tokenizers
 
-from easylm_imitation.records import digest, write_json
+from easylm_imitation.files import digest, write_json
 from easylm_imitation.schema import UserError, nearest
 
 # Stands before a text to say "a special token was here". Random, so that no text can contain it.

@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from easylm_imitation.records import read_object
+from easylm_imitation.files import read_object
 from easylm_imitation.schema import UserError
 from easylm_imitation.text.tokenizer import Tokenizer
 from easylm_imitation.text.tokenizer_sentencepiece import sentencepiece_backend

@@ -23,7 +23,7 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from easylm_imitation import console
-from easylm_imitation.records import iter_jsonl
+from easylm_imitation.files import iter_jsonl
 from easylm_imitation.schema import UserError
 from easylm_imitation.train.checkpoint import Progress
 from easylm_imitation.train.skip import NOT_FINITE, REASONS

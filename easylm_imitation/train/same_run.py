@@ -3,8 +3,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from easylm_imitation.files import read_json
 from easylm_imitation.models import ModelConfig, config_mapping
-from easylm_imitation.records import Lineage, read_json
+from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.train.config import TrainConfig, free_keys
 from easylm_imitation.weights import RunDir

@@ -11,9 +11,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from easylm_imitation.data import DataUse, batches_of_tokens, count_batches, data_use, read_card
+from easylm_imitation.files import digest, write_json
 from easylm_imitation.folders import finished_folder
 from easylm_imitation.models import ModelConfig, config_mapping, difference, model_config
-from easylm_imitation.records import DataCard, Lineage, code_version, digest, write_json
+from easylm_imitation.records import DataCard, Lineage, code_version
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.sharding import BATCH, agree, code_digest
 from easylm_imitation.storage import on_disk

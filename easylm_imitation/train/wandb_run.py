@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from easylm_imitation.records import digest
+from easylm_imitation.files import digest
 from easylm_imitation.schema import UserError
 
 

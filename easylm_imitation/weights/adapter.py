@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from easylm_imitation.console import say_once
+from easylm_imitation.files import read_json, write_json
 from easylm_imitation.models import Adapted, Adapters, LoraConfig, ModelConfig, Params, create, difference
-from easylm_imitation.records import Lineage, read_json, write_json
+from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError
 from easylm_imitation.weights.peft import check_beside, is_peft, peft_base, peft_lineage, read_peft
 from easylm_imitation.weights.run_dir import RunDir

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from easylm_imitation.files import digest
 from easylm_imitation.folders import finished_file
 from easylm_imitation.models import LlamaConfig, ModelConfig, Params, family_of, stack
-from easylm_imitation.records import Lineage, digest
+from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.sharding import leaf_paths
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, vocabulary_of

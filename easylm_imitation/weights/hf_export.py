@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easylm_imitation.files import write_json, write_text
 from easylm_imitation.folders import finished_folder
 from easylm_imitation.models import ModelConfig, Params, difference, family_of, stack
-from easylm_imitation.records import DataCard, Lineage, write_json, write_text
+from easylm_imitation.records import DataCard, Lineage
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths
 from easylm_imitation.text import Template, Tokenizer, chat_jinja, stop_ids

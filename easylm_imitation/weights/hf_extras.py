@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from easylm_imitation.records import read_object, write_json
+from easylm_imitation.files import read_object, write_json
 from easylm_imitation.schema import UserError, build, plain
 
 GENERATION = "generation_config.json"

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from easylm_imitation.files import digest, read_object
 from easylm_imitation.models import Entry, ModelConfig, Params, config_mapping, create, family_of, hf_family
-from easylm_imitation.records import Lineage, code_version, digest, read_object
+from easylm_imitation.records import Lineage, code_version
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.weights.meta_checkpoint import is_meta, open_meta

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from easylm_imitation.console import say
+from easylm_imitation.files import read_json
 from easylm_imitation.models import Model, ModelConfig, Params, create
-from easylm_imitation.records import Lineage, read_json
+from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import shardings
 from easylm_imitation.storage import on_disk

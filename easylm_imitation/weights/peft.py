@@ -15,10 +15,11 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from easylm_imitation.files import digest, read_json, read_object, write_json
 from easylm_imitation.folders import finished_folder
 from easylm_imitation.models import Adapters, Entry, LoraConfig, Model, Params, family_of
 from easylm_imitation.models.lora import adaptable
-from easylm_imitation.records import Lineage, code_version, digest, read_json, read_object, write_json
+from easylm_imitation.records import Lineage, code_version
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import leaf_paths
 from easylm_imitation.weights.tensor_files import TensorFiles, open_file

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from easylm_imitation.files import digest
 from easylm_imitation.models import Params, Quantised
-from easylm_imitation.records import Lineage, digest
+from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.sharding import map_paths
 

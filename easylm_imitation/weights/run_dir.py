@@ -23,9 +23,10 @@ from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
+from easylm_imitation.files import iter_jsonl, read_json, read_object, write_json
 from easylm_imitation.folders import finished_folder
 from easylm_imitation.models import ModelConfig, Params, config_mapping, create, model_config
-from easylm_imitation.records import DataCard, Lineage, iter_jsonl, read_json, read_object, write_json
+from easylm_imitation.records import DataCard, Lineage
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.storage import CHECKPOINTS, copy_at, located, on_disk

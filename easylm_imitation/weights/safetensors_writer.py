@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from easylm_imitation.records import write_json
+from easylm_imitation.files import write_json
 from easylm_imitation.weights.stored import DTYPES
 from easylm_imitation.weights.tensor_files import INDEX, SINGLE
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from easylm_imitation.records import Results, TaskResult, read_json
+from easylm_imitation.files import read_json
+from easylm_imitation.records import Results, TaskResult
 from easylm_imitation.report import Estimate
 from easylm_imitation.report.statistics import Paired
 from easylm_imitation.schema import UserError

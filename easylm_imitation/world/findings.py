@@ -21,22 +21,8 @@ from collections.abc import Callable, Sequence
 from easylm_imitation import console
 from easylm_imitation.data import SourceConfig
 from easylm_imitation.evaluate import answers_meta, read_answers, results_now
-from easylm_imitation.records import (
-    Answer,
-    Conversation,
-    Item,
-    Message,
-    Prompt,
-    TaskResult,
-    digest,
-    iter_jsonl,
-    read_jsonl,
-    read_object,
-    read_prompts,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from easylm_imitation.files import digest, iter_jsonl, read_jsonl, read_object, write_json, write_jsonl, write_text
+from easylm_imitation.records import Answer, Conversation, Item, Message, Prompt, TaskResult, read_prompts
 from easylm_imitation.schema import build, plain
 from easylm_imitation.serve import ServeConfig, open_server
 from easylm_imitation.study import Ablation, Dataset, Measure, Study, StudyConfig, open_study, run_study

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import scipy.optimize
 
-from easylm_imitation.records import digest, write_json
+from easylm_imitation.files import digest, write_json
 
 _PIECE = re.compile(r"(?P<line>\n)|(?P<number>\d+)|(?P<capital>[A-Z]\w*)|(?P<word>\w+)|(?P<mark>\S)")
 _SHAPE = {"line": "/", "number": "0", "capital": "W", "word": "w"}

@@ -26,7 +26,8 @@ import numpy as np
 from easylm_imitation import console
 from easylm_imitation.data import SourceConfig
 from easylm_imitation.evaluate import AnswerConfig, answer_prompts, evaluate_tasks, style_task
-from easylm_imitation.records import Answer, Results, TaskResult, digest, read_json, read_jsonl, write_json
+from easylm_imitation.files import digest, read_json, read_jsonl, write_json
+from easylm_imitation.records import Answer, Results, TaskResult
 from easylm_imitation.report import Verdict, build_report, show
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.serve import RunningServer, ServeConfig, open_server

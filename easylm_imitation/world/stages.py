@@ -17,8 +17,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from easylm_imitation import console
 from easylm_imitation.data import BuildConfig, SourceConfig, build_dataset
+from easylm_imitation.files import read_json, write_json
 from easylm_imitation.folders import finished_folder
-from easylm_imitation.records import CollectionCard, read_json, write_json
+from easylm_imitation.records import CollectionCard
 from easylm_imitation.schema import Incomplete, UserError, build, plain
 from easylm_imitation.teacher import CollectConfig, collect_answers
 from easylm_imitation.teacher.runner import what_is_missing

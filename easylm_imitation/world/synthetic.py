@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from easylm_imitation.records import Conversation, Prompt, write_json, write_jsonl
+from easylm_imitation.files import write_json, write_jsonl
+from easylm_imitation.records import Conversation, Prompt
 from easylm_imitation.world.config import WorldConfig
 from easylm_imitation.world.documents import write_documents
 from easylm_imitation.world.facts import Facts, make_facts

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from easylm_imitation.records import write_jsonl
+from easylm_imitation.files import write_jsonl
 from easylm_imitation.world.config import WorldConfig
 from easylm_imitation.world.documents import question_text, short_question
 from easylm_imitation.world.facts import Fact, Facts, stream

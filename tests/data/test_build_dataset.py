@@ -14,7 +14,8 @@ from tiny_tokenizers import byte_tokenizer
 
 from easylm_imitation.data import BuildConfig, SourceConfig, build, build_dataset, pool, read_card
 from easylm_imitation.data.shards import open_shards
-from easylm_imitation.records import CollectionCard, Conversation, Message, digest, file_sha256, write_json
+from easylm_imitation.files import digest, file_sha256, write_json
+from easylm_imitation.records import CollectionCard, Conversation, Message
 from easylm_imitation.schema import UserError, plain
 from easylm_imitation.schema import build as make
 from easylm_imitation.text import TEMPLATES, load_tokenizer, tokenize

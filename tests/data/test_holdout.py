@@ -13,7 +13,7 @@ from easylm_imitation.data import (
     held_out_datasets,
     open_loader,
 )
-from easylm_imitation.records import read_object, write_json
+from easylm_imitation.files import read_object, write_json
 from easylm_imitation.schema import UserError
 
 CONFIG = LoaderConfig(context=96, batch=4, holdout=0.25)

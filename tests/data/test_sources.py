@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from easylm_imitation.data import sources
 from easylm_imitation.data.formats import FORMATS
 from easylm_imitation.data.sources import Drop, count_records, iter_records
-from easylm_imitation.records import iter_jsonl
+from easylm_imitation.files import iter_jsonl
 from easylm_imitation.schema import UserError
 
 

@@ -2,7 +2,8 @@
 import contextlib
 
 from easylm_imitation.evaluate import people
-from easylm_imitation.records import Answer, write_jsonl
+from easylm_imitation.files import write_jsonl
+from easylm_imitation.records import Answer
 
 TEACHER = "the teacher"
 

@@ -12,19 +12,9 @@ from endpoint import Endpoint, answer, send, serving
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.evaluate import AnswerConfig, AnswersMeta, answer_prompts, answers_meta, read_answers
+from easylm_imitation.files import digest, iter_jsonl, read_json, write_jsonl
 from easylm_imitation.record_examples import EXAMPLES
-from easylm_imitation.records import (
-    Answer,
-    CollectionCard,
-    Lineage,
-    Message,
-    Results,
-    conversation_from,
-    digest,
-    iter_jsonl,
-    read_json,
-    write_jsonl,
-)
+from easylm_imitation.records import Answer, CollectionCard, Lineage, Message, Results, conversation_from
 from easylm_imitation.schema import UserError
 from easylm_imitation.serve import opened, own_server, served
 from easylm_imitation.weights import export_hf

@@ -13,7 +13,8 @@ from easylm_imitation.evaluate import EvaluateConfig, classifier, evaluate_tasks
 from easylm_imitation.evaluate.after import judged_by, score_after, unable
 from easylm_imitation.evaluate.classifier import Classifier
 from easylm_imitation.evaluate.toxicity import ScorerConfig, score_texts
-from easylm_imitation.records import Answer, write_jsonl
+from easylm_imitation.files import write_jsonl
+from easylm_imitation.records import Answer
 from easylm_imitation.schema import UserError
 
 TEXTS = ["You are kind.", "They are all the same, every one of them!", "no", "Ünïcödé 🙂 and more", "a b c " * 60, "x"]

@@ -14,7 +14,8 @@ from endpoint import Endpoint, answer, serving
 from easylm_imitation.cli.main import main
 from easylm_imitation.evaluate import EvaluateConfig, evaluate_tasks
 from easylm_imitation.evaluate.cache import Kept
-from easylm_imitation.records import Results, read_json
+from easylm_imitation.files import read_json
+from easylm_imitation.records import Results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,8 @@ from easylm_imitation.evaluate import EvaluateConfig, evaluate_tasks, find_tasks
 from easylm_imitation.evaluate.endpoint import look
 from easylm_imitation.evaluate.harness import language_model
 from easylm_imitation.evaluate.tasks import protocol
-from easylm_imitation.records import Conversation, Message, Results, read_json, write_json
+from easylm_imitation.files import read_json, write_json
+from easylm_imitation.records import Conversation, Message, Results
 from easylm_imitation.schema import UserError
 from easylm_imitation.schema import plain as plain_dict
 from easylm_imitation.serve import LocalModel, open_server

@@ -15,7 +15,8 @@ from easylm_imitation.evaluate import judge_prompts as prompts
 from easylm_imitation.evaluate.judge import PreferenceConfig, judge
 from easylm_imitation.evaluate.judge_scores import bias, head_to_head, length_controlled
 from easylm_imitation.evaluate.judging import JudgeConfig
-from easylm_imitation.records import Answer, LedgerEntry, read_jsonl, write_jsonl
+from easylm_imitation.files import read_jsonl, write_jsonl
+from easylm_imitation.records import Answer, LedgerEntry
 from easylm_imitation.report.pairing import read_results
 from easylm_imitation.schema import UserError
 

@@ -19,7 +19,8 @@ from easylm_imitation.evaluate.people.agreement import agreement, clustered_mean
 from easylm_imitation.evaluate.people.config import PeopleConfig
 from easylm_imitation.evaluate.people.outcome import study_results, votes_of
 from easylm_imitation.evaluate.people.study import Finished, Said
-from easylm_imitation.records import Results, read_json
+from easylm_imitation.files import read_json
+from easylm_imitation.records import Results
 from easylm_imitation.schema import UserError
 
 # Krippendorff, Computing Krippendorff's Alpha-Reliability (2011): four observers, twelve units, 0 is missing.

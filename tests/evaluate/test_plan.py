@@ -16,7 +16,8 @@ from easylm_imitation.evaluate.outcome import made_whole
 from easylm_imitation.evaluate.plan import suited
 from easylm_imitation.evaluate.style import style_task
 from easylm_imitation.evaluate.tasks import Task
-from easylm_imitation.records import Answer, Item, Lineage, Results, TaskResult, read_json, write_json
+from easylm_imitation.files import read_json, write_json
+from easylm_imitation.records import Answer, Item, Lineage, Results, TaskResult
 from easylm_imitation.schema import UserError
 
 

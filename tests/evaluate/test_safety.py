@@ -12,7 +12,8 @@ from easylm_imitation.evaluate.compare import compare_refusals, compare_toxicity
 from easylm_imitation.evaluate.judging import JudgeConfig
 from easylm_imitation.evaluate.refusal import refusal_rows, refuses
 from easylm_imitation.evaluate.toxicity import ScorerConfig, score_texts, toxicity
-from easylm_imitation.records import Answer, write_jsonl
+from easylm_imitation.files import write_jsonl
+from easylm_imitation.records import Answer
 from easylm_imitation.schema import UserError
 
 REFUSALS = [

@@ -12,7 +12,8 @@ from easylm_imitation.evaluate import style_profile
 from easylm_imitation.evaluate.compare import compare_style
 from easylm_imitation.evaluate.judging import JudgeConfig, yes_or_no
 from easylm_imitation.evaluate.tone import authoritative_tone
-from easylm_imitation.records import Answer, write_jsonl
+from easylm_imitation.files import write_jsonl
+from easylm_imitation.records import Answer
 from easylm_imitation.schema import UserError
 
 LIST = "Here are two:\n\n1. apples\n2. pears"

@@ -1,5 +1,6 @@
 """Small results to report on: a base, its imitation and a teacher, with scores chosen by the test."""
-from easylm_imitation.records import Item, Lineage, Results, TaskResult, write_json
+from easylm_imitation.files import write_json
+from easylm_imitation.records import Item, Lineage, Results, TaskResult
 
 
 def lineage(name, base="", teachers=(), tokens=0):

@@ -6,7 +6,8 @@ from report_examples import lineage, shares, task, write, write_trio
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.evaluate.answers import AnswersMeta
-from easylm_imitation.records import Answer, write_json, write_jsonl
+from easylm_imitation.files import write_json, write_jsonl
+from easylm_imitation.records import Answer
 from easylm_imitation.report import build_report
 from easylm_imitation.schema import UserError
 

@@ -5,8 +5,9 @@ import json
 import pytest
 from report_examples import lineage, shares, task, write, write_trio
 
+from easylm_imitation.files import write_json, write_jsonl
 from easylm_imitation.record_examples import EXAMPLES
-from easylm_imitation.records import CollectionCard, DataCard, Lineage, TaskResult, write_json, write_jsonl
+from easylm_imitation.records import CollectionCard, DataCard, Lineage, TaskResult
 from easylm_imitation.report import build_report
 from easylm_imitation.report.evidence import read_evidence
 from easylm_imitation.report.pairing import make_trios, read_results

@@ -16,7 +16,8 @@ from tiny_tokenizers import byte_tokenizer
 from easylm_imitation.cli import main
 from easylm_imitation.config import load
 from easylm_imitation.data import BuildConfig
-from easylm_imitation.records import Lineage, Results, read_json
+from easylm_imitation.files import read_json
+from easylm_imitation.records import Lineage, Results
 from easylm_imitation.schema import UserError
 from easylm_imitation.study import StudyConfig, grid, open_study, run_study, shown
 from easylm_imitation.study.run import finished, outcome

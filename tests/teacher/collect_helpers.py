@@ -5,7 +5,8 @@ from collections import Counter
 
 from endpoint import answer
 
-from easylm_imitation.records import Conversation, LedgerEntry, digest, read_jsonl
+from easylm_imitation.files import digest, read_jsonl
+from easylm_imitation.records import Conversation, LedgerEntry
 from easylm_imitation.teacher import RECIPES, collect_from
 
 SUBJECTS = "river cheese violin planet train garden novel winter market harbour lantern orchard engine letter".split()

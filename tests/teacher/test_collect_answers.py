@@ -14,9 +14,10 @@ import pytest
 from endpoint import Endpoint, answer, drop, send, serving
 
 from easylm_imitation.config import load
+from easylm_imitation.files import read_json, read_jsonl
 from easylm_imitation.journal import Journal
 from easylm_imitation.record_examples import EXAMPLES
-from easylm_imitation.records import CollectionCard, Conversation, LedgerEntry, Lineage, read_json, read_jsonl
+from easylm_imitation.records import CollectionCard, Conversation, LedgerEntry, Lineage
 from easylm_imitation.schema import Incomplete, UserError
 from easylm_imitation.teacher import CollectConfig, collect_answers
 from easylm_imitation.teacher.runner import what_is_missing

@@ -11,7 +11,8 @@ import pytest
 from collect_helpers import SEED_TASKS, invents, ledger_of, rows_of, text_of, write_lines
 from endpoint import Endpoint, drop, send, serving
 
-from easylm_imitation.records import CollectionCard, digest, read_json
+from easylm_imitation.files import digest, read_json
+from easylm_imitation.records import CollectionCard
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MANNERS = ["429", "500", "half a JSON", "nothing", "hangs"]     # an empty text and a refusal come from `invents`

@@ -11,7 +11,8 @@ from endpoint import Endpoint, answer, send, serving
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.config import load_one_of
-from easylm_imitation.records import CollectionCard, read_json
+from easylm_imitation.files import read_json
+from easylm_imitation.records import CollectionCard
 from easylm_imitation.schema import Incomplete, UserError
 from easylm_imitation.teacher import RECIPES, collect_from
 from easylm_imitation.teacher.alpaca import parse_tasks

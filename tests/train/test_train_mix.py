@@ -16,7 +16,8 @@ from easylm_imitation.data import (
     open_loader,
     open_mixed,
 )
-from easylm_imitation.records import Lineage, read_json
+from easylm_imitation.files import read_json
+from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError
 from easylm_imitation.train import read_metrics, train
 from easylm_imitation.train.config import MixConfig, ValidationConfig

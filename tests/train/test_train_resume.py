@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from train_helpers import history, tiny_config, weights
 
-from easylm_imitation.records import Lineage, read_json
+from easylm_imitation.files import read_json
+from easylm_imitation.records import Lineage
 from easylm_imitation.schema import UserError
 from easylm_imitation.train import OptimizerConfig, train
 from easylm_imitation.weights import RunDir, describe, open_model

@@ -11,8 +11,8 @@ from train_helpers import build_data, tiny_config
 
 from easylm_imitation.cli.main import main
 from easylm_imitation.data import DataUse, LoaderConfig, open_loader
+from easylm_imitation.files import read_json
 from easylm_imitation.models.attention import BACKENDS
-from easylm_imitation.records import read_json
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import make_mesh
 from easylm_imitation.train import OptimizerConfig, TrainConfig, read_metrics, train

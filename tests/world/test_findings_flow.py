@@ -10,7 +10,8 @@ import pytest
 from browser import DESKTOP, PHONE, chromium, visit  # noqa: F401
 
 from easylm_imitation.cli import main
-from easylm_imitation.records import Conversation, Results, read_json, read_jsonl
+from easylm_imitation.files import read_json, read_jsonl
+from easylm_imitation.records import Conversation, Results
 from easylm_imitation.weights import describe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from easylm_imitation.cli import main
-from easylm_imitation.records import Conversation, LedgerEntry, Results, read_json, read_jsonl
+from easylm_imitation.files import read_json, read_jsonl
+from easylm_imitation.records import Conversation, LedgerEntry, Results
 from easylm_imitation.weights import describe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

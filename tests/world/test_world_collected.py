@@ -7,7 +7,8 @@ import pytest
 from endpoint import Endpoint, answer, send, serving
 
 from easylm_imitation.config import load_either
-from easylm_imitation.records import Conversation, read_jsonl
+from easylm_imitation.files import read_jsonl
+from easylm_imitation.records import Conversation
 from easylm_imitation.schema import Incomplete
 from easylm_imitation.teacher import CollectConfig
 from easylm_imitation.world import FindingsConfig, ReproduceConfig, WorldConfig, findings, reproduce

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from easylm_imitation.config import load_either
-from easylm_imitation.records import Item, Lineage, Results, TaskResult, write_json
+from easylm_imitation.files import write_json
+from easylm_imitation.records import Item, Lineage, Results, TaskResult
 from easylm_imitation.schema import UserError, build, plain
 from easylm_imitation.world import FindingsConfig, ReproduceConfig, full, standard
 from easylm_imitation.world.contrasts import finding_outcomes, read_scores, table_of, tell

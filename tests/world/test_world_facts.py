@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from easylm_imitation.records import Conversation, Prompt, read_jsonl
+from easylm_imitation.files import read_jsonl
+from easylm_imitation.records import Conversation, Prompt
 from easylm_imitation.schema import UserError, build
 from easylm_imitation.world import WorldConfig, make_world
 from easylm_imitation.world.vocabulary import ATTRIBUTES, HEADS, TAILS

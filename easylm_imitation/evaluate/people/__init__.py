@@ -12,7 +12,8 @@ from easylm_imitation.evaluate.people.outcome import raters_of, study_results, w
 from easylm_imitation.evaluate.people.pairs import Sets, read_sets
 from easylm_imitation.evaluate.people.study import Study
 from easylm_imitation.evaluate.people.web import StudyServer
-from easylm_imitation.records import Results, write_json
+from easylm_imitation.files import write_json
+from easylm_imitation.records import Results
 
 __all__ = ["PeopleConfig", "Sets", "Study", "StudyServer", "conclude", "raters_of", "read_sets", "study_path",
            "write_links"]

@@ -15,7 +15,8 @@ from easylm_imitation.evaluate.people.config import PeopleConfig
 from easylm_imitation.evaluate.people.pairs import CHECK, Sets
 from easylm_imitation.evaluate.people.study import Rating
 from easylm_imitation.evaluate.style_profile import Measure, mean
-from easylm_imitation.records import Item, Results, TaskResult, code_version, digest, write_jsonl
+from easylm_imitation.files import digest, write_jsonl
+from easylm_imitation.records import Item, Results, TaskResult, code_version
 from easylm_imitation.schema import UserError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from easylm_imitation import console
 from easylm_imitation.evaluate.judge import Answered, Dialogue, read_dialogues
 from easylm_imitation.evaluate.people.config import PeopleConfig
-from easylm_imitation.records import digest, iter_jsonl
+from easylm_imitation.files import digest, iter_jsonl
 from easylm_imitation.schema import UserError, build, plain
 
 CHECK = -1      # in place of a model

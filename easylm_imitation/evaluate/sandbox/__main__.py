@@ -10,7 +10,7 @@ import sys
 import time
 
 from easylm_imitation.evaluate.sandbox import Limits, Sandbox, check_all, read_problems
-from easylm_imitation.records import iter_jsonl, write_jsonl
+from easylm_imitation.files import iter_jsonl, write_jsonl
 from easylm_imitation.schema import UserError
 
 

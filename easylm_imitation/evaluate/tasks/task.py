@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from easylm_imitation.records import digest
+from easylm_imitation.files import digest
 from easylm_imitation.schema import UserError
 
 Row = dict[str, Any]
