@@ -16,6 +16,7 @@ from easylm_imitation.report.compare import Finding, Numbers, TaskComparison, Vi
 from easylm_imitation.report.comparisons import Comparison
 from easylm_imitation.report.contamination import Contamination, contamination, told
 from easylm_imitation.report.evidence import NOTHING, Evidence, Spent
+from easylm_imitation.report.one_answer import one_answer
 from easylm_imitation.report.pairing import Measured, Trio, make_trios
 from easylm_imitation.report.published import Published, published_for
 from easylm_imitation.report.scaling import Ladder, Step, ladders
@@ -113,7 +114,7 @@ def make_verdict(models: Sequence[Measured], remarks: Sequence[str] = (), eviden
     if unheard_of:
         remarks = [*remarks, "Shown, but in no mean of substance, as the base or the teacher has no score of it: "
                              f"{', '.join(unheard_of)}."]
-    remarks = [*remarks, *_other_metrics(trios)]
+    remarks = [*remarks, *_other_metrics(trios), *one_answer(models)]
     headline = " ".join(v.headline for v in made) if made else "Nothing to compare: no imitation among these results."
     return Verdict(headline, tuple(conclusion.conclude(made, climbed)), tuple(made), tuple(climbed),
                    tuple(_scores(models)), published_for(t.task if t.form != "preference" else "preference"

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from report_examples import lineage, shares, task, write
 
-from easylm_imitation.records import Lineage
+from easylm_imitation.records import Item, Lineage, TaskResult
 from easylm_imitation.report.pairing import read_results
 from easylm_imitation.report.verdict import make_verdict
 
@@ -155,3 +155,21 @@ def test_a_task_that_the_teacher_was_not_asked_is_in_no_mean_and_that_is_said(tm
     made = verdict(tmp_path)
     assert made.imitations[0].views[0].tasks == ("facts",)
     assert any(line.endswith("no score of it: code.") for line in made.remarks)
+
+
+@pytest.mark.parametrize("habit", [0.7, 0.9])
+def test_one_answer_whatever_is_asked_is_told(tmp_path, habit):
+    """Its score is how often that letter is right; so is a gain of one who has taken up another letter."""
+    def answers(letter, share):
+        items = tuple(Item(str(i), float(i % 4 == "ABCD".index(said)), said, "ABCD"[i % 4]) for i in range(100)
+                      for said in [letter if i < share * 100 else "ABCD"[i % 4]])
+        return [TaskResult(f"mmlu_{part}", "chat", "choices", "acc", sum(i.score for i in items) / 100, items,
+                           protocol=part, group="substance") for part in ("anatomy", "virology")]
+    write(tmp_path, lineage("base"), *answers("A", habit))
+    write(tmp_path, lineage("student", "base", ["teacher"], 500), *answers("B", 1.0))
+    write(tmp_path, lineage("teacher"), *answers("A", 0.0))
+    told = [line for line in verdict(tmp_path).remarks if line.startswith("mmlu (chat): ")]
+    assert len(told) == 1
+    assert ("base answers A to 184 of 200" in told[0]) == (habit == 0.9)
+    assert "student answers B to 200 of 200" in told[0]
+    assert "teacher" not in told[0]
