@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     config = load(BuildConfig, args.config, args.overrides)
     tasks = _Tasks(args.task_data)
     config = _looking(config, args.look_for.split(","), tasks) if args.look_for else config
-    if args.task_data is not None and not named_tasks(config.clean):
+    if args.task_data is not None and not args.look_for and not named_tasks(config.clean):
         raise UserError(f"--task-data {args.task_data}: nothing looks for a task; name some with --look-for, or leave "
                         "the flag out")
     card = build_dataset(config, args.out, Runner(args.runner, tuple(args.runner_option)) if args.runner else None,
