@@ -78,7 +78,8 @@ def test_what_is_evaluated_is_looked_for(place, capsys):
     card = json.loads((place / "out" / "card.json").read_text())
     assert card["conversations"] == 2
     capsys.readouterr()
-    assert main(["build", "--config", "config.py", "--out", "none", "--task-data", "tasks", "--look-for", "vicuna"]) == 0
+    prompts = ["build", "--config", "config.py", "--out", "none", "--task-data", "tasks", "--look-for", "vicuna"]
+    assert main(prompts) == 0
     assert not (place / "none" / "overlap.json").exists()      # a suite of prompts has no items
     assert main([*call, "mmul"]) == 2
     assert "unknown task 'mmul'" in " ".join(capsys.readouterr().err.split())
