@@ -157,8 +157,9 @@ class _Run:
             if said_before.found:
                 console.say(f"{task.name}, {form}: {said_before.found} answers are from an earlier call ({kept})")
         if truncated:
-            console.say(f"{task.name}, {form}: some prompts were longer than the context and lost their beginning "
-                        f"({truncated} warnings of the harness)")
+            console.say(f"{task.name}, {form}: some prompts were longer than the context of {context} and lost their "
+                        f"beginning ({truncated} warnings of the harness); --config.context=N gives a folder's model "
+                        "more, if it holds more")
         scored = None
         if task.scorer:
             samples = first_filter(said, task)
