@@ -23,6 +23,7 @@ from easylm_imitation.text import prompt_ids
 from easylm_imitation.weights import LoadedModel, describe, open_model
 
 TOKENS = 1024       # of an answer, as in the task
+BATCH = 12          # of transformers' `generate`
 
 
 class Kept:
@@ -63,15 +64,16 @@ def ours(path: str, asked: dict[str, str], kept: Kept, slots: int) -> LoadedMode
     return words
 
 
-def theirs(path: str, words: LoadedModel, asked: dict[str, str], kept: Kept, batch: int) -> None:
-    """The same ids through `generate`, padded on the left, `batch` at a time."""
+def theirs(path: str, words: LoadedModel, asked: dict[str, str], kept: Kept, lengths: dict[str, int]) -> None:
+    """The same ids through `generate`, padded on the left, BATCH at a time. `lengths`, of our own answers, puts
+    together what ends about together."""
     import torch
     import transformers
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    left = [name for name in asked if name not in kept.texts]
+    left = sorted((name for name in asked if name not in kept.texts), key=lengths.__getitem__)
     ends = words.end_ids()
-    for start in range(0, len(left), batch):
-        names = left[start:start + batch]
+    for start in range(0, len(left), BATCH):
+        names = left[start:start + BATCH]
         rows = [prompt_ids(words.template, words.tokenizer, [Message("user", asked[name])]) for name in names]
         width = max(map(len, rows))
         ids = torch.tensor([[ends[0]] * (width - len(row)) + row for row in rows])
@@ -111,7 +113,7 @@ def main() -> None:
           "max_tokens": TOKENS}
     mine, other = Kept(args.keep, "ours", of), Kept(args.keep, "transformers", of)
     words = ours(args.ours or args.model, asked, mine, args.slots)
-    theirs(args.model, words, dict(list(asked.items())[:args.rival]), other, args.rival)
+    theirs(args.model, words, dict(list(asked.items())[:args.rival]), other, {k: len(t) for k, t in mine.texts.items()})
     right = {"ours": passed(rows, mine.texts), "transformers": passed(rows, other.texts)}
     both = [name for name in other.texts if name in mine.texts]
     here = right["ours"] & set(both)
