@@ -52,9 +52,5 @@ def lineage_of(base: str, model: ServedModel) -> Lineage:
 
 
 def text_before_raw(info: Mapping[str, Any]) -> str:
-    """The beginning-of-text token that a raw prompt needs, by a server's /tokenizer_info; "" for none.
-
-    Models of ours (which say `tokenizer_id`) read it before each document whenever their tokenizer has one.
-    """
-    wanted = info.get("add_bos_token", "tokenizer_id" in info)
-    return (info.get("bos_token") or "") if wanted else ""
+    """The beginning-of-text token that a raw prompt needs, by a server's /tokenizer_info; "" for none."""
+    return (info.get("bos_token") or "") if info.get("add_bos_token") else ""

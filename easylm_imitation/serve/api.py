@@ -116,7 +116,7 @@ def _add_tokens(app: fastapi.FastAPI, service: Service) -> None:
     @app.post("/tokenize", **_says(replies.TokenizeReply, *_BODY, 404))
     def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         _check_model(service, body.model)
-        start = [tokenizer.bos_id] if body.add_special_tokens and tokenizer.bos_id is not None else []
+        start = [tokenizer.bos_id] if body.add_special_tokens and tokenizer.begins else []
         with about("prompt"):
             service.check_length(body.prompt, "prompt")
             ids = [*start, *tokenizer.encode(body.prompt, parse_special=True)]

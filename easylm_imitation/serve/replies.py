@@ -149,6 +149,7 @@ class TokenizerReply(Reply):
     eos_token: str | None
     bos_token: str | None
     pad_token: str | None
+    add_bos_token: bool             # whether a raw prompt begins with bos_token; /v1/completions adds none by itself
     chat_template: str | None
     vocab_size: int
     model_max_length: int

@@ -39,8 +39,7 @@ def vocabulary_of(tokenizer: Tokenizer, entries: int) -> dict[str, Any]:
     types = [kinds.get(i, _NORMAL if i in texts else _UNUSED) for i in range(entries)]
     ids = {_IDS["bos"]: tokenizer.bos_id, _IDS["eos"]: tokenizer.eos_id,
            _IDS["pad"]: tokenizer.pad_id if tokenizer.has_pad else None}
-    begins = tokenizer.bos_id is not None and _begins_with(tokenizer)
-    said = {f"{_K}add_bos_token": begins, **{key: value for key, value in ids.items() if value is not None}}
+    said = {f"{_K}add_bos_token": tokenizer.begins, **{key: value for key, value in ids.items() if value is not None}}
     if _is_byte_level(content):
         own = {f"{_K}model": "gpt2", f"{_K}pre": _words_of(content), f"{_K}merges": merges}
     elif model.get("byte_fallback"):
@@ -71,7 +70,9 @@ def tokenizer_from(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
     if names["eos"] is None:
         raise UserError(f"{where}: {_IDS['eos']} is missing, so answers would never end")
     chat = metadata.get("tokenizer.chat_template")
-    return Tokenizer(backend, **names, chat_template=chat if isinstance(chat, str) else None)
+    begins = metadata.get(f"{_K}add_bos_token", kind == "llama" or metadata.get(f"{_K}pre") == "llama-bpe")
+    made = Tokenizer(backend, **names, chat_template=chat if isinstance(chat, str) else None)
+    return made.beginning(begins is True)
 
 
 def _texts(metadata: Mapping[str, Any], key: str, where: str) -> list[str]:
@@ -91,11 +92,6 @@ def _numbers(metadata: Mapping[str, Any], key: str, count: int, default: int | N
         said = f"{len(found)} entries" if isinstance(found, array.array) else "no list of numbers"
         raise UserError(f"{where}: {_K}{key} has {said} for {count} tokens")
     return found.tolist()
-
-
-def _begins_with(tokenizer: Tokenizer) -> bool:
-    ids = tokenizers.Tokenizer.from_str(tokenizer.definition).encode("a").ids
-    return bool(ids) and ids[0] == tokenizer.bos_id
 
 
 def _steps(content: Mapping[str, Any], key: str, inner: str) -> list[dict[str, Any]]:

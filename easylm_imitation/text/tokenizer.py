@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import tokenizers
+from tokenizers import processors
 
 from easylm_imitation.files import digest, write_json
 from easylm_imitation.schema import UserError, nearest
@@ -30,8 +31,9 @@ class Tokenizer:
     """Text <-> ids. Never adds a beginning or end token by itself; templates do that.
 
     Attributes: `vocab_size` (largest id + 1), `bos_id` (or None), `eos_id`, `pad_id` (the EOS id when the tokenizer has
-    no padding token), `definition` (the text of a tokenizer.json), `chat_template` (the Jinja text that came with it,
-    or None).
+    no padding token), `definition` (the text of a tokenizer.json), `begins` (whether that file has plain texts begin
+    with the BOS token, as LLaMA's does and GPT-2's and Qwen's do not), `chat_template` (the Jinja text that came with
+    it, or None).
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, *, eos: str, bos: str | None = None, pad: str | None = None,
@@ -49,6 +51,7 @@ class Tokenizer:
         self.bos_id = None if bos is None else self.special_id(bos)
         self.pad_id = self.eos_id if pad is None else self.special_id(pad)
         self.has_pad = pad is not None
+        self.begins = bos is not None and backend.encode("a").ids[:1] == [self.bos_id]
         self._plain_after: dict[After, bool] = {"nothing": True, "special": False, "text": False}
         for after in ("special", "text"):
             self._plain_after[after] = self.encode_all([("a a", after)]) == [self.encode("a a")]
@@ -110,6 +113,14 @@ class Tokenizer:
     def stream(self, skip_special: bool = True) -> "Stream":
         """Decodes one id at a time, for streaming."""
         return Stream(self, skip_special)
+
+    def beginning(self, begins: bool) -> "Tokenizer":
+        """This tokenizer, with plain texts that begin with the BOS token for whoever reads its file, or do not."""
+        if begins == self.begins or self.bos_id is None:
+            return self
+        backend = tokenizers.Tokenizer.from_str(self.definition)
+        begin_with(backend, self._name(self.bos_id) if begins else None)
+        return _restore(backend.to_str(), *self.__reduce__()[1][1:])
 
     def save(self, folder: str | os.PathLike, chat_template: str | list[dict[str, str]] | None = None,
              said: Mapping[str, Any] = types.MappingProxyType({})) -> None:
@@ -194,6 +205,16 @@ class Stream:
 
     def _tail(self) -> str:
         return self._decode(self._context + self._pending)[len(self._decode(self._context)):]
+
+
+def begin_with(backend: tokenizers.Tokenizer, bos: str | None) -> None:
+    """Plain texts begin with `bos`, or with nothing, for all who read the tokenizer's file. Ids of rows are not
+    touched: templates say themselves how a row begins."""
+    if bos is None:
+        backend.post_processor = None
+        return
+    backend.post_processor = processors.TemplateProcessing(
+        single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, backend.token_to_id(bos))])
 
 
 def _restore(definition: str, eos: str, bos: str | None, pad: str | None, chat: str | None) -> Tokenizer:

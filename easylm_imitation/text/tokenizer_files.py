@@ -7,11 +7,11 @@ import pathlib
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors
+from tokenizers import decoders, models, pre_tokenizers
 
 from easylm_imitation.files import read_object
 from easylm_imitation.schema import UserError
-from easylm_imitation.text.tokenizer import Tokenizer
+from easylm_imitation.text.tokenizer import Tokenizer, begin_with
 from easylm_imitation.text.tokenizer_sentencepiece import sentencepiece_backend
 from easylm_imitation.text.tokenizer_tiktoken import is_tiktoken, tiktoken_backend
 
@@ -41,7 +41,9 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     one inside a run dir, or a tokenizer file.
 
     Beginning, end and padding tokens come from tokenizer_config.json, special_tokens_map.json, generation_config.json
-    or config.json, in this order, else from well-known names (<|endoftext|>, </s>). Raises UserError.
+    or config.json, in this order, else from well-known names (<|endoftext|>, </s>). Whether plain texts begin with the
+    first is the word of tokenizer.json, as for transformers 5; of other files, the config's (`add_bos_token`). Raises
+    UserError.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -103,14 +105,8 @@ def _read_model(file: pathlib.Path) -> tokenizers.Tokenizer:
         backend = sentencepiece_backend(file, every_stretch=config.get("legacy") is not False)
     bos = next((name for name in ("<s>", "<|begin_of_text|>") if backend.token_to_id(name) is not None), None)
     if bos is not None and config.get("add_bos_token", True):
-        _begin_with(backend, bos)
+        begin_with(backend, bos)
     return backend
-
-
-def _begin_with(backend: tokenizers.Tokenizer, bos: str) -> None:
-    """Texts begin with `bos` for others who load an export; our templates add their own."""
-    backend.post_processor = processors.TemplateProcessing(
-        single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, backend.token_to_id(bos))])
 
 
 def _with_added(backend: tokenizers.Tokenizer, folder: pathlib.Path) -> tokenizers.Tokenizer:
@@ -141,7 +137,7 @@ def _with_bos(backend: tokenizers.Tokenizer, folder: pathlib.Path) -> tokenizers
     config = _read_json(folder / "tokenizer_config.json")
     bos = _token_names(config).get("bos")
     if config.get("add_bos_token") and bos is not None and backend.token_to_id(bos) is not None:
-        _begin_with(backend, bos)
+        begin_with(backend, bos)
     return backend
 
 

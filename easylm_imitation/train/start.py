@@ -117,7 +117,9 @@ def open_run(start: Start, workdir: pathlib.Path, loaded: LoadedModel | None) ->
             with finished_folder(workdir) as folder:
                 run = RunDir(folder)
                 origin = (loaded.stored_dtype, loaded.extras) if loaded else ()
-                run.write_identity(start.model, start.tokenizer, start.template, start.lineage, *origin)
+                begins = loaded is None or loaded.tokenizer.begins      # a new model reads each document behind a BOS
+                run.write_identity(start.model, start.tokenizer.beginning(begins), start.template, start.lineage,
+                                   *origin)
                 write_json(run.config, start.config)
                 if start.config.lora and loaded:
                     write_adapter_note(run, start.config.lora, loaded)

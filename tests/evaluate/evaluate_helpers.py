@@ -16,9 +16,11 @@ SERVE = ServeConfig(slots=4, context=CONTEXT, prefill_chunks=(32,), live_lengths
 
 
 def make_model(template, specials=("<|endoftext|>", "<|im_start|>", "<|im_end|>")):
-    """A LLaMA of two layers with large random weights, so that its likeliest token wins clearly."""
+    """A LLaMA of two layers with large random weights, so that its likeliest token wins clearly; its texts begin with
+    the BOS token."""
     config = model_config({"family": "llama", "vocab_size": 300, "context": CONTEXT, "layers": 2, "d_model": 32,
                            "heads": 4, "kv_heads": 2, "d_ff": 48, "tie_embeddings": True})
     params = jax.tree.map(lambda leaf: leaf * 8, create(config).init(jax.random.key(3)))
     lineage = Lineage(id="c" * 16, name=f"tiny-{template}", base="c" * 16, base_name="tiny")
-    return LoadedModel(config, params, train_bpe(TEXTS * 4, 290, specials), TEMPLATES[template], lineage, "tiny")
+    tokenizer = train_bpe(TEXTS * 4, 290, specials).beginning(True)
+    return LoadedModel(config, params, tokenizer, TEMPLATES[template], lineage, "tiny")

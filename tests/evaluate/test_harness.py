@@ -1,4 +1,5 @@
 """The harness over HTTP equals scores computed directly, for choices and generation, raw and chat; so in process."""
+import dataclasses
 import json
 import pathlib
 
@@ -27,7 +28,7 @@ def raw_prompt(row):
 
 
 def ids_of(tokenizer, text):
-    """Models of ours read a document after the beginning token."""
+    """The model's texts begin with a token."""
     return [tokenizer.bos_id, *tokenizer.encode(text, parse_special=True)]
 
 
@@ -139,6 +140,21 @@ def test_in_process_everything_is_as_over_http_to_the_bit(server, local, tiny, t
     assert said["here"] == said["http"]
     assert len(said["here"]) == 2 * (sum(len(q["options"]) for q in QUESTIONS[:6]) + 6 + 6) + 10
     assert made["here"][0][0] == tiny.lineage
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_raw_prompts_begin_as_the_models_tokenizer_has_texts_begin(tiny, task_files, begins, monkeypatch):
+    """GPT-2's, NeoX's and Qwen's do not, though they have a BOS token: one before it changes what a model answers."""
+    tokenizer, seen, post = tiny.tokenizer.beginning(begins), [], LocalModel.post
+    monkeypatch.setattr(LocalModel, "post", lambda self, path, body: seen.append(body) or post(self, path, body))
+    with LocalModel(dataclasses.replace(tiny, tokenizer=tokenizer), SERVE) as model:
+        assert model.service.tokenizer_info()["add_bos_token"] is begins
+        evaluate_tasks(model, task_files, limit=1)
+    asked = [ids for body in seen for ids in body["prompt"]]
+    before = [tokenizer.bos_id] * begins
+    first, last = before + tokenizer.encode(raw_prompt(QUESTIONS[0])), raw_prompt_of_answers(QUESTIONS[0])
+    assert before + tokenizer.encode(last) in asked
+    assert sum(ids[:len(first)] == first for ids in asked) == len(QUESTIONS[0]["options"])
 
 
 def test_what_a_model_in_process_refuses_is_one_clear_line(local, task_files):

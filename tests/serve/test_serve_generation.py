@@ -228,3 +228,5 @@ def test_the_jinja_template_that_the_server_names_gives_the_same_prompt(http, se
     ids = http.post("/tokenize", json={"prompt": text, "add_special_tokens": False}).json()["tokens"]
     assert ids == prompt_ids(served_model.template, served_model.tokenizer, [Message("user", "Where is Oslo?")])
     assert http.post("/detokenize", json={"tokens": ids}).json()["prompt"] == text
+    with_specials = http.post("/tokenize", json={"prompt": text, "add_special_tokens": True}).json()["tokens"]
+    assert with_specials == [served_model.tokenizer.bos_id] * info["add_bos_token"] + ids

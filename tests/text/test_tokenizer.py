@@ -194,3 +194,18 @@ def test_texts_begin_as_the_config_of_opt_says(tmp_path, begins):
     tokenizer.save(tmp_path / "out")
     assert tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).encode("ab").ids == (
         [2, 5] if begins else [5])
+
+
+@pytest.mark.parametrize("file", [True, False])
+@pytest.mark.parametrize("config", [True, False, None])
+def test_texts_begin_as_for_transformers(tmp_path, file, config):
+    """tokenizer.json decides, whatever the config beside it says (transformers 5)."""
+    transformers = pytest.importorskip("transformers")
+    trained().beginning(file).save(tmp_path, said={} if config is None else {"add_bos_token": config})
+    tokenizer = load_tokenizer(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)("the cat")["input_ids"]
+    assert tokenizer.begins == file
+    assert theirs == [tokenizer.bos_id] * tokenizer.begins + tokenizer.encode("the cat")
+    assert tokenizer.id == trained().id     # rows have the same ids either way
+    assert pickle.loads(pickle.dumps(tokenizer)).begins == tokenizer.begins
+    assert not byte_tokenizer().beginning(True).begins      # it has no such token

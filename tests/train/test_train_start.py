@@ -15,6 +15,7 @@ from easylm_imitation.files import read_json
 from easylm_imitation.models.attention import BACKENDS
 from easylm_imitation.schema import UserError
 from easylm_imitation.sharding import make_mesh
+from easylm_imitation.text import load_tokenizer
 from easylm_imitation.train import OptimizerConfig, TrainConfig, read_metrics, train
 from easylm_imitation.train.config import free_keys
 from easylm_imitation.train.same_run import changes
@@ -107,6 +108,21 @@ def test_finetuning_starts_from_the_given_weights_and_knows_its_base(data, base,
     assert (grandchild.base, grandchild.init, grandchild.teachers) == (parent.id, child.id, ("teacher",))
     assert not RunDir(tmp_path / "again").source.exists()       # weights of our own say nothing more
     assert RunDir(tmp_path / "again").read_model()[0].vocab_size == 264     # 259 ids, rounded up to split in 8
+
+
+def test_texts_begin_for_a_new_model_and_as_they_did_for_a_finetuned_one(tmp_path):
+    """Every document of a new model's text stands behind a BOS; a base that read none before keeps its way."""
+    people = build_data(tmp_path, trained(), teacher="")
+    assert not load_tokenizer(people).begins
+    train(tiny_config(name="new"), data_dir=people, workdir=tmp_path / "new", stop_after=1)
+    new = open_model(tmp_path / "new")
+    assert new.tokenizer.begins
+    for begins in (True, False):
+        name = f"base-{begins}"
+        export_hf(tmp_path / name, new.config, new.params, new.tokenizer.beginning(begins), None, new.lineage)
+        train(tiny_config(name="tuned", model={}), data_dir=people, workdir=tmp_path / f"tuned-{begins}",
+              init=str(tmp_path / name), stop_after=1)
+        assert open_model(tmp_path / f"tuned-{begins}").tokenizer.begins == begins
 
 
 @pytest.mark.parametrize(("epochs", "batch", "steps"), [(1, 8, 5), (2, 8, 9), (1.5, 16, 4), (0.1, 8, 1)])

@@ -47,6 +47,15 @@ def test_a_model_comes_back_as_it_was_but_for_float16(name, tmp_path):
     assert (found.tokenizer.eos_id, found.tokenizer.bos_id) == (own.eos_id, own.bos_id)
 
 
+@pytest.mark.parametrize("begins", [True, False])
+def test_whether_texts_begin_with_a_token_comes_back(begins, tmp_path):
+    model, params = made("llama3", **SIZES, heads=4, head_dim=16)
+    tokenizer = byte_tokenizer(("<eos>", "<bos>"), bos="<bos>").beginning(begins)
+    export_gguf(tmp_path / "m.gguf", model.config, params, tokenizer, None, LINEAGE, "f16")
+    found = open_model(tmp_path / "m.gguf").tokenizer
+    assert (found.begins, found.bos_id) == (begins, tokenizer.bos_id)
+
+
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
 def test_blocks_of_few_bits_are_those_of_the_package(kind, tmp_path):
     _, params = write(tmp_path / "m.gguf", "llama", kind)
