@@ -2,9 +2,10 @@
 
     python benchmarks/train_cpu.py [--rounds 5]
 
-Every side is a process of its own, so that no thread pool disturbs another; they take turns, step by step. What counts
-is CPU time (user + system, all threads) of the process within a step, which other work on the machine moves far less
-than the clock. Each side does 2 steps to warm up, and the median is over the rounds.
+Every side is a process of its own, so that no thread pool disturbs another; they take turns of three steps, of which
+the last two count: in a virtual machine fresh memory that another process had before costs a step of ours up to 6 of 15
+CPU seconds, and in training there is no other. What counts is CPU time (user + system, all threads) of the process
+within a step, which other work on the machine moves far less than the clock. Medians over all steps that count.
 
 `plain` is the plainest JAX program of the same model: what XLA does by itself here. A side that is called `kept` runs
 with malloc told to keep freed memory (see docs/train.md), and is compared with torch's side of the same kind.
@@ -26,7 +27,7 @@ VOCAB, WIDTH, LAYERS, HEADS, D_FF, LENGTH, ROWS = 8192, 512, 8, 8, 1376, 512, 8
 SIDES = ("ours float32", "plain float32", "torch float32", "ours float32 kept", "plain float32 kept",
          "torch float32 kept", "ours bfloat16", "torch bfloat16")
 _KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_ARENA_MAX": "1"}
-_WARM_UP = 2
+_TURN, _COUNTED = 3, 2     # steps
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
     report("Training step on a CPU, LLaMA of 34M parameters",
            ["side", "tokens per CPU-second", "tokens/s", "tokens per CPU-second / torch's", "peak MB",
             "loss of the last step"], [_row(side, measured) for side in sides],
-           f"{ROWS} rows of {LENGTH} tokens; medians of {args.rounds} alternating steps. bfloat16: torch by autocast.")
+           f"{ROWS} rows of {LENGTH} tokens; medians of {args.rounds} alternating turns. bfloat16: torch by autocast.")
 
 
 def _row(side: str, measured: dict[str, list[dict]]) -> list[object]:
@@ -64,12 +65,11 @@ def _take_turns(sides: list[str], rounds: int) -> dict[str, list[dict]]:
         print("step", file=workers[side].stdin, flush=True)
         return json.loads(workers[side].stdout.readline())
     for side in sides:
-        for _ in range(_WARM_UP):
-            step(side)
+        step(side)      # compiles
     measured = {side: [] for side in sides}
     for turn in range(rounds):
         for side in sides if turn % 2 == 0 else reversed(sides):
-            measured[side].append(step(side))
+            measured[side] += [step(side) for _ in range(_TURN)][-_COUNTED:]
     for worker in workers.values():
         worker.stdin.close()
         worker.wait()

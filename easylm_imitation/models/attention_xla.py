@@ -4,6 +4,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from easylm_imitation.sharding import one_device, platform
+
 _HIDDEN = -1e30           # a score that softmax turns into 0, finite so that a row of it makes no NaN
 _CHUNKS = 8               # at most so many query chunks: each is unrolled, so that it can skip the keys behind it
 SMALLEST_CHUNK = 256
@@ -31,8 +33,12 @@ def chunked(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | N
             positions: jax.Array | None = None, key_positions: jax.Array | None = None) -> jax.Array:
     """The reference over chunks of queries, whose scores are computed again backward.
 
-    In its own row a chunk skips the keys behind its last query and those that the window hides from its first.
+    In its own row a chunk skips the keys behind its last query and those that the window hides from its first. One CPU
+    takes row by row, so that a chunk's scores stay in its cache.
     """
+    if positions is None and q.shape[0] > 1 and one_device() and platform() == "cpu":
+        row = functools.partial(_row_of_chunks, window=window)
+        return jax.lax.map(row, (q, k, v) if segment_ids is None else (q, k, v, segment_ids))
     length, own = q.shape[1], positions is None or key_positions is None
     size = max(SMALLEST_CHUNK, -(-length // _CHUNKS))
     if positions is None or key_positions is None:
@@ -46,6 +52,12 @@ def chunked(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | N
         hidden = ~visible(mine(positions), seen(key_positions), mine(segment_ids), seen(segment_ids), window)
         chunks.append(_attend_again(mine(q), seen(k), seen(v), hidden))
     return jnp.concatenate(chunks, axis=1)
+
+
+def _row_of_chunks(row: tuple[jax.Array, ...], window: int) -> jax.Array:
+    """`chunked` of one row: q, k, v [T, N, H] and perhaps its segments."""
+    q, k, v, *segments = (part[None] for part in row)
+    return chunked(q, k, v, *segments or (None,), window)[0]
 
 
 @jax.custom_vjp
