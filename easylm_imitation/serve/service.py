@@ -91,7 +91,8 @@ class Service:
         tokenizer, template = self.tokenizer, self.template
         ids = {"eos_token": tokenizer.eos_id, "bos_token": tokenizer.bos_id, "pad_token": tokenizer.pad_id}
         named = {name: None if i is None else tokenizer.token(i) for name, i in ids.items()}
-        return {**named, "add_bos_token": tokenizer.begins, "chat_template": None if template is None else chat_jinja(template, tokenizer),
+        return {**named, "add_bos_token": tokenizer.begins,
+                "chat_template": None if template is None else chat_jinja(template, tokenizer),
                 "vocab_size": tokenizer.vocab_size, "model_max_length": self.context, "tokenizer_id": tokenizer.id,
                 "template": None if template is None else template.id}
 

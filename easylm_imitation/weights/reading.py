@@ -1,4 +1,4 @@
-"""Reading a checkpoint so that a failure is one exception with one line, whatever Orbax had under way by then."""
+"""Reading and writing checkpoints so that a failure is one exception, whatever Orbax had under way by then."""
 import contextlib
 import gc
 import logging
@@ -22,13 +22,30 @@ class Unreadable(UserError):
         self.cause = cause
 
 
+# What Orbax raises over garbage, or a disk that is full.
+_FAULTS = (ValueError, KeyError, TypeError, AttributeError, OSError)
+
+
 @contextlib.contextmanager
 def reading(where: str, cure: str) -> Iterator[None]:
     """Turns an error of Orbax inside the block into a UserError: `where`, the first cause, then `cure`.
 
     It is an `Unreadable` unless the place merely refused, as one without permission does.
+    """
+    try:
+        with without_echoes():
+            yield
+    except _FAULTS as error:
+        cause, refused = _first_cause(error)
+        message = f"{where} ({cause}); {cure}"
+        raise (UserError(message) if refused else Unreadable(message, cause)) from None
 
-    Orbax reads arrays side by side and leaves the others behind when one fails: they complain later, some from the
+
+@contextlib.contextmanager
+def without_echoes() -> Iterator[None]:
+    """An error of Orbax inside the block is heard once.
+
+    Orbax treats arrays side by side and leaves the others behind when one fails: they complain later, some from the
     threads of tensorstore, that nobody waited for them. Those complaints say nothing new, so they are not shown.
     """
     show = sys.unraisablehook
@@ -42,14 +59,12 @@ def reading(where: str, cure: str) -> Iterator[None]:
     try:
         yield
         sys.unraisablehook = show
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:     # what garbage raises
-        cause, refused = _first_cause(error)
-        message = f"{where} ({cause}); {cure}"
+    except _FAULTS as error:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)     # "exception was never retrieved"
         warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
         traceback.clear_frames(error.__traceback__)
         gc.collect()
-        raise (UserError(message) if refused else Unreadable(message, cause)) from None
+        raise
 
 
 def _left_behind(news: Any) -> bool:

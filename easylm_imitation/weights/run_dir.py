@@ -32,7 +32,7 @@ from easylm_imitation.sharding import leaf_paths, map_paths
 from easylm_imitation.storage import CHECKPOINTS, copy_at, located, on_disk
 from easylm_imitation.text import OwnTemplate, Template, Tokenizer, get_template, load_tokenizer
 from easylm_imitation.weights.hf_extras import NO_EXTRAS, HFExtras, load_extras, save_extras
-from easylm_imitation.weights.reading import reading
+from easylm_imitation.weights.reading import reading, without_echoes
 
 # names of a checkpoint's parts, each restored by itself
 PARAMS, OPTIMIZER, DATA, PROGRESS, LINEAGE = "params", "optimizer", "data", "progress", "lineage"
@@ -217,13 +217,15 @@ def save_run_model(path: str | os.PathLike, config: ModelConfig, params: Params,
         context.memory.deepcopy_host_arrays = False     # nothing changes them while this waits
         # the largest parameter must fit, with what Orbax adds to it; more at a time would only take more memory
         context.memory.write_concurrent_bytes = max(leaf.nbytes for leaf in jax.tree.leaves(params)) + 64 * 10**6
-        with context:
-            writing = ocp.save_checkpointables_async(str((run.checkpoints / str(step)).absolute()), {PARAMS: params})
-        try:
-            writing.result()
-        except KeyboardInterrupt:
-            writing.result()    # its threads cannot be stopped, and would write into the folder while it is removed
-            raise
+        with without_echoes():
+            with context:
+                writing = ocp.save_checkpointables_async(str((run.checkpoints / str(step)).absolute()),
+                                                         {PARAMS: params})
+            try:
+                writing.result()
+            except KeyboardInterrupt:
+                writing.result()    # its threads cannot be stopped, and would write into the folder while it is removed
+                raise
     return RunDir(path)
 
 
