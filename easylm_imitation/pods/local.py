@@ -64,17 +64,21 @@ class _Pod:
 
     def __init__(self, processes: int, devices: int, command: Sequence[str]) -> None:
         address = f"127.0.0.1:{_two_free_ports()}"
-        self._command, self._told = command, False
+        self._command, self._running = command, []
+        self._signals, self._told = [], False       # that came and were not passed on yet; whether one was
         self._environments = [_environment(processes, devices, i, address) for i in range(processes)]
 
     def run(self) -> int:
-        """Until all have ended."""
-        self._running = [self._start(i, extra) for i, extra in enumerate(self._environments)]
-        threads = [threading.Thread(target=_forward, args=(stream, i, out), daemon=True)
-                   for i, process in enumerate(self._running)
-                   for stream, out in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))]
-        before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Until all have ended. A signal that comes while they are started waits until all are there."""
+        threads = []
+        before = {number: signal.signal(number, lambda number, frame: self._signals.append(number))
+                  for number in (signal.SIGTERM, signal.SIGINT)}
         try:
+            for i, extra in enumerate(self._environments):
+                self._running.append(self._start(i, extra))
+            threads += [threading.Thread(target=_forward, args=(stream, i, out), daemon=True)
+                        for i, process in enumerate(self._running)
+                        for stream, out in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))]
             for thread in threads:
                 thread.start()
             return self._wait()
@@ -101,6 +105,8 @@ class _Pod:
     def _wait(self) -> int:
         first, until = 0, float("inf")
         while any(process.poll() is None for process in self._running) and time.monotonic() < until:
+            while self._signals:
+                self._pass_on(self._signals.pop(0))
             ended = [process.returncode for process in self._running if process.returncode is not None]
             if not first and any(ended):
                 first, until = next(filter(None, ended)), time.monotonic() + _GRACE
@@ -109,7 +115,7 @@ class _Pod:
         code = first or (codes[0] if codes else 0)
         return 128 - code if code < 0 else code
 
-    def _pass_on(self, number: int, frame: object) -> None:
+    def _pass_on(self, number: int) -> None:
         for process in self._running:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM if not self._told else number)
