@@ -102,7 +102,8 @@ def _normalization(model: SentencePieceModel, every_stretch: bool) -> list[norma
     if model.charsmap:
         steps.append(normalizers.Precompiled(model.charsmap))
     if model.collapse_spaces:
-        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        # SentencePiece cuts the end off after spaces became marks, so marks that the text itself ends with go too
+        steps += [normalizers.Replace(Regex(rf"\A +|[ {_MARK}]+\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if model.add_prefix and every_stretch:
         steps.append(normalizers.Prepend(_MARK))
     return [*steps, normalizers.Replace(" ", _MARK)]

@@ -19,7 +19,7 @@ texts = (st.text(max_size=30) | st.text(alphabet=" catdogehousi.\n\t", max_size=
                                       "12345"]), max_size=12).map("".join))
 FIXED = ["", " ", "  ", "a", " a", "a ", "  the  cat ", "the\nhouse\n\n by", "naïve 東京 🙂 𝒳", "<s>the</s>",
          "<unk> ▁ cat", "The house is by the sea.", "aaaaaaa tttthe", "\u2028x\u00a0y", "<0x41>",
-         "don't I'LL 12345 6 ...!?", "x" * 300, "<ctl>the"]
+         "don't I'LL 12345 6 ...!?", "x" * 300, "<ctl>the", "▁", " ▁ ", "the▁ ▁", "▁ cat", "the▁ ▁cat"]
 
 # from Meta's reference code for LLaMA 3
 WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
