@@ -23,11 +23,12 @@ from easylm_imitation.client import ClientConfig
 from easylm_imitation.evaluate.after import judged_by, score_after, unable
 from easylm_imitation.evaluate.cache import Kept, kept_path
 from easylm_imitation.evaluate.config import EvaluateConfig
-from easylm_imitation.evaluate.endpoint import Endpoint, look, look_inside
+from easylm_imitation.evaluate.endpoint import Endpoint, look, look_inside, text_before_raw
 from easylm_imitation.evaluate.generation import in_words
 from easylm_imitation.evaluate.outcome import first_filter, made_whole, task_result
 from easylm_imitation.evaluate.plan import Prompt, Prompts, planned, suited
 from easylm_imitation.evaluate.tasks import Task, find_tasks, protocol
+from easylm_imitation.files import digest
 from easylm_imitation.records import Lineage, Results, TaskResult, code_version
 from easylm_imitation.schema import UserError
 
@@ -150,8 +151,10 @@ class _Run:
         """Has the harness ask and score one task in one prompt form."""
         context = _context(self.endpoint, self.config)
         written = _answer_tokens(task, self.config) if task.form == "generation" else None
+        info = self.endpoint.tokenizer or {}
+        around = info.get("chat_template") if form == "chat" else text_before_raw(info)
         kept = kept_path(self.cache, self.endpoint.lineage.id, task.name, form,
-                         protocol(task, form, [], written, context))
+                         digest([protocol(task, form, [], written, context), around]))
         with Kept(kept) as said_before:
             said, truncated = self._ask(task, form, said_before)
             if said_before.found:

@@ -18,7 +18,7 @@ from easylm_imitation.records import Conversation, Message, Results
 from easylm_imitation.schema import UserError
 from easylm_imitation.schema import plain as plain_dict
 from easylm_imitation.serve import LocalModel, open_server
-from easylm_imitation.text import prompt_ids, stop_ids, tokenize
+from easylm_imitation.text import get_template, prompt_ids, stop_ids, tokenize
 
 
 def raw_prompt(row):
@@ -155,6 +155,19 @@ def test_raw_prompts_begin_as_the_models_tokenizer_has_texts_begin(tiny, task_fi
     first, last = before + tokenizer.encode(raw_prompt(QUESTIONS[0])), raw_prompt_of_answers(QUESTIONS[0])
     assert before + tokenizer.encode(last) in asked
     assert sum(ids[:len(first)] == first for ids in asked) == len(QUESTIONS[0]["options"])
+
+
+def test_answers_are_asked_anew_when_the_same_weights_come_with_another_tokenizer_or_template(tiny, task_files,
+                                                                                              tmp_path, monkeypatch):
+    seen, post = [], LocalModel.post
+    monkeypatch.setattr(LocalModel, "post", lambda self, path, body: seen.append(body) or post(self, path, body))
+    bare, other = tiny.tokenizer.beginning(False), get_template("alpaca")
+    for changed, prompt in (({}, "raw"), ({}, "chat"), ({"tokenizer": bare}, "raw"), ({"template": other}, "chat")):
+        for again in (False, True):
+            seen.clear()
+            with LocalModel(dataclasses.replace(tiny, **changed), SERVE) as model:
+                evaluate_tasks(model, task_files[:1], prompt=prompt, limit=1, cache=str(tmp_path))
+            assert bool(seen) is not again
 
 
 def test_what_a_model_in_process_refuses_is_one_clear_line(local, task_files):
