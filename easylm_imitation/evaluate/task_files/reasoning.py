@@ -9,7 +9,7 @@ _NUMBER = re.compile(r"(?:(?<![\w.)])-\$?)?(?:\d+(?:\.\d+)?|\.\d+)")     # the m
 _PUBLISHED_NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")
 _PUBLISHED_ANSWER = re.compile(r"So the answer is (.*?)\.")
 _ANSWER = re.compile(r"the answer is:?[ \t]+(.*?)(?:\.(?=\s|$)|\n|$)", re.IGNORECASE)
-_OPTION = re.compile(r"\(?([A-R])\)")
+_OPTION = re.compile(r"\(?([A-R])\)(?!\W*(?:or|and)?\W*[A-R]\))")      # "(A) or (B)" chooses none
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _MARKS = " *`\"'$"
 
@@ -40,13 +40,13 @@ def bbh_match(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float
     """1.0 when what follows the first "the answer is" (else the whole text) equals the target.
 
     Case and punctuation do not count, but for items marked `strict`, whose answers are brackets or signed numbers. Of
-    items marked `unshown` (no example showed what an answer looks like) the letter of an option is enough.
+    an option the letter is enough, and the prompt's own "A:" is no part of an answer: in chat one is "A: (B) two".
     """
-    text = results[0].partition("\n\nQ:")[0].strip()
+    text = results[0].partition("\n\nQ:")[0].strip().removeprefix("A:").strip()
     stated = _ANSWER.search(text)
     said, target = (stated.group(1) if stated else text).strip(_MARKS), doc["target"]
     option = _OPTION.match(said)
-    if doc["unshown"] and option and _OPTION.fullmatch(target):
+    if option and _OPTION.fullmatch(target):
         return {"exact_match": float(option.group(1) == target.strip("()"))}
     normal = _spaced if doc["strict"] else _bare
     return {"exact_match": float(normal(said) == normal(target))}

@@ -105,7 +105,7 @@ def _bbh(ask: Ask, benchmark: Benchmark) -> Task:
     try:
         with open_text(path) as file:
             rows = [{"id": str(i), "input": row["input"], "target": row["target"], "shown": shown,
-                     "strict": ask.part in _STRICT, "unshown": ask.name.startswith("bbh_0shot")}
+                     "strict": ask.part in _STRICT}
                     for i, row in enumerate(json.load(file)["examples"])]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a task of BIG-Bench Hard ({error!r}); fetch it anew") from None
