@@ -23,6 +23,7 @@ from easylm_imitation.train.state import abstract_state, bytes_per_device, froze
 
 MATMULS, ATTENTION = 0.75, 0.5      # shares of the peak that matrix products and the attention kernel reach
 _GATHERED = 1.75                    # layers whose whole weights are there at one time
+_OVERLAPPED = 0.75                  # share of the gradients' sums that runs beside arithmetic with overlap_sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,10 +188,13 @@ def exchanges(work: Work, pod: Pod) -> list[Exchange]:
     keys = 2 * model.kv_heads * model.head_dim / tensor * work.tokens * work.width
     share = 4 * model.parameters() / (fsdp * tensor)
     ways = fsdp * sequence
+    summed = micro * 2 * weights * (ways - 1) / ways
+    beside = _OVERLAPPED if work.config.overlap_sums else 0.0
     found = [
         # weights forward and backward, beside the arithmetic
         Exchange("all-gather", ("fsdp",), True, micro * 2 * weights * (fsdp - 1) / fsdp),
-        Exchange("all-reduce", ("fsdp", "sequence"), False, micro * 2 * weights * (ways - 1) / ways),
+        Exchange("all-reduce", ("fsdp", "sequence"), True, beside * summed),
+        Exchange("all-reduce", ("fsdp", "sequence"), False, (1 - beside) * summed),
         # sums of each layer; keys and values before the attention kernel, forward and backward, and their slopes behind
         Exchange("all-reduce", ("tensor",), False, micro * passes * model.layers * 2 * layer * (tensor - 1) / tensor),
         Exchange("all-gather", ("sequence",), False, micro * 3 * model.layers * keys * (sequence - 1)),

@@ -20,6 +20,7 @@ from easylm_imitation.train import TrainConfig
 from easylm_imitation.train.place import check_split
 
 CLOCKS = {"TPU v5e": 1.5e9, "TPU v5p": 1.75e9}     # Hz, of the cycles that the compiler estimates
+_OVERLAPS = "TPU v5e"        # the others' compilers refuse `overlap_sums`
 _REMATS = ("none", "dots", "save-qkv", "full")      # the more memory, the less time
 _FINALISTS = 3
 _MARGIN = 0.97      # of the capacity, by formula
@@ -79,6 +80,8 @@ def work_of(config: TrainConfig, model: ModelConfig, pod: Pod) -> Work:
     axes = mesh_sizes(config.mesh, pod.devices)
     model.check_context(config.data.context)
     _check(config, axes)
+    if config.overlap_sums and pod.chip.name != _OVERLAPS:
+        raise UserError(f"overlap_sums=true is for {_OVERLAPS}, and {pod.name} is {pod.described}; leave it out")
     return Work(config, model, axes)
 
 
@@ -124,6 +127,10 @@ def advice(found: Plan) -> list[str]:
                   ("exchange of weights", seconds.beside), key=lambda kv: kv[1])
     said.append(f"time: {slowest[0]} takes {slowest[1] / seconds.step:.0%} of an update, sums that nothing hides "
                 f"{seconds.after / seconds.step:.0%}")
+    summed = sum(estimate.exchange_seconds(work.axes, each.axes, each.moved, found.pod) for each in found.collectives
+                 if each.kind == "all-reduce" and "fsdp" in each.axes and not each.beside)
+    if found.pod.chip.name == _OVERLAPS and not work.config.overlap_sums and summed > 0.05 * seconds.step:
+        said.append("the sums of gradients come after the arithmetic: overlap_sums=true puts most of them beside it")
     if seconds.after + max(seconds.beside - seconds.arithmetic, 0) > 0.3 * seconds.step:
         said.append("the network holds it back: more tokens a device (a larger data.batch, a smaller accumulate), "
                     "fewer chips, or less of the tensor axis")

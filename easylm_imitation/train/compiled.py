@@ -23,6 +23,9 @@ class CompiledStep:
         try:
             self._run = step.lower(state, batch, *beside).compile()
         except jax.errors.JaxRuntimeError as error:
+            if any(words in str(error) for words in ("compile option", "fusion for AllReduce")):
+                raise UserError(f"overlap_sums=true is for TPU v5e: the compiler of a {self._device.device_kind} "
+                                f"refuses it ({_first_line(error)}); leave it out") from None
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise UserError(f"the step does not fit into the memory of a {self._device.device_kind} "

@@ -11,8 +11,8 @@ from easylm_imitation.models import LoraConfig
 from easylm_imitation.train.optimizer_config import OptimizerConfig
 
 # Keys that a continued run may change: the mathematics stays, at most the rounding moves.
-_FREE = ("mesh", "accumulate", "remat", "attention", "loss_chunk", "validation", "log_every", "checkpoint_every",
-         "keep", "keep_every", "max_skips", "wandb")
+_FREE = ("mesh", "accumulate", "remat", "attention", "overlap_sums", "loss_chunk", "validation", "log_every",
+         "checkpoint_every", "keep", "keep_every", "max_skips", "wandb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,7 @@ class TrainConfig:
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations and matmuls; master weights are float32
     remat: Literal["none", "full", "dots", "save-qkv", "offload"] = "full"      # what the backward pass recomputes
     attention: Literal["auto", "reference", "chunked", "splash", "cudnn"] = "auto"      # auto: by device and request
+    overlap_sums: bool = False              # TPU v5e: gradients are summed over devices beside arithmetic
     checkpoint_every: int = 500             # updates between checkpoints; the last update always has one
     keep: int = 2                           # newest checkpoints kept
     keep_every: int | None = None           # updates; a checkpoint at a multiple of it stays for good (None: no other)

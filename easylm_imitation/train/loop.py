@@ -67,8 +67,7 @@ def train(config: TrainConfig, *, data_dir: str | os.PathLike, workdir: str | os
     `evaluate`: is given the model at each look, and returns scores to write down; for one process. `profile`:
     "FIRST:COUNT", updates of this call to trace. `stop_after`: return after so many updates, with a checkpoint; SIGTERM
     and Ctrl-C do so at the next. Raises UserError for whatever cannot be trained, before anything is written; for
-    updates that are skipped too often (config.max_skips); and for a disk that fails: mended, the same command
-    continues.
+    updates skipped too often (config.max_skips); and for a disk that fails: mended, the same command continues.
     """
     # ---- What shall run: checked whole, before the first file is written
     workdir, data_dir, traced = workdir_of(workdir), pathlib.Path(on_disk(data_dir)), parse_profile(profile)
@@ -172,7 +171,7 @@ def step_keys(config: TrainConfig) -> dict[str, Any]:
     """What the config says of the step: keywords of `make_step`."""
     return {"accumulate": config.accumulate, "z_loss": config.z_loss, "loss_chunk": config.loss_chunk,
             "normalise": config.loss, "dtype": jnp.dtype(config.compute_dtype), "remat": config.remat,
-            "attention": config.attention,
+            "attention": config.attention, "overlap_sums": config.overlap_sums,
             "mixed": mixed_rows(config.data.batch, config.mixed_rows) if config.mix else None}
 
 

@@ -26,11 +26,16 @@ from easylm_imitation.train.state import TrainState, shardings_of
 Metrics = dict[str, jax.Array]
 Step = Callable[..., tuple[TrainState, Metrics]]        # of (state, batch, teacher, base)
 
+# Of the compiler for TPU v5e: gradients are summed over devices beside arithmetic. The first two do nothing without
+# each other; the third, bytes of the sums that are put together, has three quarters of them beside it instead of one.
+_OVERLAPPED_SUMS = {"xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True, "xla_enable_async_all_reduce": True,
+                    "xla_jf_crs_combiner_threshold_in_bytes": "1000000"}
+
 
 def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, learning_rate: optax.Schedule, mesh: Mesh,
               abstract: TrainState, *, accumulate: int = 1, z_loss: float = 0.0, loss_chunk: int = 4096,
               normalise: Literal["token_mean", "row_mean"] = "token_mean", dtype: jnp.dtype = jnp.bfloat16,
-              remat: str = "full", attention: str = "auto", distil: Distil | None = None,
+              remat: str = "full", attention: str = "auto", overlap_sums: bool = False, distil: Distil | None = None,
               mixed: np.ndarray | None = None, adapters: Adapters | None = None) -> Step:
     """Compiles `(state, batch) -> (state, metrics)` for one mesh; the old state's memory is given to the new one.
 
@@ -39,7 +44,8 @@ def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, le
     `make_optimizer`, or another in `skipping`. With `distil` the step takes the teacher's parameters, too (None where
     batches bring its best tokens), and metrics have the divergence. `mixed`, bool [B]: rows of another dataset, whose
     tokens are counted apart, too. With `adapters` these are what the state holds and what learns; the step takes the
-    model's own parameters, frozen, behind the teacher's (None without one).
+    model's own parameters, frozen, behind the teacher's (None without one). `overlap_sums` is for TPU v5e; other
+    compilers refuse it.
     """
     def objective(params: dict, rows: Batch, teacher: dict | None, base: dict | None) -> tuple[jax.Array, Sums]:
         params = params if adapters is None else adapters.attach(base, params, rows.get("seeds"))
@@ -92,7 +98,8 @@ def make_step(model: Model, optimizer: optax.GradientTransformationExtraArgs, le
     batch_placed = NamedSharding(mesh, BATCH)
     beside = (None, None) if adapters else () if distil is None else (None,)    # wherever teacher and base lie
     return jax.jit(step, in_shardings=(placed, batch_placed, *beside), donate_argnums=0,
-                   out_shardings=(placed, NamedSharding(mesh, PartitionSpec())))
+                   out_shardings=(placed, NamedSharding(mesh, PartitionSpec())),
+                   compiler_options=_OVERLAPPED_SUMS if overlap_sums else None)
 
 
 def micro_batches(batch: Batch, count: int) -> Batch:

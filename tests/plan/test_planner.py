@@ -141,6 +141,17 @@ def test_what_is_set_already_is_no_advice(capsys):
     assert "it does not fit: remat=full, a larger accumulate, a" in said[1]
 
 
+def test_sums_beside_the_arithmetic_are_advised_and_counted():
+    after, beside = (plan(setting(remat="dots", overlap_sums=overlap), LLAMA, V5E, compiler=False)
+                     for overlap in (False, True))
+    assert any("overlap_sums=true" in line for line in advice(after))
+    assert not any("overlap_sums" in line for line in advice(beside))
+    assert beside.seconds.after == pytest.approx(after.seconds.after / 4, rel=0.05)
+    assert beside.seconds.beside + beside.seconds.after == pytest.approx(after.seconds.beside + after.seconds.after)
+    with pytest.raises(UserError, match="overlap_sums=true is for TPU v5e, and v5p-16 is TPU v5p, 8 chips"):
+        plan(setting(overlap_sums=True), LLAMA, find_pod("v5p-16"), compiler=False)
+
+
 def test_the_verb_refuses_an_unknown_pod(capsys):
     assert main(["plan", "--config", "configs/train/base.py:llama-2-7b", "--topology", "v5f-64", "--analytic"]) == 2
     assert "v5e" in capsys.readouterr().err
@@ -174,6 +185,24 @@ def test_the_compiler_is_asked(name):
     assert made.fits
     assert made.peak == pytest.approx(plan(setting(16), model, find_pod(name), compiler=False).peak, rel=0.3)
     assert any(found.axes == ("fsdp",) for found in made.collectives)
+
+
+@pytest.mark.slow
+@pytest.mark.aot
+@COMPILER
+def test_the_compiler_puts_sums_beside_arithmetic_when_asked():
+    """Half of the bytes for two layers, three quarters for all; none without. It refuses to for other chips."""
+    model = dataclasses.replace(LLAMA, layers=2)
+    share = []
+    for overlap in (False, True):
+        made = plan(setting(64, overlap_sums=overlap), model, V5E, compiler=True)
+        sums = [found for found in made.collectives if found.kind == "all-reduce"]
+        share.append(sum(found.moved for found in sums if found.beside) / sum(found.moved for found in sums))
+    assert share[0] == 0
+    assert share[1] > 0.5
+    mixed_up = dataclasses.replace(find_pod("v6e-8"), chip=dataclasses.replace(find_pod("v6e-8").chip, name="TPU v5e"))
+    with pytest.raises(UserError, match="fusion for AllReduce is enabled on platform"):
+        plan(setting(16, overlap_sums=True), model, mixed_up, compiler=True)
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 """The plan of memory, its comparison, and traces on request."""
+import dataclasses
 import types
 
 import jax
@@ -31,6 +32,11 @@ def test_a_trace_of_nothing_is_refused(data, tmp_path, request_):
 def test_no_request_traces_nothing():
     assert parse_profile(None) == (0, 0)
     assert parse_profile("10:3") == (10, 3)
+
+
+def test_sums_beside_arithmetic_are_refused_elsewhere_than_on_their_tpu(data, tmp_path):
+    with pytest.raises(UserError, match="overlap_sums=true is for TPU v5e: the compiler of a cpu refuses it .*leave"):
+        train(dataclasses.replace(tiny_config(), overlap_sums=True), data_dir=data, workdir=tmp_path / "run")
 
 
 class Step:
