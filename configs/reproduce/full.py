@@ -4,7 +4,7 @@
     easylm-imitation reproduce --config configs/reproduce/full.py --workdir runs/findings-full
 
 Both are the same. Expected: as the standard run, and how the warm-up, the optimizer, the loss, mixed-in pre-training
-text, logits instead of text and contamination change held-out knowledge and style; many hours on two cores.
+text, logits instead of text and contamination change held-out knowledge and style; about three hours on two cores.
 """
 from easylm_imitation.schema import plain
 from easylm_imitation.world import full
