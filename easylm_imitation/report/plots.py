@@ -23,7 +23,7 @@ _INK = "#010203"        # drawn with this, then replaced by the page's text colo
 COLOURS = {"base": "#4477aa", "imitation": "#e07b39", "teacher": "#2a9d6f"}
 MARKERS = {"base": "o", "imitation": "D", "teacher": "*"}
 SERIES = ("#4477aa", "#e07b39", "#2a9d6f", "#b05ab5", "#8a8f2a", "#cc4455")      # readable on light and on dark
-_HATCHES = {"base": "", "imitation": "////", "teacher": "...."}
+_HATCHES = {"base": "", "imitation": "////", "teacher": "xxxx"}     # no dots: an SVG draws each as a circle
 LOOK = {
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "hatch.linewidth": 0.5,
@@ -62,23 +62,28 @@ def task_bars(verdict: ImitationVerdict, groups: Sequence[str], title: str) -> s
 
 
 def side_by_side(verdict: Verdict, group: str) -> str:
-    """Several imitations on the tasks of one group that all of them have: one bar an imitation."""
+    """Several imitations on the tasks of one group that all of them have: a panel a task, a row an imitation."""
     tasks = [{(t.task, t.prompt): t for t in v.tasks if t.group == group} for v in verdict.imitations]
     shared = [key for key in tasks[0] if all(key in own for own in tasks)] if len(tasks) > 1 else []
     if not shared:
         return ""
-    series = [(f"{i}. {short(v.imitation.name)}", [own[key].numbers.imitation for key in shared])
-              for i, (v, own) in enumerate(zip(verdict.imitations, tasks), 1)]
+    names = [f"{i}. {short(v.imitation.name)}" for i, v in enumerate(verdict.imitations, 1)]
+    estimates = {key: [own[key].numbers.imitation for own in tasks] for key in shared}
+    across = min(3, len(shared))
+    down = -(-len(shared) // across)
     with matplotlib.rc_context(LOOK):
-        figure = matplotlib.figure.Figure(figsize=(8, 1 + len(shared) * (0.3 + 0.24 * len(tasks))),
+        figure = matplotlib.figure.Figure(figsize=(2.2 + 2.2 * across, down * (0.9 + 0.21 * len(names))),
                                           layout="constrained")
-        axes = figure.subplots()
-        for place, (name, estimates) in enumerate(series):
-            offset = (place - (len(series) - 1) / 2) * 0.8 / len(series)
-            _one_series(axes, [(i + offset, e) for i, e in enumerate(estimates)], 0.75 / len(series), label=name,
-                        color=SERIES[place % len(SERIES)], hatch=["", "////", "....", "xx"][place % 4])
-        _finish_bars(axes, [f"{short(task)}\n{prompt} prompt" for task, prompt in shared])
-    told = "; ".join(f"{name}: " + ", ".join(number(e.value) for e in estimates) for name, estimates in series)
+        panels = figure.subplots(down, across, sharey=True, squeeze=False).flatten()
+        for axes, (task, prompt) in zip(panels, shared):
+            _rows(axes, estimates[task, prompt])
+            axes.set_title(f"{short(task)}\n{prompt} prompt", fontsize=9)
+            axes.set_yticks(range(len(names)), names)
+        panels[0].set_ylim(len(names) - 0.3, -0.7)      # all panels share it
+        for axes in panels[len(shared):]:
+            axes.remove()
+    told = "; ".join(f"{name}: " + ", ".join(number(estimates[key][i].value) for key in shared)
+                     for i, name in enumerate(names))
     return svg(figure, f"Imitations side by side on {', '.join(task for task, _ in shared)}. {told}.")
 
 
@@ -112,6 +117,18 @@ def _path_panel(axes: Axes, title: str, drawn: list[tuple[str, View, View]]) -> 
 def _point(axes: Axes, role: str, x: Estimate, y: Estimate) -> None:
     axes.errorbar(x.value, y.value, xerr=arms(x), yerr=arms(y), fmt=MARKERS[role], color=COLOURS[role],
                   markersize=11 if role == "teacher" else 7, elinewidth=1, alpha=0.95, zorder=3)
+
+
+def _rows(axes: Axes, estimates: list[Estimate]) -> None:
+    """One estimate a row, from the first row down: a point, its interval and its number."""
+    axes.errorbar([e.value for e in estimates], range(len(estimates)), xerr=np.hstack([arms(e) for e in estimates]),
+                  fmt=MARKERS["imitation"], color=COLOURS["imitation"], markersize=5, ecolor=_INK, elinewidth=1)
+    for row, estimate in enumerate(estimates):
+        axes.annotate(number(estimate.value), (max(estimate.high, 0), row), xytext=(4, 0), fontsize=8,
+                      textcoords="offset points", va="center")
+    axes.set_xlim(min(0, axes.get_xlim()[0]), max(1.12, axes.get_xlim()[1]))
+    axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.5)
+    percent(axes.xaxis)
 
 
 def _bars(axes: Axes, tasks: list[TaskComparison]) -> None:

@@ -128,6 +128,25 @@ def test_without_base_or_teacher_the_page_shows_the_rest(tmp_path):
         assert part in text
 
 
+def test_a_page_of_many_imitations_is_small_and_folded(tmp_path, full):
+    """A grid has dozens of models: each is a row of the figures that show them together, and long parts are closed."""
+    many = [lineage(f"student{n}", "base", ["teacher"], 500 + n) for n in range(30)]
+    for model in (lineage("base"), lineage("teacher"), *many):
+        write(tmp_path / "results", model, task(shares(61)), style(73), *(style(7, f"style_{n}") for n in range(4)))
+    build_report(tmp_path / "results", tmp_path / "out")
+    page, few = ((folder / "out" / "report.html").read_text() for folder in (tmp_path, full))
+    assert len(page) < 3_000_000                     # 19 million where bars are hatched in dots
+    together = [figure for figure in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if "side by side" in figure[:200]]
+    assert len(together) == 2
+    for figure in together:
+        assert all(f">{n + 1}. student{n}<" in figure for n in range(30))
+    assert [figure.count(">73.0<") for figure in together] == [30, 0]
+    assert [figure.count(">61.0<") for figure in together] == [0, 30]
+    parts = ("Figures", "192 scores", "32 models")
+    assert all(re.search(f"<details><summary>{part}", page) for part in parts)
+    assert all(re.search(f"<details open><summary>{part}", few) for part in ("Figures", r"\d+ scores", r"\d+ models"))
+
+
 def test_verdict_json_is_readable_and_complete(full):
     made = json.loads((full / "out" / "verdict.json").read_text())
     first = made["imitations"][0]
